@@ -1,0 +1,51 @@
+"""What results with a density share: `Approximation`; a weighted cloud: `Particles`."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .errors import NotAvailable
+
+
+class Approximation(eqx.Module):
+    """An approximation q of the posterior of the unconstrained u, as a pytree.
+
+    Its one required function is `sample_and_log_prob`: ELBO, evidence, PSIS and resampling need nothing else. The law
+    that every one keeps: E_q[exp(log π(u) − log q(u))] = Z.
+    """
+
+    @abc.abstractmethod
+    def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """Draw ``n`` independent u and return them with their log densities."""
+
+    def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log density at any ``u``; raises `NotAvailable` where it cannot be computed."""
+        raise NotAvailable(f"{type(self).__name__} has no density at given points; use sample_and_log_prob.")
+
+    def mean(self) -> Float[Array, " d"]:
+        """Exact mean of u; raises `NotAvailable` where there is no closed form."""
+        raise NotAvailable(f"{type(self).__name__} has no closed-form mean; average draws of sample_and_log_prob.")
+
+    def covariance(self) -> Float[Array, "d d"]:
+        """Exact covariance of u; raises `NotAvailable` where there is no closed form."""
+        raise NotAvailable(f"{type(self).__name__} has no closed-form covariance; use draws of sample_and_log_prob.")
+
+
+class Particles(eqx.Module):
+    """A cloud of points u with log weights (normalised to sum to one), and the log evidence where it is known.
+
+    Parameters
+    ----------
+    u
+        Float array of shape (n, d), unconstrained.
+    log_weights
+        Float array of shape (n,), or None where all weigh the same.
+    log_evidence
+        One estimate per independent run, shape (runs,), or None.
+    """
+
+    u: Float[Array, "n d"]
+    log_weights: Any = None
+    log_evidence: Any = None

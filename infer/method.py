@@ -1,0 +1,162 @@
+"""`AbstractMethod`: hyper-parameters and a few pure functions; `Stage`: what is compiled once."""
+
+import abc
+import dataclasses
+import inspect
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from .errors import NotAvailable
+from .target import Target
+
+Kind = Literal["chains", "particles", "approximation"]
+
+
+class Budget(NamedTuple):
+    """What the user asked of `fit`, as a method's `stages` sees it."""
+
+    num_warmup: int
+    num_samples: int
+    thin: int = 1
+
+
+class Stage(NamedTuple):
+    """A run of iterations of one method; inside it only compiled steps run, all host work is before it.
+
+    Parameters
+    ----------
+    name
+        Shown by the progress bar, e.g. ``"warm-up"``.
+    method
+        Whose `step` is iterated.
+    num_steps
+        Number of iterations.
+    keep
+        Whether the draws (or, at the end, the result) of this stage are kept.
+    """
+
+    name: str
+    method: "AbstractMethod"
+    num_steps: int
+    keep: bool = True
+
+
+class Needs(NamedTuple):
+    """What `pf.methods()` says of a method."""
+
+    method: str
+    kind: str
+    needs: tuple[str, ...]
+    gradients: bool
+    draws: str
+    density: bool
+    evidence: bool
+    exact: bool
+    source: str
+
+
+class AbstractMethod(eqx.Module):
+    """Frozen hyper-parameters of a sampler or a variational family, and its pure functions.
+
+    A method writes `init`, `step`, and `draw` or `result`; everything else has a default. Concrete classes are final.
+    Hyper-parameters stay the Python numbers that the user wrote; those that decide a shape or a loop are static fields.
+
+    Attributes
+    ----------
+    kind
+        ``"chains"`` (chain, draw), ``"particles"`` (a cloud, possibly weighted) or ``"approximation"`` (a density).
+    requires
+        Structure of the target that the method uses, see `Target.structure`.
+    """
+
+    kind: eqx.AbstractClassVar[Kind]
+    requires: ClassVar[tuple[str, ...]] = ()
+    gradients: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
+    evidence: ClassVar[bool] = False
+    density: ClassVar[bool] = False
+    default_chains: ClassVar[int] = 4
+    source: ClassVar[str] = ""
+    public: ClassVar[bool] = True
+    warning: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__mro__[1:]:
+            if base is AbstractMethod or not issubclass(base, AbstractMethod):
+                continue
+            if not inspect.isabstract(base) and not base.__name__.startswith("Abstract"):
+                raise TypeError(f"{cls.__name__} extends the concrete method {base.__name__}; methods are final.")
+
+    def stages(self, budget: Budget) -> tuple[Stage, ...]:
+        """The stages of a run; by default one, of this method, that keeps ``num_samples`` draws."""
+        return (Stage("sample", self, budget.num_samples * budget.thin),)
+
+    def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "AbstractMethod":
+        """Host work before a stage, seeing all chains: the method to run, with what was built as array fields."""
+        del key, target, start
+        return self
+
+    @abc.abstractmethod
+    def init(self, key: PRNGKeyArray, target: Target, start: Any) -> Any:
+        """State of one chain.
+
+        ``start`` is the unconstrained point at which the chain begins (a finite one, found by the driver), or the
+        chain's state at the end of the previous stage.
+        """
+
+    @abc.abstractmethod
+    def step(self, key: PRNGKeyArray, state: Any, target: Target, t: Array) -> tuple[Any, Any]:
+        """One iteration of one chain: pure; ``t`` counts the stage's iterations and is never batched.
+
+        The info is a NamedTuple of scalars whose names become ArviZ ``sample_stats``; it has ``num_evaluations``, the
+        number of log densities and gradients evaluated.
+        """
+
+    def done(self, state: Any) -> Bool[Array, ""] | bool:
+        """Whether this chain is finished; freezes it, and ends the stage once all are. Default: never."""
+        del state
+        return False
+
+    def draw(self, state: Any) -> Float[Array, " d"]:
+        """The unconstrained point kept of a state (kind ``"chains"``)."""
+        raise NotAvailable(f"{type(self).__name__} keeps no draws chain by chain; its kind is {self.kind!r}.")
+
+    def result(self, state: Any, target: Target) -> Any:
+        """What is kept at the end, on the host, from the states of all chains (stacked on the leading axis).
+
+        A `Particles` for kind ``"particles"``, an `Approximation` for kind ``"approximation"``.
+        """
+        del state, target
+        raise NotAvailable(f"{type(self).__name__} has no result besides its draws; its kind is {self.kind!r}.")
+
+    def merit(self, infos: Any) -> dict[str, Array]:
+        """A few scalars that sum up a chunk's infos (leaves of shape (chain, step)), for the bar and plateau rules."""
+        del infos
+        return {}
+
+    def learned(self, state: Any) -> dict[str, Array]:
+        """What a chain's state has learned (step size, metric, …), by name; recorded with the result."""
+        del state
+        return {}
+
+    @classmethod
+    def about(cls) -> Needs:
+        """The facts that `pf.methods()` lists."""
+        return Needs(
+            method=cls.__name__,
+            kind=cls.kind,
+            needs=cls.requires,
+            gradients=cls.gradients,
+            draws={"chains": "Markov chain", "particles": "particles", "approximation": "independent"}[cls.kind],
+            density=cls.density,
+            evidence=cls.evidence,
+            exact=cls.exact,
+            source=cls.source,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Hyper-parameters by name, for the record kept with a result."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

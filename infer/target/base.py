@@ -1,0 +1,145 @@
+"""`Target`: an unnormalised log density on R^d, with whatever structure a method can exploit."""
+
+import abc
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..errors import InvalidArgument, NotAvailable, UnsupportedTarget
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One named quantity of a target.
+
+    Parameters
+    ----------
+    name
+        Its name, as in the model.
+    shape
+        Shape of one value in constrained coordinates.
+    dtype
+        Name of its NumPy dtype in 64-bit mode, e.g. ``"float64"``.
+    support
+        The support in words, e.g. ``"positive"``, ``"simplex"``, ``"real"``; ``""`` for a deterministic site.
+    kind
+        ``"latent"`` (part of u), ``"deterministic"`` (computed from u) or ``"discrete"`` (drawn back given u).
+    size
+        Number of unconstrained coordinates that the site takes in u (0 unless latent).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float64"
+    support: str = "real"
+    kind: str = "latent"
+    size: int = 0
+
+
+class Target(eqx.Module):
+    """An unnormalised log density of a flat vector ``u`` in R^d, a pytree whose leaves are the data.
+
+    A target crosses ``jax.jit`` as an argument: new data of the same shape compile nothing. Its data are kept as NumPy
+    arrays as given, so that making one starts no accelerator and loses no precision.
+
+    Make one with `Target.from_numpyro`, `Target.from_log_density`, `Target.from_factors`, `Target.composite` or
+    `Target.from_pymc`.
+
+    Attributes
+    ----------
+    sites : tuple of Site
+        Latent sites in the order in which they stand in ``u``, then deterministic, then discrete ones.
+    dims : dict
+        Name of a site → the names of its dimensions, for ArviZ. Sites without an entry get ArviZ's default names.
+    coords : dict
+        Name of a dimension → its labels, for ArviZ.
+    """
+
+    sites: eqx.AbstractVar[tuple[Site, ...]]
+    dims: eqx.AbstractVar[dict[str, tuple[str, ...]]]
+    coords: eqx.AbstractVar[dict[str, Any]]
+
+    # -- what every target has ------------------------------------------------------------------------------------
+
+    @property
+    def dim(self) -> int:
+        """Number of unconstrained coordinates, d."""
+        return sum(site.size for site in self.sites)
+
+    @abc.abstractmethod
+    def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Unnormalised log density of the unconstrained ``u``, log-Jacobian of `constrain` included."""
+
+    @abc.abstractmethod
+    def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
+        """Named values of the latent and the deterministic sites at ``u``."""
+
+    @abc.abstractmethod
+    def unconstrain(self, values: dict[str, Any]) -> Float[Array, " d"]:
+        """The ``u`` at which the latent sites have these values; entries of other names are ignored."""
+
+    def initial(self, key: PRNGKeyArray) -> Float[Array, " d"]:
+        """A random start: uniform on (-2, 2) in every unconstrained coordinate, as Stan and NumPyro do."""
+        return jax.random.uniform(key, (self.dim,), minval=-2.0, maxval=2.0)
+
+    def draw(self, key: PRNGKeyArray, u: Float[Array, " d"]) -> dict[str, Array]:
+        """What is kept of ``u``: `constrain`, and whatever is drawn back given u (marginalised discrete sites)."""
+        del key
+        return self.constrain(u)
+
+    # -- what some targets have -------------------------------------------------------------------------------------
+
+    def structure(self) -> frozenset[str]:
+        """Names of the optional structure present.
+
+        Any of ``"prior"`` (log density = log prior + log likelihood), ``"proper_prior"`` (and the prior can be
+        sampled), ``"likelihood"`` (pointwise), ``"predictive"``, ``"support"``, ``"composite"``, ``"factors"``,
+        ``"numpyro"`` (the model itself, for guides).
+        """
+        return frozenset()
+
+    def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log prior density of ``u``, log-Jacobian included; `log_density` minus this is the log likelihood."""
+        raise NotAvailable(self._lacks("log_prior", "prior"))
+
+    def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Pointwise log likelihood of each observed site at one draw (a dict as `draw` returns it)."""
+        raise NotAvailable(self._lacks("log_likelihood", "likelihood"))
+
+    def sample_prior(self, key: PRNGKeyArray) -> dict[str, Array]:
+        """One draw of all sites from the prior, observed ones included (prior predictive)."""
+        raise NotAvailable(self._lacks("sample_prior", "proper_prior"))
+
+    def predictive(self, key: PRNGKeyArray, values: dict[str, Array], *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """One draw of the observed sites given one draw of the latents.
+
+        ``args`` and ``kwargs`` replace the target's own covariates (any shapes); without them the target's data are
+        used with the observed values removed.
+        """
+        raise NotAvailable(self._lacks("predictive", "predictive"))
+
+    @property
+    def observed(self) -> dict[str, Any]:
+        """Observed data by site name; empty where the target does not know them."""
+        return {}
+
+    def replace(self, **options: Any) -> "Target":
+        """The same target with other options (``coords``, ``dims``, …)."""
+        names = {f.name for f in dataclasses.fields(self)}
+        settable = sorted(names & {"dims", "coords"})
+        for name in options:
+            if name not in settable:
+                raise InvalidArgument(f"replace got the unknown option {name!r}; it takes {', '.join(settable)}.")
+        return dataclasses.replace(self, **options)
+
+    def require(self, method_name: str, requires: tuple[str, ...], hints: dict[str, str]) -> None:
+        """Raise `UnsupportedTarget` in one sentence unless all of ``requires`` is present."""
+        for name in requires:
+            if name not in self.structure():
+                raise UnsupportedTarget(f"{method_name} needs a target with {name}; this one has none: {hints[name]}.")
+
+    def _lacks(self, what: str, name: str) -> str:
+        return f"{what} needs a target with {name}, and {type(self).__name__} has none; see Target's constructors."

@@ -15,11 +15,12 @@ Kind = Literal["chains", "particles", "approximation"]
 
 
 class Budget(NamedTuple):
-    """What the user asked of `fit`, as a method's `stages` sees it."""
+    """What the user asked of `fit`, as a method's `stages` sees it; ``warm`` if the start brings a step size."""
 
     num_warmup: int
     num_samples: int
     thin: int = 1
+    warm: bool = False
 
 
 class Stage(NamedTuple):

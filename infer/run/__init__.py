@@ -1,1 +1,1 @@
-"""."""
+"""The driver: `fit`, the compiled chunk, observers, precision."""

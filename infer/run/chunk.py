@@ -1,0 +1,164 @@
+"""The compiled loop: one program that runs up to a fixed number of iterations of any method on any target.
+
+Per iteration it costs the method's step plus O(d) writes into buffers of a fixed number of slots, on which the host
+looks when the chunk ends. Nothing in it depends on how long a run is, so that a second fit, a longer run, new data of
+the same shape or another step size compile nothing.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from ..method import AbstractMethod
+from ..target import Target
+
+SLOTS = 1000
+SLOT_BYTES = 16 * 2**20
+SUMMED = frozenset({"num_evaluations", "n_steps"})
+
+
+class Chunk(NamedTuple):
+    """What a chunk returns: the states, the buffers of draws and infos by slot, and the number of iterations done.
+
+    Buffers have the shape (slots, …) for a single chain and (slots, chains, …) for a group. Only the first
+    ``iterations // thin`` slots have been written.
+    """
+
+    states: Any
+    draws: dict[str, Array]
+    infos: Any
+    iterations: Array
+
+
+@partial(jax.jit, static_argnames=("slots", "sites", "single"), donate_argnames=("states",))
+def run_chunk(
+    method: AbstractMethod,
+    target: Target,
+    states: Any,
+    keys: PRNGKeyArray,
+    start: Array,
+    length: Array,
+    thin: Array,
+    keep: Array,
+    *,
+    slots: int,
+    sites: tuple[str, ...] | None,
+    single: bool,
+) -> Chunk:
+    """Run ``length`` iterations of ``method`` from iteration ``start``, or fewer if all chains are done.
+
+    Parameters
+    ----------
+    states
+        States of a group of chains, stacked on a leading axis; of one chain, without it, where ``single``.
+    keys
+        One key per chain. Iteration t of a chain uses ``fold_in(key, t)`` and nothing else, whatever the chunks.
+    start, length, thin, keep
+        Traced scalars: first iteration, number of iterations (a multiple of ``thin``, at most ``slots * thin``), how
+        many iterations share a slot, and whether draws are kept (else they are not even computed).
+    slots, sites, single
+        Static: buffer length, names of the sites to keep (None: all), whether the group is one unbatched chain. One
+        chain alone stays unbatched because under `vmap` every branch of a `lax.cond` is executed.
+    """
+    over = (lambda f: f) if single else jax.vmap
+    freezes = type(method).done is not AbstractMethod.done
+
+    def advance(states: Any, t: Array) -> tuple[Any, Any]:
+        def one(state: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
+            new, info = method.step(jax.random.fold_in(key, t), state, target, t)
+            if freezes:
+                done = method.done(state)
+                new = jax.tree.map(lambda old, fresh: jnp.where(done, old, fresh), state, new)
+                info = jax.tree.map(lambda x: jnp.where(done, jnp.zeros_like(x), x), info)
+            return new, info
+
+        return over(one)(states, keys)
+
+    def drawn(states: Any, t: Array) -> dict[str, Array]:
+        def one(state: Any, key: PRNGKeyArray) -> dict[str, Array]:
+            values = target.draw(jax.random.fold_in(jax.random.fold_in(key, t), 1), method.draw(state))
+            return values if sites is None else {name: values[name] for name in sites}
+
+        return over(one)(states, keys)
+
+    draws_like = jax.eval_shape(drawn, states, start) if method.kind == "chains" else {}
+    infos_like = jax.eval_shape(lambda s: advance(s, start)[1], states)
+    empty = partial(jax.tree.map, lambda x: jnp.zeros((slots, *x.shape), x.dtype))
+
+    def body(carry: tuple) -> tuple:
+        i, states, draws, infos = carry
+        t = start + i
+        states, info = advance(states, t)
+        slot, within = i // thin, i % thin
+        infos = _accumulate(infos, info, slot, within == 0)
+        if draws_like:
+            draws = jax.lax.cond(
+                keep & (within == thin - 1),
+                lambda draws: jax.tree.map(lambda b, v: b.at[slot].set(v), draws, drawn(states, t)),
+                lambda draws: draws,
+                draws,
+            )
+        return i + 1, states, draws, infos
+
+    def going(carry: tuple) -> Array:
+        i, states, *_ = carry
+        more = i < length
+        return more & ~jnp.all(over(method.done)(states)) if freezes else more
+
+    carry = (jnp.zeros_like(start), states, empty(draws_like), empty(infos_like))
+    iterations, states, draws, infos = jax.lax.while_loop(going, body, carry)
+    return Chunk(states, draws, infos, iterations)
+
+
+def _accumulate(buffers: Any, info: Any, slot: Array, first: Array) -> Any:
+    """Write an info into its slot; iterations that share a slot add counts, join flags and keep the last float."""
+
+    def one(name: str, buffer: Array, new: Array) -> Array:
+        if new.dtype == jnp.bool_:
+            new = new | (buffer[slot] & ~first)
+        elif jnp.issubdtype(new.dtype, jnp.integer):
+            join = jnp.add if name in SUMMED else jnp.maximum
+            new = jnp.where(first, new, join(buffer[slot], new))
+        return buffer.at[slot].set(new)
+
+    return type(info)(*(one(name, b, v) for name, b, v in zip(info._fields, buffers, info, strict=True)))
+
+
+@partial(jax.jit, static_argnames=("single",))
+def init_states(method: AbstractMethod, target: Target, keys: PRNGKeyArray, starts: Any, *, single: bool) -> Any:
+    """States of a group of chains; weak types are stripped, since one of them would compile the second chunk anew."""
+    one = lambda key, start: method.init(key, target, start)  # noqa: E731
+    states = one(keys, starts) if single else jax.vmap(one)(keys, starts)
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), states)
+
+
+@partial(jax.jit, static_argnames=("tries",))
+def find_start(target: Target, key: PRNGKeyArray, given: Any, *, tries: int) -> tuple[Array, Array, Array]:
+    """First of ``tries`` random points with a finite log density and gradient: the point, the density, whether found.
+
+    ``given`` is None, or a point that alone is tried.
+    """
+    value_and_grad = jax.value_and_grad(target.log_density)
+
+    def evaluate(u: Array) -> tuple[Array, Array]:
+        value, gradient = value_and_grad(u)
+        return value, jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
+
+    if given is not None:
+        return given, *evaluate(given)
+
+    def attempt(carry: tuple) -> tuple:
+        i, *_ = carry
+        u = target.initial(jax.random.fold_in(key, i))
+        return i + 1, u, *evaluate(u)
+
+    def going(carry: tuple) -> Array:
+        i, _, _, found = carry
+        return (i < tries) & ~found
+
+    u = target.initial(key)
+    nothing = (jnp.zeros((), jnp.int32), jnp.zeros_like(u), jnp.zeros((), u.dtype), jnp.zeros((), bool))
+    return jax.lax.while_loop(going, attempt, nothing)[1:]

@@ -1,0 +1,423 @@
+"""`Run`: drives a method on a target stage by stage, chunk by chunk, and can be stopped, resumed and extended.
+
+Chains are split into groups. A group is one call of a compiled program at a time; groups run side by side on threads
+(the compiled code holds no lock), on one device or on several, and the one that is furthest behind goes next. No group
+waits for another, but for a stage to end.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import NonFinite
+from ..method import AbstractMethod, Budget, Stage
+from ..target import Target
+from .chunk import SLOT_BYTES, SLOTS, Chunk, init_states, run_chunk
+from .columns import Columns, MemorySink, Sink
+from .observe import Progress, Seen, next_look
+from .plan import START_STAGE, Plan
+from .precision import precision
+from .start import starting_points
+
+CHUNK_SECONDS = 0.3
+FIRST_CHUNK = 10
+CHECKPOINT_SECONDS = 30.0
+
+
+class Group:
+    """Chains that share a program: their states, iteration, keys and device."""
+
+    def __init__(self, index: int, chains: range, device: Any) -> None:
+        self.index, self.chains, self.device = index, chains, device
+        self.states: Any = None
+        self.snapshot: Any = None
+        self.keys: Any = None
+        self.t = 0
+        self.length = FIRST_CHUNK
+        self.finished = False
+
+    @property
+    def single(self) -> bool:
+        """Whether the group is one unbatched chain."""
+        return len(self.chains) == 1
+
+
+class Run:
+    """A run of a method on a target; `go` runs it to its end."""
+
+    def __init__(
+        self,
+        target: Target,
+        method: AbstractMethod,
+        plan: Plan,
+        *,
+        sink: Sink | None = None,
+        checkpoint: Callable[["Run"], None] | None = None,
+        progress: bool | None = None,
+        when_compiling: Callable[[], None] | None = None,
+        chunk_length: int | None = None,
+    ) -> None:
+        self.target, self.method, self.plan = target, method, plan
+        self.sink: Sink = MemorySink() if sink is None else sink
+        self.checkpoint, self.when_compiling = checkpoint, when_compiling
+        self.chunk_length = chunk_length
+        self.wants_progress = progress
+        self.stage_index, self.stage_begun = 0, False
+        self.prepared: AbstractMethod = method
+        self.evaluations = 0
+        self.totals: dict[str, dict[str, float]] = {}
+        self.seconds_before = 0.0
+        self.kept = 0
+        self.stopped: str | None = None
+        self._begun = self._saved = time.monotonic()
+        self._terminated = False
+        self._stages: tuple[Stage, ...] | None = None
+        devices = jax.local_devices()
+        size = plan.chains_per_program
+        starts = range(0, plan.num_chains, size)
+        self.groups = [
+            Group(i, range(a, min(a + size, plan.num_chains)), devices[i % len(devices)]) for i, a in enumerate(starts)
+        ]
+        self.columns = Columns(len(self.groups))
+        self.workers = len(devices) if len(devices) > 1 or devices[0].platform != "cpu" else _num_cores()
+        self._one_device = len(devices) == 1
+        self._placed: dict[Any, tuple] = {}
+
+    # -- the whole run ------------------------------------------------------------------------------------------------
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The method's stages for this budget."""
+        if self._stages is None:
+            plan = self.plan
+            self._stages = self.method.stages(Budget(plan.num_warmup, plan.num_samples, plan.thin, plan.warm))
+        return self._stages
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent so far, before a resume included."""
+        return self.seconds_before + time.monotonic() - self._begun
+
+    @property
+    def complete(self) -> bool:
+        """Whether every stage has run to its end (or its stopping rule)."""
+        return self.stage_index == len(self.stages)
+
+    def start(self, start: Any = None) -> None:
+        """Find where the chains begin, and their first states."""
+        with precision(self.plan.precision):
+            key = jax.random.fold_in(self.plan.root(), START_STAGE)
+            points = starting_points(self.target, key, start, self.plan.num_chains)
+            for group in self.groups:
+                mine = [points[chain] for chain in group.chains]
+                group.states = mine[0] if group.single else jax.tree.map(lambda *x: jnp.stack(x), *mine)
+
+    def go(self) -> None:
+        """Run what is left of the stages; on Ctrl-C, keep what there is and say so in ``stopped``."""
+        self._begun = self._saved = time.monotonic()
+        progress = Progress(self.wants_progress)
+        try:
+            with precision(self.plan.precision), self._terminable(), self._pool() as pool:
+                while not self.complete and self.stopped is None:
+                    self._run_stage(self.stages[self.stage_index], pool, progress)
+                    if self.stopped is None:
+                        self.stage_index, self.stage_begun = self.stage_index + 1, False
+        finally:
+            progress.close()
+        self._save(force=True)
+        self.seconds_before, self._begun = self.seconds, time.monotonic()
+        if self._terminated:
+            raise SystemExit(128 + signal.SIGTERM)
+        if self.stopped == "interrupted" and self.kept == 0 and self.method.kind == "chains":
+            raise KeyboardInterrupt
+
+    def extend(self, num_samples: int) -> None:
+        """Ask for ``num_samples`` more draws per chain; `go` then runs them."""
+        import dataclasses
+
+        self.plan = dataclasses.replace(self.plan, num_samples=self.plan.num_samples + num_samples)
+        self._stages, self.stopped = None, None
+        self.stage_index, self.stage_begun = min(self.stage_index, len(self.stages) - 1), True
+        for group in self.groups:
+            group.finished = False
+
+    def final_states(self) -> Any:
+        """States of all chains, stacked on a leading axis, on the host's default device."""
+        with precision(self.plan.precision):
+            parts = [jax.device_get(g.states) for g in self.groups]
+            parts = [
+                jax.tree.map(lambda x: np.asarray(x)[None], p) if g.single else p
+                for p, g in zip(parts, self.groups, strict=True)
+            ]
+            return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+    # -- one stage ----------------------------------------------------------------------------------------------------
+
+    def _run_stage(self, stage: Stage, pool: ThreadPoolExecutor, progress: Progress) -> None:
+        self._enter(stage)
+        running: dict[Future, tuple[Group, float]] = {}
+        look = self._next_look(stage)
+        self._saved = time.monotonic() if self.checkpoint is None else self._saved
+        while True:
+            try:
+                if self._terminated:
+                    self.stopped = "terminated"
+                if self.stopped is None:
+                    self._dispatch(stage, pool, running, look)
+                if not running:
+                    if self.stopped is None and look is not None and any(not g.finished for g in self.groups):
+                        self.stopped = self._goal_reached()
+                        look = self._next_look(stage)
+                        continue
+                    break
+                ready, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    group, begun = running.pop(future)
+                    self._collect(stage, group, future.result(), time.monotonic() - begun)
+                if ready:
+                    self._after_chunk(stage, progress)
+            except KeyboardInterrupt:
+                self.stopped = "interrupted"
+        if stage.keep and self.stopped is None:
+            self._keep()
+        self._show(stage, progress, force=True)
+
+    def _enter(self, stage: Stage) -> None:
+        """Host work before the stage: prepare the method, make the states, compile the chunk."""
+        key = jax.random.fold_in(self.plan.root(), self.stage_index)
+        if not self.stage_begun:
+            states = [g.states for g in self.groups]
+            self.prepared = stage.method.prepare(jax.random.fold_in(key, START_STAGE), self.target, states)
+        self._placed = {}
+        for group in self.groups:
+            keys = jnp.stack([jax.random.fold_in(key, chain) for chain in group.chains])
+            group.keys = self._place(keys[0] if group.single else keys, group.device)
+            if not self.stage_begun:
+                states = self._place(group.states, group.device)
+                method, target = self._on(group.device)
+                group.states = init_states(method, target, group.keys, states, single=group.single)
+                group.t, group.length, group.finished = 0, FIRST_CHUNK, False
+                self._snapshot(group)
+        self.slots = self._num_slots()
+        if not self.stage_begun:
+            self.stage_begun = True
+            self._save(force=True)
+        self._compile(stage)
+
+    def _compile(self, stage: Stage) -> None:
+        """Compile before any thread starts, so that it happens once for each device and shape of group."""
+        for key in {(g.device, len(g.chains)): g for g in reversed(self.groups)}.values():
+            lowered = run_chunk.lower(*self._arguments(stage, key, 0), **self._static(key))
+            if self.when_compiling is not None:
+                threading.Thread(target=self.when_compiling, daemon=True).start()
+                self.when_compiling = None
+            lowered.compile()
+
+    def _dispatch(self, stage: Stage, pool: ThreadPoolExecutor, running: dict, look: int | None) -> None:
+        """Give the free workers the groups that are furthest behind."""
+        busy = {group.index for group, _ in running.values()}
+        thin, last = self.plan.thin, stage.num_steps
+        if look is not None:
+            last = min(last, look * thin)
+        for group in sorted(self.groups, key=lambda g: g.t):
+            if len(running) >= self.workers:
+                return
+            if group.index in busy or group.finished or group.t >= last:
+                continue
+            # Whole slots only, so that the draws that share a slot never straddle two chunks.
+            length = max(group.length // thin, 1) * thin
+            length = min(length, self.slots * thin, last - group.t)
+            running[pool.submit(self._call, stage, group, length)] = (group, time.monotonic())
+
+    def _call(self, stage: Stage, group: Group, length: int) -> Chunk:
+        with precision(self.plan.precision):  # the scope belongs to a thread
+            chunk = run_chunk(*self._arguments(stage, group, length), **self._static(group))
+            return jax.block_until_ready(chunk)
+
+    def _arguments(self, stage: Stage, group: Group, length: int) -> tuple:
+        method, target = self._on(group.device)
+        scalars = (np.int32(group.t), np.int32(length), np.int32(self.plan.thin if stage.keep else 1))
+        return (method, target, group.states, group.keys, *scalars, np.bool_(stage.keep))
+
+    def _static(self, group: Group) -> dict[str, Any]:
+        return {"slots": self.slots, "sites": self.plan.sites, "single": group.single}
+
+    def _collect(self, stage: Stage, group: Group, chunk: Chunk, seconds: float) -> None:
+        """Take over the states, and what was drawn and seen."""
+        iterations = int(chunk.iterations)
+        group.states = chunk.states
+        slots = -(-iterations // (self.plan.thin if stage.keep else 1))
+        block = {
+            "posterior": {name: _chain_first(x, slots, group.single) for name, x in chunk.draws.items()},
+            "sample_stats": {
+                name: _chain_first(x, slots, group.single) for name, x in chunk.infos._asdict().items()
+            },
+        }
+        self._check_finite(stage, group, block["posterior"])
+        self._count(stage, block["sample_stats"])
+        group.t += iterations
+        group.finished = group.t >= stage.num_steps or iterations == 0 or self._all_done(group)
+        if stage.keep and slots:
+            self.columns.add(group.index, block)
+        if self.chunk_length is None:
+            ideal = iterations * CHUNK_SECONDS / max(seconds, 1e-6)
+            group.length = int(min(max(ideal, 1), 10 * group.length))
+        else:
+            group.length = self.chunk_length
+        self._snapshot(group)
+
+    def _after_chunk(self, stage: Stage, progress: Progress) -> None:
+        if stage.keep:
+            self._keep()
+        self._save()
+        self._show(stage, progress)
+        self.stopped = self.stopped or self.plan.stopping.budget_spent(self.seconds, self.evaluations)
+
+    def _keep(self) -> None:
+        blocks = self.columns.pop()
+        if blocks is not None:
+            self.kept += next(iter(blocks["sample_stats"].values())).shape[1]
+            for name, block in blocks.items():
+                if block:
+                    self.sink.append(name, block)
+
+    # -- small parts --------------------------------------------------------------------------------------------------
+
+    def _all_done(self, group: Group) -> bool:
+        if type(self.prepared).done is AbstractMethod.done:
+            return False
+        done = self.prepared.done if group.single else jax.vmap(self.prepared.done)
+        return bool(np.all(np.asarray(done(group.states))))
+
+    def _next_look(self, stage: Stage) -> int | None:
+        if not (stage.keep and self.plan.stopping.looks_at_draws and self.method.kind == "chains"):
+            return None
+        reached, look = min(g.t for g in self.groups) // self.plan.thin, 0
+        while look <= reached:
+            look = next_look(look)
+        return look
+
+    def _goal_reached(self) -> str | None:
+        self._keep()
+        arrays = self.sink.arrays("posterior")  # type: ignore[attr-defined]
+        return self.plan.stopping.reached(arrays)
+
+    def _check_finite(self, stage: Stage, group: Group, draws: dict[str, np.ndarray]) -> None:
+        latent = {site.name for site in self.target.sites if site.kind == "latent"}
+        for name in latent & draws.keys():
+            finite = np.isfinite(draws[name])
+            if not finite.all():
+                chain, draw = np.argwhere(~finite)[0][:2]
+                raise NonFinite(
+                    f"Site {name!r} became {draws[name][~finite].flat[0]} in chain {group.chains[chain]} at iteration "
+                    f"{group.t + (draw + 1) * self.plan.thin - 1} of stage {stage.name!r}; try a smaller step size, "
+                    f"or look at the model with target.check()."
+                )
+
+    def _count(self, stage: Stage, infos: dict[str, np.ndarray]) -> None:
+        total = self.totals.setdefault(stage.name, {})
+        for name in ("num_evaluations", "diverging"):
+            if name in infos:
+                total[name] = total.get(name, 0) + int(infos[name].sum())
+        self.evaluations += int(infos["num_evaluations"].sum()) if "num_evaluations" in infos else 0
+        self._latest = infos
+
+    def _show(self, stage: Stage, progress: Progress, *, force: bool = False) -> None:
+        if progress._display is None:
+            return
+        infos = getattr(self, "_latest", None)
+        if infos is None:
+            return
+        merit = self.prepared.merit(_Infos(infos))
+        merit = {name: float(value) for name, value in merit.items()}
+        if "divergences" in merit:
+            merit["divergences"] = self.totals.get(stage.name, {}).get("diverging", 0)
+        done = min(g.t if not g.finished else stage.num_steps for g in self.groups)
+        progress.show(Seen(stage.name, done, stage.num_steps, merit, self.seconds, self.evaluations), force=force)
+
+    def _snapshot(self, group: Group) -> None:
+        # States are donated to the next chunk, so that a checkpoint in mid-flight needs a copy on the host.
+        if self.checkpoint is not None:
+            group.snapshot = (group.t, jax.device_get(group.states))
+
+    def _save(self, *, force: bool = False) -> None:
+        if self.checkpoint is None:
+            return
+        if force or time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
+            self.checkpoint(self)
+            self._saved = time.monotonic()
+
+    def _on(self, device: Any) -> tuple[AbstractMethod, Target]:
+        if device not in self._placed:
+            self._placed[device] = self._place((self.prepared, self.target), device)
+        return self._placed[device]
+
+    def _place(self, tree: Any, device: Any) -> Any:
+        # Python numbers stay what they are; on the only device nothing is committed to it.
+        put = jnp.asarray if self._one_device else lambda x: jax.device_put(x, device)
+        return jax.tree.map(lambda x: put(x) if isinstance(x, np.ndarray | np.generic | jax.Array) else x, tree)
+
+    def _num_slots(self) -> int:
+        """Slots per chunk: as many as fit in a few megabytes, a function of shapes alone."""
+        group = self.groups[0]
+        if self.method.kind != "chains":
+            return SLOTS
+        method, target = self.prepared, self.target
+
+        def one(states: Any) -> Any:
+            return target.draw(jax.random.key(0), method.draw(states))
+
+        like = jax.eval_shape(one if group.single else jax.vmap(one), group.states)
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
+        return int(np.clip(SLOT_BYTES // max(size, 1), 1, SLOTS))
+
+    @contextmanager
+    def _pool(self) -> Iterator[ThreadPoolExecutor]:
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="pushforward")
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    @contextmanager
+    def _terminable(self) -> Iterator[None]:
+        """While running with checkpoints, let SIGTERM save and exit; only the main thread may set handlers."""
+        if self.checkpoint is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(signum: int, frame: Any) -> None:
+            del signum, frame
+            self._terminated = True
+
+        previous = signal.signal(signal.SIGTERM, handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+
+class _Infos:
+    """Infos by attribute, as NumPy arrays of shape (chain, step)."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.__dict__.update(arrays)
+
+
+def _chain_first(x: Any, slots: int, single: bool) -> np.ndarray:
+    """(slots, …) or (slots, chains, …) on the device → (chains, slots written, …) on the host."""
+    x = np.asarray(x)[:slots]
+    return np.array(x[None]) if single else np.ascontiguousarray(np.swapaxes(x, 0, 1))
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,155 @@
+"""What a run was asked for, as plain data: recorded with the result and enough, with target and method, to redo it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from ..errors import InvalidArgument, StoreError
+from ..method import AbstractMethod
+from ..validate import check_count
+from .observe import Stopping
+
+MANY_CHAINS = 16
+START_STAGE = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that decides the bits of a run besides target and method.
+
+    Parameters
+    ----------
+    key
+        Words of the root key (`jax.random.key_data`) and the name of its generator.
+    num_samples, num_warmup, num_chains, thin
+        Draws kept per chain, warm-up iterations, chains, iterations per kept draw.
+    chains_per_program
+        Chains that share one compiled program; XLA rounds other batch sizes differently.
+    precision
+        64 or 32.
+    sites
+        Names of the sites to keep, or None for all.
+    stopping
+        Rules that may end the run earlier.
+    warm
+        Whether the start brings a step size, so that warm-up leaves the metric as it is.
+    """
+
+    key: tuple[int, ...]
+    generator: str
+    num_samples: int
+    num_warmup: int
+    num_chains: int
+    thin: int
+    chains_per_program: int
+    precision: int
+    sites: tuple[str, ...] | None
+    stopping: Stopping
+    warm: bool = False
+
+    def root(self) -> PRNGKeyArray:
+        """The root key, rebuilt."""
+        return jax.random.wrap_key_data(np.asarray(self.key, np.uint32), impl=self.generator)
+
+    def record(self) -> dict[str, Any]:
+        """The plan as JSON-able data."""
+        out = dataclasses.asdict(self) | {"stopping": self.stopping._asdict()}
+        return out | {"key": list(self.key), "sites": None if self.sites is None else list(self.sites)}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Plan":
+        """The plan that `record` was made from."""
+        sites = record["sites"]
+        return cls(
+            **record
+            | {
+                "key": tuple(record["key"]),
+                "sites": None if sites is None else tuple(sites),
+                "stopping": Stopping(**record["stopping"]),
+            }
+        )
+
+
+def read_key(key: Any) -> tuple[tuple[int, ...], str]:
+    """Words and generator of a key given as an int, a typed JAX key, or raw uint32 words."""
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        key = jax.random.key(int(key))
+    elif isinstance(key, jax.Array | np.ndarray) and not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.dtype != np.uint32 or key.ndim != 1:
+            raise InvalidArgument(f"key must be an int or a JAX key, got an array of dtype {key.dtype}.")
+        key = jax.random.wrap_key_data(key)
+    elif not isinstance(key, jax.Array) or key.ndim:
+        raise InvalidArgument(f"key must be an int or one JAX key, got {key!r}.")
+    words = np.asarray(jax.random.key_data(key)).reshape(-1)
+    return tuple(int(word) for word in words), str(jax.random.key_impl(key))
+
+
+def default_chains_per_program(num_chains: int, backend: str, num_devices: int) -> int:
+    """One on the CPU, where chains run side by side on threads and none waits for the longest tree of another.
+
+    Many short chains vectorise better: above 16 chains they go eight programs wide, on any number of cores. An
+    accelerator runs all the chains of a device in one program.
+    """
+    if backend != "cpu":
+        return -(-num_chains // num_devices)
+    return 1 if num_chains <= MANY_CHAINS else -(-num_chains // 8)
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise `InvalidArgument` where a number is out of range."""
+    for name in ("num_samples", "num_chains", "thin", "chains_per_program"):
+        check_count(name, getattr(plan, name))
+    check_count("num_warmup", plan.num_warmup, 0)
+    plan.stopping.check()
+
+
+def record_method(method: AbstractMethod) -> dict[str, Any]:
+    """A method as JSON-able data: its name and its hyper-parameters."""
+    return {"name": type(method).__name__, "settings": {k: _jsonable(v) for k, v in method.settings().items()}}
+
+
+def rebuild_method(record: dict[str, Any], given: AbstractMethod | None, path: Any) -> AbstractMethod:
+    """The method of a stored run, from its record, or ``given`` if it matches the record.
+
+    Raises
+    ------
+    StoreError
+        ``given`` is another method, or the record holds something that is not plain data (an optimiser, a kernel).
+    """
+    if given is not None:
+        if record_method(given) != record:
+            differing = [
+                k for k, v in record_method(given)["settings"].items() if v != record["settings"].get(k, object())
+            ]
+            what = f"{type(given).__name__}" + (f" with another {', '.join(differing)}" if differing else "")
+            raise StoreError(f"{path} was run with {record['name']}, not with {what}; resume it with its own method.")
+        return given
+    import pushforward
+
+    opaque = [k for k, v in record["settings"].items() if isinstance(v, dict) and "repr" in v]
+    cls = getattr(pushforward, record["name"], None)
+    if opaque or cls is None:
+        raise StoreError(
+            f"{path} was run with {record['name']}, whose {', '.join(opaque) or 'class'} cannot be rebuilt from the "
+            f"store; pass it as method=."
+        )
+    return cls(**{k: _unjson(v) for k, v in record["settings"].items()})
+
+
+def _jsonable(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.ndarray | jax.Array | np.generic):
+        return {"array": np.asarray(value).tolist(), "dtype": str(value.dtype)}
+    if isinstance(value, tuple | list) and all(isinstance(v, bool | int | float | str) for v in value):
+        return list(value)
+    return {"repr": repr(value)}
+
+
+def _unjson(value: Any) -> Any:
+    if isinstance(value, dict) and "array" in value:
+        return np.asarray(value["array"], value["dtype"])
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,210 @@
+"""Warm-up of the Hamiltonian family: step size by dual averaging, metric by windows.
+
+The parts are BlackJAX's: Nesterov dual averaging (Hoffman & Gelman 2014, section 3.2) and its metric estimators
+(Welford's variance or covariance; the Fisher-divergence estimators of Seyboldt, Carlson & Carpenter 2024, diagonal and
+low-rank). This module holds the schedule as data, so that warm-up and sampling are the same compiled program.
+"""
+
+import dataclasses
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+MAX_WINDOWS = 64
+
+METRICS = {
+    "diagonal": "fisher_diag",
+    "diagonal_welford": "welford_diag",
+    "dense": "welford_dense",
+    "low_rank": "fisher_low_rank",
+}
+
+
+class Schedule(NamedTuple):
+    """When the metric is learned: arrays of fixed sizes, so that warm-ups of all lengths share a program.
+
+    Parameters
+    ----------
+    start, stop
+        The metric's estimators see the draws of iterations ``start <= t < stop``.
+    ends
+        Last iteration of each window, int array of shape (MAX_WINDOWS,), padded with -1; the metric is updated there.
+    adapting
+        False in the sampling stage: step size (its average) and metric are frozen.
+    """
+
+    start: Any
+    stop: Any
+    ends: Any
+    adapting: Any
+
+
+def window_schedule(num_warmup: int, *, first: int = 75, window: int = 25, last: int = 50) -> Schedule:
+    """Stan's warm-up: a fast interval, slow windows that double in size, a fast interval.
+
+    Parameters
+    ----------
+    num_warmup
+        Length of the warm-up in iterations.
+    first, window, last
+        Length of the first interval, of the first window, and of the last interval; shrunk in proportion
+        (15 %, 75 %, 10 %) where the warm-up is shorter than their sum. Below 20 iterations only the step size adapts.
+    """
+    if num_warmup < 20:
+        return step_size_schedule(num_warmup)
+    if first + window + last > num_warmup:
+        first, last = int(0.15 * num_warmup), int(0.1 * num_warmup)
+        window = num_warmup - first - last
+    stop, ends, begin = num_warmup - last, [], first
+    while begin < stop:
+        # A window whose successor, twice as long, would not fit takes all that is left.
+        size = window if 3 * window <= stop - begin else stop - begin
+        begin += size
+        ends.append(begin - 1)
+        window *= 2
+    return _schedule(first, stop, ends)
+
+
+def growing_schedule(num_warmup: int, *, early: float = 0.3, last: float = 0.15) -> Schedule:
+    """nutpie's warm-up: short windows at once, then windows that grow by half, then the step size alone.
+
+    Seyboldt, Carlson & Carpenter (2026), section 3.2: gradients carry enough information for a diagonal metric after
+    ten draws, so that little is spent in a bad one.
+    """
+    if num_warmup < 20:
+        return step_size_schedule(num_warmup)
+    stop = num_warmup - max(round(last * num_warmup), 1)
+    early_stop = min(round(early * num_warmup), stop)
+    step = max(10, -(-early_stop // (MAX_WINDOWS - 20)))
+    ends = list(range(step - 1, early_stop, step))
+    begin, size = (ends[-1] + 1 if ends else 0), 80.0
+    while begin < stop:
+        width = int(size) if begin + size + 1.5 * size <= stop else stop - begin
+        begin += width
+        ends.append(begin - 1)
+        size *= 1.5
+    return _schedule(0, stop, ends)
+
+
+def step_size_schedule(num_warmup: int) -> Schedule:
+    """A warm-up that leaves the metric as it is."""
+    return _schedule(num_warmup, num_warmup, [])
+
+
+def frozen() -> Schedule:
+    """No warm-up: step size and metric stay."""
+    return _schedule(0, 0, [])._replace(adapting=np.bool_(False))
+
+
+def _schedule(start: int, stop: int, ends: list[int]) -> Schedule:
+    padded = np.full(MAX_WINDOWS, -1, np.int32)
+    padded[: len(ends)] = ends
+    return Schedule(np.int32(start), np.int32(stop), padded, np.bool_(True))
+
+
+class Settings(NamedTuple):
+    """What the warm-up is asked for.
+
+    Parameters
+    ----------
+    metric
+        ``"diagonal"`` (Fisher estimate from draws and gradients), ``"diagonal_welford"`` (Stan's variances),
+        ``"dense"`` (covariance) or ``"low_rank"`` (diagonal plus ``max_rank`` directions).
+    target_acceptance
+        Mean acceptance statistic that the step size is driven to.
+    max_rank, buffer
+        Of the low-rank metric: number of directions, and how many of the last draws it is estimated from.
+    """
+
+    metric: str
+    target_acceptance: Any
+    max_rank: int
+    buffer: int
+
+
+class Adaptation(eqx.Module):
+    """What warm-up learns: dual-averaging state of the step size, state of the metric's estimator."""
+
+    dual_averaging: Any
+    estimator: Any
+
+    @property
+    def metric(self) -> Any:
+        """Inverse mass matrix in force: (d,), (d, d) or BlackJAX's low-rank triple."""
+        return self.estimator.inverse_mass_matrix
+
+    def step_size(self, adapting: Any) -> Array:
+        """Step size in force: the exploring iterate during warm-up, the average of the iterates after it."""
+        da = self.dual_averaging
+        return jnp.exp(jnp.where(adapting, da.log_step_size, da.log_step_size_avg))
+
+
+@lru_cache
+def _estimator(metric: str, max_rank: int, buffer: int) -> Any:
+    from blackjax.adaptation.metric_recipes import lookup_recipe
+
+    recipe = lookup_recipe(METRICS[metric])
+    if metric != "low_rank":
+        return recipe.build_core()
+    return dataclasses.replace(recipe, max_rank=max_rank).build_core(buffer_size=buffer)
+
+
+def _start_averaging(averaging: Any, step_size: Any) -> Any:
+    """Dual averaging from a step size, whose average is that step size until it has one of its own."""
+    state = averaging[0](jnp.asarray(step_size, float))
+    return state._replace(log_step_size_avg=state.log_step_size)
+
+
+def start_adaptation(
+    settings: Settings, step_size: Any, gradient: Array, metric: Any = None
+) -> Adaptation:
+    """Start from a step size and, where known, a metric; else from one scaled by the gradient.
+
+    Without a metric the first one is diag(1 / abs(gradient)), the curvature of a log density that falls by one over the
+    distance to its mode: nutpie's start, which spares badly scaled targets many deep trees.
+    """
+    from blackjax.adaptation.step_size import dual_averaging_adaptation
+
+    averaging = dual_averaging_adaptation(settings.target_acceptance)
+    estimator = _estimator(settings.metric, settings.max_rank, settings.buffer).init(gradient.shape[0])
+    scale = 1.0 / jnp.clip(jnp.abs(gradient), 1e-10, 1e10)
+    scale = jnp.where(jnp.abs(gradient) < 1e-10, 1.0, scale)
+    if metric is None:
+        like = estimator.inverse_mass_matrix
+        metric = {1: lambda: scale, 2: lambda: jnp.diag(scale)}[like.ndim]() if hasattr(like, "ndim") else None
+        metric = like._replace(sigma=jnp.sqrt(scale)) if metric is None else metric
+    estimator = estimator._replace(inverse_mass_matrix=metric)
+    return Adaptation(_start_averaging(averaging, step_size), estimator)
+
+
+def update_adaptation(
+    settings: Settings,
+    state: Adaptation,
+    schedule: Schedule,
+    t: Array,
+    position: Array,
+    gradient: Array,
+    acceptance: Array,
+) -> Adaptation:
+    """One iteration of warm-up, and the end of a window where ``t`` is one; nothing once adapting is over."""
+    from blackjax.adaptation.step_size import dual_averaging_adaptation
+
+    averaging = dual_averaging_adaptation(settings.target_acceptance)
+    estimator = _estimator(settings.metric, settings.max_rank, settings.buffer)
+
+    def end_window(state: Adaptation) -> Adaptation:
+        step_size = averaging[2](state.dual_averaging)
+        return Adaptation(_start_averaging(averaging, step_size), estimator.final(state.estimator))
+
+    def learn(state: Adaptation) -> Adaptation:
+        slow = (t >= schedule.start) & (t < schedule.stop)
+        seen = jax.lax.cond(slow, lambda e: estimator.update(e, position, gradient), lambda e: e, state.estimator)
+        state = Adaptation(averaging[1](state.dual_averaging, acceptance), seen)
+        return jax.lax.cond(jnp.any(t == schedule.ends), end_window, lambda s: s, state)
+
+    return jax.lax.cond(schedule.adapting, learn, lambda s: s, state)

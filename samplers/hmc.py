@@ -1,0 +1,299 @@
+"""Hamiltonian Monte Carlo: NUTS, HMC and MALA on BlackJAX's kernels, with one warm-up.
+
+One iteration costs the gradients of its trajectory plus O(d) (diagonal metric), O(d rank) (low-rank) or O(d²) (dense)
+per leapfrog step. Warm-up and sampling differ by data only (`Schedule.adapting`), so they are one compiled program.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from ..infer.errors import InvalidArgument
+from ..infer.method import AbstractMethod, Budget, Stage
+from ..infer.run.start import Warm
+from ..infer.target import Target
+from ..infer.validate import check_choice, check_count, check_fraction, check_positive
+from .adaptation import (
+    METRICS,
+    Adaptation,
+    Schedule,
+    Settings,
+    frozen,
+    growing_schedule,
+    start_adaptation,
+    step_size_schedule,
+    update_adaptation,
+    window_schedule,
+)
+
+
+class HMCState(eqx.Module):
+    """State of a chain: BlackJAX's (position, log density, gradient), and what warm-up learned."""
+
+    point: Any
+    adaptation: Adaptation
+
+
+class HMCInfo(NamedTuple):
+    """ArviZ's sample_stats of one transition."""
+
+    acceptance_rate: Array
+    diverging: Array
+    energy: Array
+    lp: Array
+    n_steps: Array
+    tree_depth: Array
+    reached_max_tree_depth: Array
+    step_size: Array
+    num_evaluations: Array
+
+
+class AbstractHMC(AbstractMethod):
+    """What NUTS, HMC and MALA share: warm-up, the state, and the bookkeeping of a transition."""
+
+    step_size: eqx.AbstractVar[Any]
+    target_acceptance: eqx.AbstractVar[Any]
+    metric: eqx.AbstractVar[str]
+    inverse_mass_matrix: eqx.AbstractVar[Any]
+    max_rank: eqx.AbstractVar[int]
+    divergence_threshold: eqx.AbstractVar[float]
+    schedule: eqx.AbstractVar[Any]
+
+    kind: ClassVar = "chains"
+
+    def __check_init__(self) -> None:
+        if self.step_size is not None:
+            check_positive("step_size", self.step_size)
+        check_fraction("target_acceptance", self.target_acceptance)
+        check_choice("metric", self.metric, METRICS)
+        check_count("max_rank", self.max_rank)
+        check_positive("divergence_threshold", self.divergence_threshold)
+
+    def transition(self, key: PRNGKeyArray, point: Any, target: Target, step_size: Array, metric: Any) -> tuple:
+        """BlackJAX's kernel: the next point, its info, and its tree depth (0 where there is no tree)."""
+        raise NotImplementedError
+
+    def stages(self, budget: Budget) -> tuple[Stage, ...]:
+        """Warm-up, whose draws are dropped, and sampling with step size and metric frozen."""
+        if budget.num_warmup == 0:
+            return (Stage("sample", self._with(frozen()), budget.num_samples * budget.thin),)
+        # Gradients tell enough for windows of ten draws; variances and covariances need Stan's longer ones.
+        make = growing_schedule if self.metric in ("diagonal", "low_rank") else window_schedule
+        schedule = step_size_schedule(budget.num_warmup) if budget.warm else make(budget.num_warmup)
+        return (
+            Stage("warm-up", self._with(schedule), budget.num_warmup, keep=False),
+            Stage("sample", self._with(frozen()), budget.num_samples * budget.thin),
+        )
+
+    def init(self, key: PRNGKeyArray, target: Target, start: Any) -> HMCState:
+        """Log density and gradient at the start; step size and metric from it, from ``start``, or from the user."""
+        import blackjax.mcmc.hmc
+
+        del key
+        if isinstance(start, HMCState):
+            return start
+        u, learned = (start.u, start.learned) if isinstance(start, Warm) else (start, {})
+        point = blackjax.mcmc.hmc.init(u, target.log_density)
+        step_size = learned.get("step_size", 1.0 if self.step_size is None else self.step_size)
+        metric = self.inverse_mass_matrix
+        if metric is None:
+            metric = learned.get("inverse_mass_matrix")
+        like = start_adaptation(self._settings(), step_size, point.logdensity_grad).metric
+        metric = _fit_metric(metric, like, self.metric)
+        return HMCState(point, start_adaptation(self._settings(), step_size, point.logdensity_grad, metric))
+
+    def step(self, key: PRNGKeyArray, state: HMCState, target: Target, t: Array) -> tuple[HMCState, HMCInfo]:
+        """One transition, then, during warm-up, one update of step size and metric."""
+        schedule = frozen() if self.schedule is None else self.schedule
+        step_size = state.adaptation.step_size(schedule.adapting)
+        point, info, depth, saturated = self.transition(key, state.point, target, step_size, state.adaptation.metric)
+        adaptation = update_adaptation(
+            self._settings(), state.adaptation, schedule, t, point.position, point.logdensity_grad, info.acceptance_rate
+        )
+        return HMCState(point, adaptation), HMCInfo(
+            acceptance_rate=info.acceptance_rate,
+            diverging=info.is_divergent,
+            energy=info.energy,
+            lp=point.logdensity,
+            n_steps=jnp.asarray(info.num_integration_steps, int),
+            tree_depth=jnp.asarray(depth, int),
+            reached_max_tree_depth=jnp.asarray(saturated, bool),
+            step_size=step_size,
+            num_evaluations=jnp.asarray(info.num_integration_steps, int),
+        )
+
+    def draw(self, state: HMCState) -> Array:
+        """The chain's position."""
+        return state.point.position
+
+    def learned(self, state: HMCState) -> dict[str, Any]:
+        """Step size and inverse mass matrix after warm-up."""
+        return {"step_size": state.adaptation.step_size(False), "inverse_mass_matrix": state.adaptation.metric}
+
+    def merit(self, infos: HMCInfo) -> dict[str, Array]:
+        """Mean acceptance statistic, number of divergences, mean number of leapfrog steps."""
+        return {
+            "acceptance": infos.acceptance_rate.mean(),
+            "divergences": infos.diverging.sum(),
+            "leapfrogs": infos.n_steps.mean(),
+        }
+
+    def _settings(self) -> Settings:
+        return Settings(self.metric, self.target_acceptance, self.max_rank, buffer=512)
+
+    def _with(self, schedule: Schedule) -> "AbstractHMC":
+        return dataclasses.replace(self, schedule=schedule)
+
+
+def _fit_metric(given: Any, like: Any, name: str) -> Any:
+    """A metric given as variances or as a matrix, in the form that the adaptation keeps; None stays None."""
+    if given is None or not hasattr(given, "ndim"):
+        return given
+    given = jnp.asarray(given, float)
+    if not hasattr(like, "ndim"):
+        variances = given if given.ndim == 1 else jnp.diagonal(given)
+        return like._replace(sigma=jnp.sqrt(variances))
+    dim = like.shape[0]
+    if given.shape not in ((dim,), (dim, dim)):
+        raise InvalidArgument(
+            f"inverse_mass_matrix has shape {given.shape}; a target of dimension {dim} takes ({dim},) or ({dim}, {dim})."
+        )
+    if given.ndim > like.ndim:
+        raise InvalidArgument(f"inverse_mass_matrix is a matrix, but metric={name!r}; use metric='dense'.")
+    return jnp.diag(given) if given.ndim < like.ndim else given
+
+
+class NUTS(AbstractHMC):
+    """The No-U-Turn sampler with multinomial sampling from trajectories, on BlackJAX's iterative kernel.
+
+    Parameters
+    ----------
+    step_size
+        First leapfrog step size of the warm-up, or the one used where there is no warm-up; default 1.
+    target_acceptance
+        Mean acceptance statistic that warm-up drives the step size to, in (0, 1). Raise it against divergences.
+    metric
+        ``"diagonal"`` (Fisher estimate from draws and gradients, as nutpie), ``"diagonal_welford"`` (variances, as
+        Stan), ``"dense"`` (covariance, as Stan) or ``"low_rank"`` (diagonal plus ``max_rank`` directions).
+    inverse_mass_matrix
+        First inverse mass matrix, float array of shape (d,) or (d, d), an estimate of the posterior covariance of u.
+    max_tree_depth
+        Trajectories have at most ``2**max_tree_depth - 1`` leapfrog steps.
+    max_rank
+        Directions of the low-rank metric.
+    divergence_threshold
+        Energy error above which a transition is called divergent.
+
+    References
+    ----------
+    Hoffman & Gelman (2014), JMLR 15; Betancourt (2017), arXiv:1701.02434; Phan, Pradhan & Jankowiak (2019),
+    arXiv:1912.11554 (iterative doubling); Seyboldt, Carlson & Carpenter (2026), Preconditioning
+    Hamiltonian Monte Carlo by minimizing Fisher divergence (metric).
+    """
+
+    step_size: Any = None
+    target_acceptance: Any = 0.8
+    metric: str = eqx.field(static=True, default="diagonal")
+    inverse_mass_matrix: Any = None
+    max_tree_depth: int = eqx.field(static=True, default=10)
+    max_rank: int = eqx.field(static=True, default=10)
+    divergence_threshold: float = 1000.0
+    schedule: Any = None
+
+    source: ClassVar[str] = "Hoffman & Gelman 2014; BlackJAX"
+
+    def __check_init__(self) -> None:
+        check_count("max_tree_depth", self.max_tree_depth)
+
+    def transition(self, key: PRNGKeyArray, point: Any, target: Target, step_size: Array, metric: Any) -> tuple:
+        """A trajectory that doubles until it turns back, and a multinomial draw from it."""
+        import blackjax.mcmc.nuts
+
+        kernel = blackjax.mcmc.nuts.build_kernel(divergence_threshold=self.divergence_threshold)
+        point, info = kernel(key, point, target.log_density, step_size, metric, self.max_tree_depth)
+        depth = info.num_trajectory_expansions
+        # A trajectory that stopped at the limit neither turned nor diverged.
+        saturated = (depth >= self.max_tree_depth) & ~info.is_turning & ~info.is_divergent
+        return point, info, depth, saturated
+
+
+class HMC(AbstractHMC):
+    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps, on BlackJAX's kernel.
+
+    Parameters
+    ----------
+    num_leapfrog
+        Leapfrog steps per transition.
+    step_size, target_acceptance, metric, inverse_mass_matrix, max_rank, divergence_threshold
+        As in `NUTS`.
+
+    References
+    ----------
+    Duane, Kennedy, Pendleton & Roweth (1987); Neal (2011), Handbook of MCMC, chapter 5.
+    """
+
+    num_leapfrog: int = eqx.field(static=True, default=20)
+    step_size: Any = None
+    target_acceptance: Any = 0.8
+    metric: str = eqx.field(static=True, default="diagonal")
+    inverse_mass_matrix: Any = None
+    max_rank: int = eqx.field(static=True, default=10)
+    divergence_threshold: float = 1000.0
+    schedule: Any = None
+
+    source: ClassVar[str] = "Duane et al. 1987; BlackJAX"
+
+    def __check_init__(self) -> None:
+        check_count("num_leapfrog", self.num_leapfrog)
+
+    def transition(self, key: PRNGKeyArray, point: Any, target: Target, step_size: Array, metric: Any) -> tuple:
+        """A leapfrog trajectory and its Metropolis test."""
+        return _hmc_transition(self, key, point, target, step_size, metric, self.num_leapfrog)
+
+
+class MALA(AbstractHMC):
+    """The Metropolis-adjusted Langevin algorithm, preconditioned by the metric.
+
+    A MALA step of size h preconditioned by M⁻¹ is an HMC step of one leapfrog with step size ε = sqrt(2 h): it is run
+    as such on BlackJAX's HMC kernel, so that it has the same warm-up.
+
+    Parameters
+    ----------
+    step_size
+        The leapfrog step ε; the Langevin step is ε²/2.
+    target_acceptance
+        0.574 is optimal as d grows (Roberts & Rosenthal 1998).
+    metric, inverse_mass_matrix, max_rank, divergence_threshold
+        As in `NUTS`.
+
+    References
+    ----------
+    Roberts & Tweedie (1996), Bernoulli 2; Roberts & Rosenthal (1998), JRSS-B 60.
+    """
+
+    step_size: Any = None
+    target_acceptance: Any = 0.574
+    metric: str = eqx.field(static=True, default="diagonal")
+    inverse_mass_matrix: Any = None
+    max_rank: int = eqx.field(static=True, default=10)
+    divergence_threshold: float = 1000.0
+    schedule: Any = None
+
+    source: ClassVar[str] = "Roberts & Tweedie 1996; BlackJAX"
+
+    def transition(self, key: PRNGKeyArray, point: Any, target: Target, step_size: Array, metric: Any) -> tuple:
+        """One leapfrog step and its Metropolis test."""
+        return _hmc_transition(self, key, point, target, step_size, metric, 1)
+
+
+def _hmc_transition(
+    method: AbstractHMC, key: PRNGKeyArray, point: Any, target: Target, step_size: Array, metric: Any, leapfrogs: int
+) -> tuple:
+    import blackjax.mcmc.hmc
+
+    kernel = blackjax.mcmc.hmc.build_kernel(divergence_threshold=method.divergence_threshold)
+    point, info = kernel(key, point, target.log_density, step_size, metric, leapfrogs)
+    return point, info, 0, False

@@ -1,1 +1,17 @@
-"""."""
+"""Targets that come with the package: classic data sets with their models, and posteriordb's reference posteriors.
+
+Importing this module imports neither JAX nor NumPyro; `get` and `Example.model` do.
+"""
+
+import importlib
+from typing import Any
+
+from .examples import Example, get, names
+
+__all__ = ["Example", "get", "names", "posteriordb"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "posteriordb":
+        return importlib.import_module(".posteriordb", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

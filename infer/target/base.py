@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,6 +10,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..errors import InvalidArgument, NotAvailable, UnsupportedTarget
+from .static import fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,61 @@ class Target(eqx.Module):
     dims: eqx.AbstractVar[dict[str, tuple[str, ...]]]
     coords: eqx.AbstractVar[dict[str, Any]]
 
+    # -- ways to make one ---------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def from_numpyro(model: Callable, *args: Any, **kwargs: Any) -> "Target":
+        """The posterior of a NumPyro model.
+
+        Parameters
+        ----------
+        model
+            A function with NumPyro sites. Discrete latents are summed out by enumeration and drawn back afterwards.
+        *args, **kwargs
+            All go to the model. Arrays, also those in dicts, lists and tuples, are leaves of the target: new data of
+            the same shape compile nothing. A model that looks at its data with Python or NumPy works too, and compiles
+            once per data set.
+
+        Raises
+        ------
+        InvalidArgument
+            The data do not fit the model, or it has no continuous latent site.
+        UnsupportedTarget
+            A discrete latent that cannot be enumerated, or without funsor installed; a random subsample.
+        NonFinite
+            NaN in observed data which the model neither masks nor imputes.
+        """
+        from .numpyro_model import from_numpyro
+
+        return from_numpyro(model, *args, **kwargs)
+
+    @staticmethod
+    def from_log_density(fn: Callable, example: Any, support: Any = None, *, data: Any = None) -> "Target":
+        """A target with a given log density over a pytree of real arrays.
+
+        Parameters
+        ----------
+        fn
+            ``fn(params) -> scalar``: log density in constrained coordinates, up to a constant; with ``data``,
+            ``fn(params, data)``.
+        example
+            A pytree (array, dict, named tuple, equinox module, …) with the structure and shapes of ``params``. Sites
+            are named by their path, ``"a.b"``; a bare array is called ``x``.
+        support
+            Pytree of NumPyro constraints of the structure of ``example`` (None for a real leaf), or a dict of some
+            sites' names; None for all real. The log-Jacobian of the bijection is added to ``fn``.
+        data
+            Pytree given to ``fn``; its arrays are leaves of the target.
+
+        Raises
+        ------
+        InvalidArgument
+            ``support`` does not match ``example``, or ``fn`` does not return a scalar.
+        """
+        from .log_density import from_log_density
+
+        return from_log_density(fn, example, support, data=data)
+
     # -- what every target has ------------------------------------------------------------------------------------
 
     @property
@@ -84,6 +141,11 @@ class Target(eqx.Module):
     def initial(self, key: PRNGKeyArray) -> Float[Array, " d"]:
         """A random start: uniform on (-2, 2) in every unconstrained coordinate, as Stan and NumPyro do."""
         return jax.random.uniform(key, (self.dim,), minval=-2.0, maxval=2.0)
+
+    def log_densities(self, u: Float[Array, " d"]) -> dict[str, Array]:
+        """Parts of the log density by site, to say which one fails; empty where there are none."""
+        del u
+        return {}
 
     def draw(self, key: PRNGKeyArray, u: Float[Array, " d"]) -> dict[str, Array]:
         """What is kept of ``u``: `constrain`, and whatever is drawn back given u (marginalised discrete sites)."""
@@ -134,6 +196,14 @@ class Target(eqx.Module):
             if name not in settable:
                 raise InvalidArgument(f"replace got the unknown option {name!r}; it takes {', '.join(settable)}.")
         return dataclasses.replace(self, **options)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the target's class, sites, dims, model and data: equal where a run may be resumed."""
+        return fingerprint([type(self).__qualname__, self.sites, sorted(self.dims.items()), self._identity()])
+
+    def _identity(self) -> list[Any]:
+        """What tells this target from others with the same sites: names of its functions, and its data."""
+        return jax.tree.leaves(self)
 
     def require(self, method_name: str, requires: tuple[str, ...], hints: dict[str, str]) -> None:
         """Raise `UnsupportedTarget` in one sentence unless all of ``requires`` is present."""

@@ -1,0 +1,312 @@
+"""Reading a NumPyro model: one abstract trace, which computes nothing, finds its sites, supports and plates."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InvalidArgument, UnsupportedTarget
+from .base import Site
+
+DISCRETE_INSTALL = 'pip install "pushforward[discrete]"'
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is known of a model before it runs; hashable, and equal for data of the same shapes.
+
+    Parameters
+    ----------
+    sites
+        Latent, deterministic, discrete ones.
+    unconstrained
+        Name and unconstrained shape of each latent site, in the order of ``u``.
+    observed
+        Names of the observed sites, shapes of their values.
+    factors
+        Names of the sites made by ``numpyro.factor``.
+    improper
+        Names of latent sites without a normalised prior.
+    enum_dim
+        First tensor dimension free for enumeration, or None without discrete latents.
+    local
+        Discrete sites inside a plate: they belong to data, and new data have their own.
+    dims
+        Name of a site → the names of its axes, from the plates.
+    """
+
+    sites: tuple[Site, ...]
+    unconstrained: tuple[tuple[str, tuple[int, ...]], ...]
+    observed: tuple[tuple[str, tuple[int, ...]], ...]
+    factors: tuple[str, ...]
+    improper: tuple[str, ...]
+    enum_dim: int | None
+    local: tuple[str, ...]
+    dims: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclasses.dataclass
+class Discovery:
+    """A `Plan`, and what of the observed values was seen: the array given by the user, or a concrete value."""
+
+    plan: Plan
+    seen: dict[str, Any]
+    masks: dict[str, Any]
+
+
+def discover(call: Callable[[list[Any]], tuple[Callable, tuple, dict]], leaves: list[Any]) -> Discovery:
+    """Trace a model once, abstractly, in 64-bit mode.
+
+    Parameters
+    ----------
+    call
+        Makes (model, args, kwargs) from the leaves.
+    leaves
+        The arrays to be traced; the model sees only their shapes and dtypes.
+
+    Raises
+    ------
+    InvalidArgument
+        Shapes that do not fit, no latent site, a Delta site.
+    UnsupportedTarget
+        A latent that cannot be mapped to the real line nor enumerated, or a random subsample.
+    """
+    found: list[Discovery] = []
+
+    def run(leaves: list[Any]) -> None:
+        found.append(_read(_trace(*call(leaves)), leaves))
+
+    with jax.enable_x64(True):
+        jax.eval_shape(run, leaves)
+    return found[0]
+
+
+def zeros_where_latent(site: dict[str, Any]) -> Any:
+    """A value inside the support, for every continuous latent: the image of 0."""
+    from numpyro.distributions import biject_to
+
+    if site["type"] != "sample" or site["is_observed"] or _is_discrete(site):
+        return None
+    shape = tuple(site["kwargs"].get("sample_shape", ())) + tuple(site["fn"].shape())
+    try:
+        transform = biject_to(site["fn"].support)
+    except NotImplementedError:
+        raise UnsupportedTarget(
+            f"the latent site {site['name']!r} has the support {describe(site['fn'].support)}, which has no bijection "
+            f"from the real line; reparameterise the site with target.replace(reparam=...) or in the model."
+        ) from None
+    return transform(jnp.zeros(transform.inverse_shape(shape)))
+
+
+def describe(support: Any) -> str:
+    """A NumPyro constraint in words, e.g. ``"positive"``, ``"interval(0, 10)"``, ``"simplex"``."""
+    from numpyro.distributions import constraints
+
+    if isinstance(support, constraints.independent):
+        return describe(support.base_constraint)
+    name = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(support).__name__).strip("_")
+    bounded = ("greater_than", "greater_than_eq", "less_than", "less_than_eq", "interval", "open_interval")
+    bounds = [getattr(support, k) for k in ("lower_bound", "upper_bound") if name in bounded and hasattr(support, k)]
+    if not bounds:
+        return "real" if name in ("real_vector", "real_matrix") else name
+    shown = []
+    for bound in bounds:
+        traced = isinstance(bound, jax.core.Tracer)
+        shown.append(f"{float(bound):g}" if not traced and np.ndim(bound) == 0 else "…")
+    if name == "greater_than" and shown == ["0"]:
+        return "positive"
+    return f"{name}({', '.join(shown)})"
+
+
+def _trace(model: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
+    from numpyro import handlers
+
+    with handlers.trace() as trace, handlers.seed(rng_seed=0), handlers.substitute(substitute_fn=zeros_where_latent):
+        model(*args, **kwargs)
+    return trace
+
+
+def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
+    latent, deterministic, discrete = [], [], []
+    unconstrained, observed, factors, improper, local = [], [], [], [], []
+    dims, seen, masks = {}, {}, {}
+    depth = 0
+    for name, site in trace.items():
+        if site["type"] == "plate":
+            _refuse_subsample(site)
+            continue
+        if site["type"] not in ("sample", "deterministic"):
+            continue
+        value = site["value"]
+        shape = tuple(np.shape(value))
+        dtype = np.dtype(jnp.result_type(value)).name
+        event_dim = site["fn"].event_dim if site["type"] == "sample" else 0
+        named = _dims(name, shape, event_dim, site["cond_indep_stack"])
+        if site["type"] == "deterministic":
+            deterministic.append(Site(name, shape, dtype, "", "deterministic"))
+        elif site["is_observed"]:
+            if _is_factor(site):
+                factors.append(name)
+                continue
+            _check_observed(site, shape)
+            observed.append((name, shape))
+            seen[name] = value
+            masks[name] = _mask(site["fn"])
+        elif _is_discrete(site):
+            _check_enumerable(site)
+            discrete.append(Site(name, shape, dtype, describe(site["fn"].support), "discrete"))
+            if site["cond_indep_stack"]:
+                local.append(name)
+        else:
+            _refuse_delta(site)
+            inner = _unconstrained_shape(site, shape)
+            unconstrained.append((name, inner))
+            latent.append(Site(name, shape, dtype, describe(site["fn"].support), "latent", int(np.prod(inner))))
+            if _is_improper(site["fn"]):
+                improper.append(name)
+        depth = max([depth, *(-frame.dim for frame in site["cond_indep_stack"] if frame.dim is not None)])
+        if named:
+            dims[name] = named
+    if not latent:
+        raise InvalidArgument(
+            f"the model has no continuous latent site (its sites: {', '.join(map(repr, trace)) or 'none'}), so "
+            f"there is nothing to infer; check that it samples parameters with numpyro.sample and without obs=."
+        )
+    plan = Plan(
+        sites=(*latent, *deterministic, *discrete),
+        unconstrained=tuple(unconstrained),
+        observed=tuple(observed),
+        factors=tuple(factors),
+        improper=tuple(improper),
+        enum_dim=-depth - 1 if discrete else None,
+        local=tuple(local),
+        dims=tuple(dims.items()),
+    )
+    return Discovery(plan, *_concrete(seen, masks, leaves))
+
+
+def _concrete(seen: dict, masks: dict, leaves: list[Any]) -> tuple[dict, dict]:
+    """Keep what outlives the trace: the position of a leaf in place of its tracer, and concrete values."""
+    position = {id(leaf): i for i, leaf in enumerate(leaves)}
+    kept = {}
+    for name, value in seen.items():
+        if isinstance(value, jax.core.Tracer):
+            if id(value) in position:
+                kept[name] = position[id(value)]
+        else:
+            kept[name] = np.asarray(value)
+    return kept, {k: m for k, m in masks.items() if not isinstance(m, jax.core.Tracer)}
+
+
+def _dims(name: str, shape: tuple[int, ...], event_dim: int, frames: Any) -> tuple[str, ...]:
+    """Names of the axes: those of the plates around the site, ArviZ's default names for the others."""
+    by_axis = {frame.dim - event_dim: frame for frame in frames if frame.dim is not None}
+    names, known = [], False
+    for axis, length in enumerate(shape):
+        frame = by_axis.get(axis - len(shape))
+        if frame is not None and frame.size == length:
+            names.append(frame.name)
+            known = True
+        else:
+            names.append(f"{name}_dim_{axis}")
+    return tuple(names) if known and len(set(names)) == len(names) else ()
+
+
+def _unconstrained_shape(site: dict[str, Any], shape: tuple[int, ...]) -> tuple[int, ...]:
+    from numpyro.distributions import biject_to
+
+    return tuple(int(n) for n in biject_to(site["fn"].support).inverse_shape(shape))
+
+
+def _is_discrete(site: dict[str, Any]) -> bool:
+    support = site["fn"].support
+    try:
+        return bool(support.is_discrete)
+    except (AttributeError, NotImplementedError):
+        raise UnsupportedTarget(
+            f"the latent site {site['name']!r} has the distribution {type(site['fn']).__name__}, whose support "
+            f"{support!r} is not known; give it a distribution with a support."
+        ) from None
+
+
+def _is_factor(site: dict[str, Any]) -> bool:
+    from numpyro.distributions import Unit
+
+    return isinstance(_innermost(site["fn"]), Unit)
+
+
+def _innermost(fn: Any) -> Any:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
+
+
+def _is_improper(fn: Any) -> bool:
+    from numpyro.distributions import ImproperUniform
+
+    return isinstance(_innermost(fn), ImproperUniform)
+
+
+def _mask(fn: Any) -> Any:
+    """The mask of an observed site's distribution, or None."""
+    from numpyro.distributions import MaskedDistribution
+
+    while not isinstance(fn, MaskedDistribution):
+        if not hasattr(fn, "base_dist"):
+            return None
+        fn = fn.base_dist
+    return fn._mask
+
+
+def _refuse_delta(site: dict[str, Any]) -> None:
+    from numpyro.distributions import Delta
+
+    if isinstance(_innermost(site["fn"]), Delta):
+        raise InvalidArgument(
+            f"the latent site {site['name']!r} has a Delta distribution, which leaves nothing to infer; write "
+            f"numpyro.deterministic({site['name']!r}, value) instead."
+        )
+
+
+def _check_enumerable(site: dict[str, Any]) -> None:
+    import importlib.util
+
+    name, fn = site["name"], type(site["fn"]).__name__
+    if not site["fn"].has_enumerate_support:
+        raise UnsupportedTarget(
+            f"the discrete latent site {name!r} has the distribution {fn}, which cannot be enumerated; write a "
+            f"distribution with finite support, or sum the site out in the model."
+        )
+    if importlib.util.find_spec("funsor") is None:
+        raise UnsupportedTarget(
+            f"the latent site {name!r} is discrete ({fn}) and is summed out by enumeration, which needs funsor: "
+            f"{DISCRETE_INSTALL}."
+        )
+
+
+def _refuse_subsample(site: dict[str, Any]) -> None:
+    size, subsample_size = site["args"]
+    if subsample_size is not None and subsample_size != size and site["kwargs"].get("rng_key") is not None:
+        raise UnsupportedTarget(
+            f"the plate {site['name']!r} draws a random subsample ({subsample_size} of {size}), so the log density is "
+            f"not a function of the latents; drop subsample_size, or use Target.from_factors, which makes mini-batches."
+        )
+
+
+def _check_observed(site: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """The data must broadcast with the distribution, and not make an outer product with it."""
+    expected = tuple(site["fn"].shape())
+    plates = ", ".join(f"{frame.name} of size {frame.size}" for frame in site["cond_indep_stack"])
+    inside = f", in plate {plates}" if plates else ""
+    try:
+        both = np.broadcast_shapes(shape, expected)
+    except ValueError:
+        both = None
+    if both is None or (both not in (shape, expected)):
+        raise InvalidArgument(
+            f"the observed site {site['name']!r} got data of shape {shape}, but its distribution "
+            f"{type(site['fn']).__name__} has shape {expected}{inside}; give data and model the same shape."
+        )

@@ -1,0 +1,393 @@
+"""`NumPyroTarget`: a NumPyro model as a target, on NumPyro's own machinery.
+
+One call of `log_density` traces the model once. Its arguments that are arrays are leaves of the target's pytree, so
+that new data of the same shape find the compiled program; a model that looks at its data with Python or NumPy (say
+``int(x.max())``) cannot be traced so, and gets its arguments as they are, at the price of compiling once per data set.
+
+References
+----------
+.. [1] D. Phan, N. Pradhan, M. Jankowiak (2019). Composable effects for flexible and accelerated probabilistic
+   programming in NumPyro. arXiv:1912.11554.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..errors import InvalidArgument, NonFinite, NotAvailable, PushforwardError
+from .arguments import Layout, as_array, count_nan, first_line, first_that_traces, name_of, shown, unwrap_partial
+from .base import Site
+from .discover import Plan, discover, zeros_where_latent
+from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
+from .static import ByContent, Labels
+
+
+class NumPyroTarget(LabelledTarget):
+    """The posterior of a NumPyro model. Make one with `Target.from_numpyro`."""
+
+    data: list[Any]
+    layout: Layout
+    reparam: tuple[tuple[str, ByContent], ...] = eqx.field(static=True)
+    plan: Plan = eqx.field(static=True)
+    seen: tuple[tuple[str, Any], ...] = eqx.field(static=True)
+    labels: Labels = eqx.field(static=True)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Latent sites in the order of ``u``, deterministic, then discrete ones."""
+        return self.plan.sites
+
+    # -- the density ----------------------------------------------------------------------------------------------
+
+    def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log joint density of data and ``u``, log-Jacobian included, discrete latents summed out."""
+        from numpyro.infer.util import potential_energy
+
+        model, args, kwargs = self._ready()
+        enum = self.plan.enum_dim is not None
+        return -potential_energy(model, args, kwargs, unpack(u, self.plan.unconstrained), enum=enum)
+
+    def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log prior density of ``u``, log-Jacobian included; ``numpyro.factor`` terms count as likelihood."""
+        from numpyro import handlers
+        from numpyro.infer.util import potential_energy
+
+        jacobians = {f"_{name}_log_det" for name, _ in self.plan.unconstrained}
+
+        def is_data(site: dict[str, Any]) -> bool:
+            return site["type"] == "sample" and site["is_observed"] and site["name"] not in jacobians
+
+        model, args, kwargs = self._ready(lambda model: handlers.block(model, hide_fn=is_data))
+        enum = self.plan.enum_dim is not None
+        return -potential_energy(model, args, kwargs, unpack(u, self.plan.unconstrained), enum=enum)
+
+    def log_densities(self, u: Float[Array, " d"]) -> dict[str, Array]:
+        """Log density of each site, of latents with their log-Jacobian; empty where sites are summed out jointly."""
+        from numpyro.infer.util import _unconstrain_params, compute_log_probs
+
+        if self.plan.enum_dim is not None:
+            return {}
+        model, args, kwargs = self._ready()
+        params = unpack(u, self.plan.unconstrained)
+        parts, _ = compute_log_probs(_unconstrain_params(model, params), args, kwargs, {})
+        for name in params:
+            if f"_{name}_log_det" in parts:
+                parts[name] = parts[name] + parts.pop(f"_{name}_log_det")
+        return parts
+
+    def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
+        """Named values of the latent and the deterministic sites.
+
+        Where deterministic sites depend on discrete ones, these are drawn given u under a fixed key; `draw` draws them
+        anew under its own.
+        """
+        from numpyro.infer.util import constrain_fn
+
+        if self.plan.enum_dim is not None:
+            values = self.draw(jax.random.key(0), u)
+            return {s.name: values[s.name] for s in self.sites if s.kind != "discrete"}
+        model, args, kwargs = self._ready()
+        values = constrain_fn(model, args, kwargs, unpack(u, self.plan.unconstrained), return_deterministic=True)
+        return {site.name: jnp.asarray(values[site.name]) for site in self.sites}
+
+    def unconstrain(self, values: dict[str, Any]) -> Float[Array, " d"]:
+        """The ``u`` at which the latent sites have these values; entries of other names are ignored."""
+        from numpyro import handlers
+        from numpyro.infer.util import unconstrain_fn
+
+        latent = {site.name: site.shape for site in self.sites if site.kind == "latent"}
+        values = check_values(values, latent)
+        model, args, kwargs = self._ready(enum=False)
+        if self.plan.enum_dim is not None:
+            model = handlers.seed(model, 0)  # supports do not depend on discrete sites
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # "will automatically enumerate": it is meant to
+            u = unconstrain_fn(model, args, kwargs, values)
+        check_inside({k: u[k] for k in latent}, {site.name: site.support for site in self.sites})
+        return pack(u, self.plan.unconstrained)
+
+    def draw(self, key: PRNGKeyArray, u: Float[Array, " d"]) -> dict[str, Array]:
+        """`constrain`, with the discrete latents drawn from their posterior given u."""
+        if self.plan.enum_dim is None:
+            return self.constrain(u)
+        from .enumerate import draw_discrete
+
+        return draw_discrete(self, key, u)
+
+    # -- structure --------------------------------------------------------------------------------------------------
+
+    def structure(self) -> frozenset[str]:
+        """See `Target.structure`."""
+        names = {"numpyro", "prior"}
+        if not self.plan.improper:
+            names.add("proper_prior")
+        if self.plan.observed or self.plan.factors:
+            names.add("likelihood")
+        if self.plan.observed:
+            names.add("predictive")
+        return frozenset(names)
+
+    def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Log likelihood of each datum by observed site; of ``numpyro.factor`` sites where nothing is observed."""
+        from numpyro.infer.util import log_likelihood
+
+        if "likelihood" not in self.structure():
+            raise NotAvailable(self._lacks("log_likelihood", "likelihood"))
+        model, args, kwargs = self._ready(enum=False)
+        given = {s.name: values[s.name] for s in self.sites if s.kind != "deterministic" and s.name in values}
+        found = log_likelihood(model, given, *args, batch_ndims=0, **kwargs)
+        return {name: found[name] for name in (self._observed_names() or self.plan.factors)}
+
+    def sample_prior(self, key: PRNGKeyArray) -> dict[str, Array]:
+        """One draw of all sites from the prior, observed ones included (factors are ignored)."""
+        if self.plan.improper:
+            raise NotAvailable(
+                f"sample_prior needs a proper prior, and the site {self.plan.improper[0]!r} has an improper one; give "
+                f"it a distribution."
+            )
+        return self._simulate(key, self._ready(enum=False), lambda site: None, None)
+
+    def predictive(self, key: PRNGKeyArray, values: dict[str, Array], *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """One draw of the observed sites given one draw of the latents.
+
+        Parameters
+        ----------
+        values
+            One draw, as `draw` returns it.
+        *args, **kwargs
+            Arguments of the model that replace the target's own, of any shapes; deterministic sites are then
+            returned too. Latents whose shape changes with the new data, and discrete ones inside a plate, are drawn
+            from their prior.
+        """
+        if not self.plan.observed:
+            raise NotAvailable(self._lacks("predictive", "predictive"))
+        fresh = bool(args or kwargs)
+        model, own_args, own_kwargs = self._ready(enum=False)
+        given = {s.name: values[s.name] for s in self.sites if s.kind != "deterministic" and s.name in values}
+        if fresh:
+            own_args, own_kwargs = jax.tree.map(as_array, (args, kwargs))
+            given = {k: v for k, v in given.items() if k not in self.plan.local}
+
+        def known(site: dict[str, Any]) -> Any:
+            if site["type"] != "sample" or site["name"] not in given:
+                return None
+            shape = tuple(site["kwargs"].get("sample_shape", ())) + tuple(site["fn"].shape())
+            return given[site["name"]] if np.shape(given[site["name"]]) == shape else None
+
+        keep = set(self._observed_names())
+        if fresh:
+            keep |= {site.name for site in self.sites if site.kind == "deterministic"}
+        try:
+            return self._simulate(key, (model, own_args, own_kwargs), known, keep)
+        except PushforwardError:
+            raise
+        except Exception as error:
+            if not fresh:
+                raise
+            raise InvalidArgument(
+                f"the model does not run on the new arguments ({shown(own_args, own_kwargs)}): {first_line(error)}; "
+                f"pass what the model takes, without the observed values."
+            ) from error
+
+    def _simulate(self, key: PRNGKeyArray, call: tuple, known: Callable, keep: set[str] | None) -> dict[str, Array]:
+        """Run the model forward with observed values removed and ``known`` latents put in."""
+        from numpyro import handlers
+
+        model, args, kwargs = call
+        unobserved = _uncondition(model)
+        seeded = handlers.seed(handlers.substitute(unobserved, substitute_fn=known), key)
+        trace = handlers.trace(seeded).get_trace(*args, **kwargs)
+        return {
+            name: jnp.asarray(site["value"])
+            for name, site in trace.items()
+            if site["type"] in ("sample", "deterministic")
+            and name not in self.plan.factors
+            and (keep is None or name in keep)
+        }
+
+    # -- data -----------------------------------------------------------------------------------------------------
+
+    @property
+    def observed(self) -> dict[str, Any]:
+        """Observed data by site, as NumPy arrays."""
+        seen = dict(self.seen)
+        if any(name not in seen for name in self._observed_names()):
+            with jax.enable_x64(True):
+                computed = {k: np.asarray(v) for k, v in _observed_values(self).items()}
+        else:
+            computed = {}
+        found = {}
+        for name in self._observed_names():
+            value = seen.get(name)
+            if value is None:
+                found[name] = computed[name]
+            else:
+                found[name] = np.asarray(self.data[value]) if isinstance(value, int) else value.value
+        return found
+
+    @property
+    def model(self) -> Callable:
+        """The model, reparameterised as asked."""
+        return self._ready(enum=False)[0]
+
+    @property
+    def model_args(self) -> tuple[tuple, dict]:
+        """Positional and keyword arguments of the model."""
+        return self._ready(enum=False)[1:]
+
+    def replace(self, **options: Any) -> Self:
+        """The same target with other options.
+
+        Parameters
+        ----------
+        coords, dims
+            Added to those there are; see `Target`.
+        reparam
+            Dict of site → NumPyro reparameterisation (``numpyro.infer.reparam``), e.g. ``LocScaleReparam(0)``.
+        """
+        self._check_options(options, ("coords", "dims", "reparam"))
+        target = self
+        if "reparam" in options:
+            target = self._reparameterise(options.pop("reparam"))
+        return target._relabel(options) if options else target
+
+    def _reparameterise(self, config: Any) -> Self:
+        if not isinstance(config, dict):
+            raise InvalidArgument(f"reparam must be a dict of site → reparameterisation, got {config!r}.")
+        latent = [site.name for site in self.sites if site.kind == "latent"]
+        for name in config:
+            if name not in latent:
+                raise InvalidArgument(f"reparam names the site {name!r}; the latent sites are {', '.join(latent)}.")
+        reparam = dict(self.reparam) | {name: ByContent(how) for name, how in config.items()}
+        return _build(self.layout, self.data, tuple(reparam.items()), self.labels)
+
+    def _identity(self) -> list[Any]:
+        model, _, _ = self.layout.join(self.data)
+        reparam = [(name, how.digest.hex()) for name, how in self.reparam]
+        return [name_of(model), reparam, *self.data, *self.layout.fixed()]
+
+    def _observed_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.plan.observed)
+
+    def _ready(self, wrap: Callable | None = None, *, enum: bool = True) -> tuple[Callable, tuple, dict]:
+        """Model, args and kwargs as a computation needs them; ``wrap`` is applied inside of the enumeration."""
+        from numpyro.infer.util import _substitute_default_key
+
+        model, args, kwargs = self.layout.join([as_array(leaf) for leaf in self.data])
+        model = _substitute_default_key(_reparameterised(model, self.reparam))
+        if wrap is not None:
+            model = wrap(model)
+        if enum and self.plan.enum_dim is not None:
+            from numpyro.contrib.funsor import config_enumerate
+            from numpyro.contrib.funsor import enum as enumerated
+
+            model = enumerated(config_enumerate(model), self.plan.enum_dim)
+        return model, args, kwargs
+
+
+def from_numpyro(model: Callable, *args: Any, **kwargs: Any) -> NumPyroTarget:
+    """See `Target.from_numpyro`."""
+    if not callable(model):
+        raise InvalidArgument(f"model must be a function with NumPyro sites, got {model!r}.")
+    model, args, kwargs = unwrap_partial(model, args, kwargs)
+
+    def explain(error: Exception) -> str:
+        return (
+            f"the model {name_of(model)} does not run on the arguments given ({shown(args, kwargs)}): "
+            f"{first_line(error)}; make shapes and names of the data match the model."
+        )
+
+    return first_that_traces((model, args, kwargs), lambda layout, data: _build(layout, data, (), Labels()), explain)
+
+
+def _build(layout: Layout, data: list[Any], reparam: tuple, labels: Labels) -> NumPyroTarget:
+    def call(leaves: list[Any]) -> tuple[Callable, tuple, dict]:
+        model, args, kwargs = layout.join(leaves)
+        return _reparameterised(model, reparam), args, kwargs
+
+    found = discover(call, data)
+    seen = tuple((k, v if isinstance(v, int) else ByContent(v)) for k, v in found.seen.items())
+    labels = Labels(dict(found.plan.dims) | labels.dims, labels.coords)
+    target = NumPyroTarget(data, layout, reparam, found.plan, seen, labels)
+    _check_nan(target, found.masks)
+    return target
+
+
+def _check_nan(target: NumPyroTarget, masks: dict[str, Any]) -> None:
+    """Raise if an observed value that no mask covers is NaN. Computes only where some datum is NaN at all."""
+    for name, value in target.seen:
+        known = target.data[value] if isinstance(value, int) else value.value
+        if name in masks and masks[name] is None and count_nan(known):
+            _refuse_nan(name, count_nan(known), np.size(known))
+    if any(count_nan(leaf) for leaf in target.data) or any(
+        count_nan(v.value) for _, v in target.seen if not isinstance(v, int)
+    ):
+        with jax.enable_x64(True):
+            counts = {k: int(v) for k, v in _unmasked_nans(target).items()}
+        for name, count in counts.items():
+            if count:
+                _refuse_nan(name, count, int(np.prod(dict(target.plan.observed)[name])))
+
+
+def _refuse_nan(name: str, count: int, size: int) -> None:
+    raise NonFinite(
+        f"the observed site {name!r} has {count} NaN among its {size} values, which the model neither masks nor "
+        f"imputes; drop them, mask them with numpyro.handlers.mask, or sample them as latents."
+    )
+
+
+@jax.jit
+def _observed_values(target: NumPyroTarget) -> dict[str, Array]:
+    return {name: jnp.asarray(site["value"]) for name, site in _observed_sites(target).items()}
+
+
+@jax.jit
+def _unmasked_nans(target: NumPyroTarget) -> dict[str, Array]:
+    from .discover import _mask
+
+    counts = {}
+    for name, site in _observed_sites(target).items():
+        bad = jnp.isnan(jnp.asarray(site["value"], dtype=float))
+        mask = _mask(site["fn"])
+        if mask is not None:
+            mask = jnp.asarray(mask)
+            bad = bad & mask.reshape(mask.shape + (1,) * (site["fn"].event_dim if mask.ndim else 0))
+        counts[name] = bad.sum()
+    return counts
+
+
+def _observed_sites(target: NumPyroTarget) -> dict[str, Any]:
+    from numpyro import handlers
+
+    model, args, kwargs = target._ready(enum=False)
+    seeded = handlers.seed(handlers.substitute(model, substitute_fn=zeros_where_latent), 0)
+    trace = handlers.trace(seeded).get_trace(*args, **kwargs)
+    return {name: trace[name] for name in target._observed_names()}
+
+
+def _uncondition(model: Callable) -> Callable:
+    """Observed sites are drawn in place of read; `numpyro.factor` terms stay."""
+    from numpyro import handlers
+    from numpyro.distributions import Unit
+
+    class Uncondition(handlers.uncondition):
+        def process_message(self, msg: dict[str, Any]) -> None:
+            if msg["type"] == "sample" and isinstance(msg["fn"], Unit):
+                return
+            super().process_message(msg)
+
+    return Uncondition(model)
+
+
+def _reparameterised(model: Callable, reparam: tuple[tuple[str, ByContent], ...]) -> Callable:
+    if not reparam:
+        return model
+    from numpyro import handlers
+
+    return handlers.reparam(model, config={name: how.value for name, how in reparam})

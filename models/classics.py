@@ -32,17 +32,17 @@ def eight_schools_centered(sigma, y=None):
         numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
 
 
-def seeds(total, species, cucumber, germinated=None):
+def seeds(total, variety, cucumber, germinated=None):
     """Germination of seeds: a logistic regression with an effect of each plate, non-centred.
 
-    logit p_i = alpha0 + alpha1 species_i + alpha2 cucumber_i + alpha12 species_i cucumber_i + tau z_i, with
+    logit p_i = alpha0 + alpha1 variety_i + alpha2 cucumber_i + alpha12 variety_i cucumber_i + tau z_i, with
     alpha ~ N(0, 2), tau ~ N(0, 1) on tau > 0, z ~ N(0, 1).
 
     Parameters
     ----------
     total
         Integer array of shape (I,): seeds on each plate.
-    species
+    variety
         Array of shape (I,): 0 for Orobanche aegyptiaca 75, 1 for O. aegyptiaca 73.
     cucumber
         Array of shape (I,): 1 with an extract of cucumber root, 0 with one of bean root.
@@ -54,7 +54,7 @@ def seeds(total, species, cucumber, germinated=None):
     tau = numpyro.sample("tau", dist.HalfNormal(1.0))
     with numpyro.plate("plate", jnp.shape(total)[0]):
         z = numpyro.sample("z", dist.Normal(0.0, 1.0))
-        logits = a0 + a1 * species + a2 * cucumber + a12 * species * cucumber + tau * z
+        logits = a0 + a1 * variety + a2 * cucumber + a12 * variety * cucumber + tau * z
         numpyro.sample("germinated", dist.BinomialLogits(logits, total), obs=germinated)
 
 

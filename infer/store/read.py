@@ -1,0 +1,41 @@
+"""What can be read of a store without the right to write to it."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import checkpoint as checkpoints
+from .integrity import read_root
+from .layout import MARKER, from_json
+
+
+def open_attrs(path: str | os.PathLike) -> dict[str, Any]:
+    """The record that a store was made with; raises `StoreError` if there is no store or it is damaged."""
+    attributes, _ = read_root(Path(path))
+    return {key: from_json(value) for key, value in attributes.items() if key != MARKER}
+
+
+def latest_checkpoint(path: str | os.PathLike) -> tuple[Any, dict[str, np.ndarray]] | None:
+    """Meta and arrays of the last intact checkpoint of a store, or None if there is none at all.
+
+    Raises
+    ------
+    ValueError
+        All checkpoints are damaged.
+    """
+    damaged: list[str] = []
+    for file in checkpoints.files(Path(path) / "checkpoint"):
+        try:
+            record, arrays = checkpoints.read(file)
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        if damaged:
+            warnings.warn(f"{path}: {damaged[0]}; going on from {file.name}, the one before.", stacklevel=2)
+        return record["meta"], arrays
+    if damaged:
+        raise ValueError("; ".join(damaged))
+    return None

@@ -36,6 +36,9 @@ class Plan:
         Discrete sites inside a plate: they belong to data, and new data have their own.
     dims
         Name of a site → the names of its axes, from the plates.
+    hidden
+        Discrete sites inside ``numpyro.contrib.control_flow.scan``, and deterministic ones after them: they are summed
+        out, but NumPyro cannot draw them back.
     """
 
     sites: tuple[Site, ...]
@@ -46,6 +49,17 @@ class Plan:
     enum_dim: int | None
     local: tuple[str, ...]
     dims: tuple[tuple[str, tuple[str, ...]], ...]
+    hidden: tuple[str, ...] = ()
+
+    @property
+    def enumerated(self) -> bool:
+        """Whether discrete latents are summed out."""
+        return self.enum_dim is not None
+
+    @property
+    def drawn_back(self) -> bool:
+        """Whether they are drawn back."""
+        return self.enumerated and not self.hidden
 
 
 @dataclasses.dataclass
@@ -130,10 +144,10 @@ def _trace(model: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
 
 
 def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
-    latent, deterministic, discrete = [], [], []
+    latent, deterministic, after, discrete = [], [], [], []
     unconstrained, observed, factors, improper, local = [], [], [], [], []
     dims, seen, masks = {}, {}, {}
-    depth = 0
+    depth, scanned = 0, False
     for name, site in trace.items():
         if site["type"] == "plate":
             _refuse_subsample(site)
@@ -146,7 +160,7 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
         event_dim = site["fn"].event_dim if site["type"] == "sample" else 0
         named = _dims(name, shape, event_dim, site["cond_indep_stack"])
         if site["type"] == "deterministic":
-            deterministic.append(Site(name, shape, dtype, "", "deterministic"))
+            (after if discrete else deterministic).append(Site(name, shape, dtype, "", "deterministic"))
         elif site["is_observed"]:
             if _is_factor(site):
                 factors.append(name)
@@ -158,6 +172,7 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
         elif _is_discrete(site):
             _check_enumerable(site)
             discrete.append(Site(name, shape, dtype, describe(site["fn"].support), "discrete"))
+            scanned = scanned or "_scan_current_index" in site["infer"]
             if site["cond_indep_stack"]:
                 local.append(name)
         else:
@@ -175,8 +190,9 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
             f"the model has no continuous latent site (its sites: {', '.join(map(repr, trace)) or 'none'}), so "
             f"there is nothing to infer; check that it samples parameters with numpyro.sample and without obs=."
         )
+    drawn = [*after, *discrete]
     plan = Plan(
-        sites=(*latent, *deterministic, *discrete),
+        sites=(*latent, *deterministic, *([] if scanned else drawn)),
         unconstrained=tuple(unconstrained),
         observed=tuple(observed),
         factors=tuple(factors),
@@ -184,6 +200,7 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
         enum_dim=-depth - 1 if discrete else None,
         local=tuple(local),
         dims=tuple(dims.items()),
+        hidden=tuple(site.name for site in drawn) if scanned else (),
     )
     return Discovery(plan, *_concrete(seen, masks, leaves))
 

@@ -50,8 +50,7 @@ class NumPyroTarget(LabelledTarget):
         from numpyro.infer.util import potential_energy
 
         model, args, kwargs = self._ready()
-        enum = self.plan.enum_dim is not None
-        return -potential_energy(model, args, kwargs, unpack(u, self.plan.unconstrained), enum=enum)
+        return -potential_energy(model, args, kwargs, unpack(u, self.plan.unconstrained), enum=self.plan.enumerated)
 
     def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log prior density of ``u``, log-Jacobian included; ``numpyro.factor`` terms count as likelihood."""
@@ -64,14 +63,13 @@ class NumPyroTarget(LabelledTarget):
             return site["type"] == "sample" and site["is_observed"] and site["name"] not in jacobians
 
         model, args, kwargs = self._ready(lambda model: handlers.block(model, hide_fn=is_data))
-        enum = self.plan.enum_dim is not None
-        return -potential_energy(model, args, kwargs, unpack(u, self.plan.unconstrained), enum=enum)
+        return -potential_energy(model, args, kwargs, unpack(u, self.plan.unconstrained), enum=self.plan.enumerated)
 
     def log_densities(self, u: Float[Array, " d"]) -> dict[str, Array]:
         """Log density of each site, of latents with their log-Jacobian; empty where sites are summed out jointly."""
         from numpyro.infer.util import _unconstrain_params, compute_log_probs
 
-        if self.plan.enum_dim is not None:
+        if self.plan.enumerated:
             return {}
         model, args, kwargs = self._ready()
         params = unpack(u, self.plan.unconstrained)
@@ -87,12 +85,15 @@ class NumPyroTarget(LabelledTarget):
         Where deterministic sites depend on discrete ones, these are drawn given u under a fixed key; `draw` draws them
         anew under its own.
         """
+        from numpyro import handlers
         from numpyro.infer.util import constrain_fn
 
-        if self.plan.enum_dim is not None:
+        if self.plan.drawn_back:
             values = self.draw(jax.random.key(0), u)
             return {s.name: values[s.name] for s in self.sites if s.kind != "discrete"}
-        model, args, kwargs = self._ready()
+        model, args, kwargs = self._ready(enum=False)
+        if self.plan.enumerated:
+            model = handlers.seed(model, 0)  # what depends on the discrete sites is dropped
         values = constrain_fn(model, args, kwargs, unpack(u, self.plan.unconstrained), return_deterministic=True)
         return {site.name: jnp.asarray(values[site.name]) for site in self.sites}
 
@@ -104,7 +105,7 @@ class NumPyroTarget(LabelledTarget):
         latent = {site.name: site.shape for site in self.sites if site.kind == "latent"}
         values = check_values(values, latent)
         model, args, kwargs = self._ready(enum=False)
-        if self.plan.enum_dim is not None:
+        if self.plan.enumerated:
             model = handlers.seed(model, 0)  # supports do not depend on discrete sites
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # "will automatically enumerate": it is meant to
@@ -114,7 +115,7 @@ class NumPyroTarget(LabelledTarget):
 
     def draw(self, key: PRNGKeyArray, u: Float[Array, " d"]) -> dict[str, Array]:
         """`constrain`, with the discrete latents drawn from their posterior given u."""
-        if self.plan.enum_dim is None:
+        if not self.plan.drawn_back:
             return self.constrain(u)
         from .enumerate import draw_discrete
 
@@ -127,7 +128,7 @@ class NumPyroTarget(LabelledTarget):
         names = {"numpyro", "prior"}
         if not self.plan.improper:
             names.add("proper_prior")
-        if self.plan.observed or self.plan.factors:
+        if (self.plan.observed or self.plan.factors) and not self.plan.hidden:
             names.add("likelihood")
         if self.plan.observed:
             names.add("predictive")
@@ -283,7 +284,7 @@ class NumPyroTarget(LabelledTarget):
         model = _substitute_default_key(_reparameterised(model, self.reparam))
         if wrap is not None:
             model = wrap(model)
-        if enum and self.plan.enum_dim is not None:
+        if enum and self.plan.enumerated:
             from numpyro.contrib.funsor import config_enumerate
             from numpyro.contrib.funsor import enum as enumerated
 

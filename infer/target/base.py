@@ -119,6 +119,70 @@ class Target(eqx.Module):
 
         return from_log_density(fn, example, support, data=data)
 
+    @staticmethod
+    def from_factors(
+        log_prior: Callable, log_likelihood: Callable, data: Any, example: Any, support: Any = None
+    ) -> "Target":
+        """A log prior plus one log likelihood per observation.
+
+        Parameters
+        ----------
+        log_prior
+            ``log_prior(params) -> scalar``, in constrained coordinates.
+        log_likelihood
+            ``log_likelihood(params, datum) -> scalar`` of one observation: an entry of ``data`` along axis 0.
+        data
+            Pytree of arrays with a common leading axis.
+        example, support
+            As in `Target.from_log_density`.
+
+        Raises
+        ------
+        InvalidArgument
+            The arrays of ``data`` differ in length, or a function does not return a scalar.
+        """
+        from .factors import from_factors
+
+        return from_factors(log_prior, log_likelihood, data, example, support)
+
+    @staticmethod
+    def composite(smooth: Any, nonsmooth: Any, example: Any = None, support: Any = None) -> "Target":
+        """A smooth target minus a nonsmooth convex term: log π = f − g, in unconstrained coordinates.
+
+        Parameters
+        ----------
+        smooth
+            A `Target`, or a log density as in `Target.from_log_density` (then with ``example`` and ``support``).
+        nonsmooth
+            Object with ``value(u) -> scalar`` and ``prox(u, step) -> u``, e.g. `pushforward.infer.geometry.L1`.
+
+        Raises
+        ------
+        InvalidArgument
+            ``nonsmooth`` lacks one of the methods, or does not fit the sites.
+        """
+        from .composite import composite
+
+        return composite(smooth, nonsmooth, example, support)
+
+    @staticmethod
+    def from_pymc(model: Any) -> "Target":
+        """The posterior of a PyMC model, with its coords and dims (extra ``pushforward[pymc]``).
+
+        Parameters
+        ----------
+        model
+            A ``pymc.Model``. Its data become constants of the compiled program.
+
+        Raises
+        ------
+        UnsupportedTarget
+            PyMC is not installed, or the model has discrete free variables.
+        """
+        from .pymc_model import from_pymc
+
+        return from_pymc(model)
+
     # -- what every target has ------------------------------------------------------------------------------------
 
     @property
@@ -196,6 +260,33 @@ class Target(eqx.Module):
             if name not in settable:
                 raise InvalidArgument(f"replace got the unknown option {name!r}; it takes {', '.join(settable)}.")
         return dataclasses.replace(self, **options)
+
+    def split(self, site: str) -> "Target":
+        """The same target with the Laplace prior of ``site`` as its nonsmooth part g(x) = |x − loc| / scale.
+
+        Raises
+        ------
+        UnsupportedTarget
+            The site has another prior, or its scale depends on other latents.
+        """
+        raise UnsupportedTarget(
+            f"split({site!r}) needs a target made with Target.from_numpyro, and this is a {type(self).__name__}; use "
+            f"Target.composite(smooth, nonsmooth)."
+        )
+
+    def check(self, num_starts: int = 3, key: int = 0) -> Any:
+        """Per site shape, support, log density and gradient at several random starts, as a table.
+
+        Parameters
+        ----------
+        num_starts
+            Number of starts, drawn as `initial` does.
+        key
+            Seed of the starts.
+        """
+        from .check import check
+
+        return check(self, num_starts, key)
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the target's class, sites, dims, model and data: equal where a run may be resumed."""

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..errors import InvalidArgument, NonFinite, NotAvailable, PushforwardError
 from .arguments import Layout, as_array, count_nan, first_line, first_that_traces, name_of, shown, unwrap_partial
-from .base import Site
+from .base import Site, Target
 from .discover import Plan, discover, zeros_where_latent
 from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
 from .static import ByContent, Labels
@@ -241,6 +241,12 @@ class NumPyroTarget(LabelledTarget):
     def model_args(self) -> tuple[tuple, dict]:
         """Positional and keyword arguments of the model."""
         return self._ready(enum=False)[1:]
+
+    def split(self, site: str) -> Target:
+        """See `Target.split`."""
+        from .composite import split
+
+        return split(self, site)
 
     def replace(self, **options: Any) -> Self:
         """The same target with other options.

@@ -1,0 +1,169 @@
+"""`CompositeTarget`: log π = f − g with f smooth and g nonsmooth with a proximal operator, in unconstrained coordinates."""
+
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..errors import InvalidArgument, UnsupportedTarget
+from ..geometry.prox import L1
+from .base import Site, Target
+
+
+class CompositeTarget(Target):
+    """A smooth target with a nonsmooth term. Make one with `Target.composite` or `Target.split`.
+
+    Attributes
+    ----------
+    target
+        The target that knows sites and data.
+    nonsmooth
+        Object with ``value(u) -> scalar`` and ``prox(u, step) -> u``, over the flat u.
+    included
+        Whether the log density of ``target`` contains −g already (a split prior) or not (a term added).
+    """
+
+    target: Target
+    nonsmooth: Any
+    included: bool = eqx.field(static=True)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Those of the smooth part."""
+        return self.target.sites
+
+    @property
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        """Those of the smooth part."""
+        return self.target.dims
+
+    @property
+    def coords(self) -> dict[str, Any]:
+        """Those of the smooth part."""
+        return self.target.coords
+
+    @property
+    def observed(self) -> dict[str, Any]:
+        """Those of the smooth part."""
+        return self.target.observed
+
+    def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """f(u) − g(u)."""
+        value = self.target.log_density(u)
+        return value if self.included else value - self.nonsmooth.value(u)
+
+    def smooth_log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """f(u).
+
+        Of a split prior it is the log density with g added back; the derivatives of the two cancel, to rounding, on
+        both sides of a kink and, as both are taken as 0 there, on it.
+        """
+        value = self.target.log_density(u)
+        return value + self.nonsmooth.value(u) if self.included else value
+
+    def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
+        """Named values of the latent and the deterministic sites."""
+        return self.target.constrain(u)
+
+    def unconstrain(self, values: dict[str, Any]) -> Float[Array, " d"]:
+        """The ``u`` at which the latent sites have these values."""
+        return self.target.unconstrain(values)
+
+    def draw(self, key: PRNGKeyArray, u: Float[Array, " d"]) -> dict[str, Array]:
+        """What is kept of ``u``."""
+        return self.target.draw(key, u)
+
+    def structure(self) -> frozenset[str]:
+        """What the smooth part has, and ``"composite"``; a term that was added leaves no prior to sample."""
+        lost = set() if self.included else {"proper_prior", "numpyro"}
+        return frozenset((self.target.structure() - lost) | {"composite"})
+
+    def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log prior density of ``u``; a term that was added counts as prior."""
+        value = self.target.log_prior(u)
+        return value if self.included else value - self.nonsmooth.value(u)
+
+    def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Pointwise log likelihood of each observed site."""
+        return self.target.log_likelihood(values)
+
+    def log_densities(self, u: Float[Array, " d"]) -> dict[str, Array]:
+        """Parts of the log density by site, and ``"nonsmooth"`` for a term that was added."""
+        parts = dict(self.target.log_densities(u))
+        return parts if self.included or not parts else parts | {"nonsmooth": -self.nonsmooth.value(u)}
+
+    def sample_prior(self, key: PRNGKeyArray) -> dict[str, Array]:
+        """One draw of all sites from the prior, where the nonsmooth term is part of it."""
+        return self.target.sample_prior(key) if self.included else super().sample_prior(key)
+
+    def predictive(self, key: PRNGKeyArray, values: dict[str, Array], *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """One draw of the observed sites given one draw of the latents."""
+        return self.target.predictive(key, values, *args, **kwargs)
+
+    def replace(self, **options: Any) -> Self:
+        """The same target with other ``coords`` or ``dims``."""
+        for name in options:
+            if name not in ("coords", "dims"):
+                raise InvalidArgument(f"replace got the unknown option {name!r}; it takes coords, dims.")
+        return CompositeTarget(self.target.replace(**options), self.nonsmooth, self.included)
+
+    def _identity(self) -> list[Any]:
+        name = f"{type(self.nonsmooth).__module__}.{type(self.nonsmooth).__qualname__}"
+        return [self.target.fingerprint(), name, self.included, jax.tree.leaves(self.nonsmooth)]
+
+
+def composite(smooth: Any, nonsmooth: Any, example: Any = None, support: Any = None) -> CompositeTarget:
+    """See `Target.composite`."""
+    if not isinstance(smooth, Target):
+        if example is None:
+            raise InvalidArgument("smooth is a function, so example must be given; got example=None.")
+        smooth = Target.from_log_density(smooth, example, support)
+    for name in ("value", "prox"):
+        if not callable(getattr(nonsmooth, name, None)):
+            raise InvalidArgument(
+                f"nonsmooth must have the methods value(u) and prox(u, step); {nonsmooth!r} lacks {name}."
+            )
+    if hasattr(nonsmooth, "bind"):
+        nonsmooth = nonsmooth.bind(smooth)
+    return CompositeTarget(smooth, nonsmooth, False)
+
+
+def split(target: Any, name: str) -> CompositeTarget:
+    """Make the Laplace prior of a site of a NumPyro target the nonsmooth part; see `Target.split`."""
+    latent = {site.name: site for site in target.sites if site.kind == "latent"}
+    if name not in latent:
+        raise InvalidArgument(f"split names the site {name!r}; the latent sites are {', '.join(latent)}.")
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 2)
+        first, second = (
+            jax.tree.map(np.asarray, jax.jit(_laplace, static_argnums=1)(target, name, target.initial(key)))
+            for key in keys
+        )
+    if any(not np.array_equal(a, b) for a, b in zip(first, second, strict=True)):
+        raise UnsupportedTarget(
+            f"split needs a Laplace prior with constant location and scale, but those of {name!r} depend on other "
+            f"latent sites, so that the term has no proximal operator of its own; fix them, or use the target unsplit."
+        )
+    loc, weight = (np.broadcast_to(value, latent[name].shape) for value in first)
+    return CompositeTarget(target, L1({name: weight}, {name: loc}).bind(target), True)
+
+
+def _laplace(target: Any, name: str, u: Array) -> tuple[Array, Array]:
+    """Location and weight of the Laplace prior of a site at ``u``."""
+    from numpyro import distributions as dist
+    from numpyro import handlers
+
+    model, args, kwargs = target._ready(enum=False)
+    values = target.constrain(u)
+    trace = handlers.trace(handlers.seed(handlers.substitute(model, values), 0)).get_trace(*args, **kwargs)
+    fn, scale = trace[name]["fn"], trace[name]["scale"]
+    while isinstance(fn, dist.ExpandedDistribution | dist.Independent):
+        fn = fn.base_dist
+    if not isinstance(fn, dist.Laplace):
+        raise UnsupportedTarget(
+            f"split needs a site with a Laplace prior; {name!r} has {type(fn).__name__}. Add another nonsmooth term "
+            f"with Target.composite(target, nonsmooth)."
+        )
+    return fn.loc, (1.0 if scale is None else scale) / fn.scale

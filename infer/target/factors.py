@@ -1,0 +1,170 @@
+"""`FactorTarget`: log prior plus one log likelihood per observation, for mini-batches, shards and LOO."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ..errors import InvalidArgument
+from ..validate import check_count
+from .arguments import Layout, as_array, as_given, first_line, is_array, name_of, splits
+from .base import Site
+from .labelled import LabelledTarget
+from .log_density import Coordinates, check_scalar, coordinates
+from .static import Labels
+
+FACTORS = "factors"
+
+
+class FactorTarget(LabelledTarget):
+    """log π(x) = log prior(x) + Σᵢ log likelihood(x, dataᵢ). Make one with `Target.from_factors`.
+
+    Attributes
+    ----------
+    data
+        Arrays with a common leading axis of length n, one entry per observation.
+    """
+
+    data: Any
+    functions: list[Any]
+    layout: Layout
+    coordinates: Coordinates
+    labels: Labels = eqx.field(static=True)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """One site per leaf of the example, in its order."""
+        return self.coordinates.sites
+
+    @property
+    def num_factors(self) -> int:
+        """Number of observations, n."""
+        return jax.tree.leaves(self.data)[0].shape[0]
+
+    def structure(self) -> frozenset[str]:
+        """See `Target.structure`."""
+        return frozenset({"prior", "likelihood", "factors"})
+
+    def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log prior, all log likelihoods, and the log-Jacobian."""
+        params, log_det = self._params(u)
+        return self._prior(params) + log_det + jnp.sum(self._likelihoods(params, self.data))
+
+    def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log prior density of ``u``, log-Jacobian included."""
+        params, log_det = self._params(u)
+        return self._prior(params) + log_det
+
+    def factor(self, u: Float[Array, " d"], batch: Int[Array, " b"]) -> Float[Array, " b"]:
+        """Log likelihood of each observation with an index in ``batch``."""
+        params, _ = self._params(u)
+        return self._likelihoods(params, jax.tree.map(lambda leaf: as_array(leaf)[batch], self.data))
+
+    def minibatch(self, key: PRNGKeyArray, t: Int[Array, ""] | int, size: int) -> Int[Array, " size"]:
+        """Indices of iteration ``t``: uniform with replacement, a pure function of (key, t)."""
+        size = check_count("size", size)
+        return jax.random.randint(jax.random.fold_in(key, t), (size,), 0, self.num_factors)
+
+    def log_density_minibatch(self, u: Float[Array, " d"], batch: Int[Array, " b"]) -> Float[Array, ""]:
+        """Unbiased estimate of `log_density` from a mini-batch of b indices: log prior + n/b Σ log likelihood."""
+        params, log_det = self._params(u)
+        part = self._likelihoods(params, jax.tree.map(lambda leaf: as_array(leaf)[batch], self.data))
+        return self._prior(params) + log_det + self.num_factors / part.shape[0] * jnp.sum(part)
+
+    def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Log likelihood of each observation, under the name ``"factors"``."""
+        return {FACTORS: self._likelihoods(self.coordinates.assemble(values), self.data)}
+
+    def log_densities(self, u: Float[Array, " d"]) -> dict[str, Array]:
+        """The prior with the log-Jacobian, and the likelihood."""
+        params, log_det = self._params(u)
+        return {"prior": self._prior(params) + log_det, FACTORS: jnp.sum(self._likelihoods(params, self.data))}
+
+    def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
+        """Values of the leaves by their names."""
+        return self.coordinates.constrain(u)[0]
+
+    def unconstrain(self, values: dict[str, Any]) -> Float[Array, " d"]:
+        """The ``u`` at which the sites have these values; entries of other names are ignored."""
+        return self.coordinates.unconstrain(values)
+
+    def replace(self, **options: Any) -> Self:
+        """The same target with other ``coords``, ``dims`` or ``data``."""
+        self._check_options(options, ("coords", "data", "dims"))
+        target = self
+        if "data" in options:
+            functions = self.layout.join(self.functions)
+            target = _build(*functions, options.pop("data"), self.coordinates, self.labels)
+        return target._relabel(options) if options else target
+
+    def _params(self, u: Float[Array, " d"]) -> tuple[Any, Array]:
+        values, log_det = self.coordinates.constrain(u)
+        return self.coordinates.assemble(values), log_det
+
+    def _prior(self, params: Any) -> Array:
+        return self.layout.join([as_array(leaf) for leaf in self.functions])[0](params)
+
+    def _likelihoods(self, params: Any, data: Any) -> Float[Array, " n"]:
+        log_likelihood = self.layout.join([as_array(leaf) for leaf in self.functions])[1]
+        return jax.vmap(log_likelihood, in_axes=(None, 0))(params, jax.tree.map(as_array, data))
+
+    def _identity(self) -> list[Any]:
+        supports = [support.digest.hex() for support in self.coordinates.supports]
+        names = [name_of(fn) for fn in self.layout.join(self.functions)]
+        return [names, supports, self.data, self.functions, self.layout.fixed()]
+
+
+def from_factors(
+    log_prior: Callable, log_likelihood: Callable, data: Any, example: Any, support: Any = None
+) -> FactorTarget:
+    """See `Target.from_factors`."""
+    for name, fn in (("log_prior", log_prior), ("log_likelihood", log_likelihood)):
+        if not callable(fn):
+            raise InvalidArgument(f"{name} must be a function, got {fn!r}.")
+    return _build(log_prior, log_likelihood, data, coordinates(example, support), Labels())
+
+
+def _build(
+    log_prior: Callable, log_likelihood: Callable, data: Any, where: Coordinates, labels: Labels
+) -> FactorTarget:
+    data = _with_leading_axis(data)
+    layout, functions = next(splits((log_prior, log_likelihood)))
+    target = FactorTarget(data, functions, layout, where, labels)
+    values = {site.name: jax.ShapeDtypeStruct(site.shape, np.float64) for site in where.sites}
+    datum = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), data)
+    for name, fn, args in (("log_prior", log_prior, ()), ("log_likelihood", log_likelihood, (datum,))):
+        try:
+            check_scalar(name, lambda values, *args, fn=fn: fn(where.assemble(values), *args), values, *args)
+        except InvalidArgument:
+            raise
+        except Exception as error:
+            raise InvalidArgument(
+                f"{name} ({name_of(fn)}) does not run on parameters of the example's shapes"
+                f"{' and one observation' if args else ''}: {first_line(error)}; write it with jax.numpy for "
+                f"{'one entry of data, which has no leading axis' if args else 'such a pytree'}."
+            ) from error
+    return target
+
+
+def _with_leading_axis(data: Any) -> Any:
+    """The data as arrays, all of one length; raise otherwise."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(data)
+    found: dict[str, int] = {}
+    arrays = []
+    for path, leaf in leaves:
+        name = f"data{jax.tree_util.keystr(path)}"
+        array = as_given(leaf)
+        if not is_array(array) or np.ndim(array) == 0:
+            raise InvalidArgument(f"{name} must be an array of numbers with one entry per observation, got {leaf!r}.")
+        found[name] = array.shape[0]
+        arrays.append(array)
+    if not found:
+        raise InvalidArgument(f"data must be a pytree of arrays with one entry per observation, got {data!r}.")
+    if len(set(found.values())) > 1 or 0 in found.values():
+        lengths = ", ".join(f"{name}: {length}" for name, length in found.items())
+        raise InvalidArgument(f"all arrays of data must have one length above 0 along axis 0, got {lengths}.")
+    return jax.tree.unflatten(treedef, arrays)

@@ -205,9 +205,10 @@ def _energy(tree: Any, names: list[str]) -> list[Finding]:
     if not value[i] < BFMI:
         return [Finding("ok", "BFMI", f"BFMI is at least {value[i]:.2f} (threshold {BFMI}).", float(value[i]), BFMI)]
     low = [names[k] for k in np.flatnonzero(value < BFMI) if k < len(names)]
+    where = f"chain{'s' * (len(low) > 1)} {', '.join(low)}"
     text = (
-        f"BFMI is {value[i]:.2f} (threshold {BFMI}) in chain{'s' * (len(low) > 1)} {', '.join(low)}: the sampler crosses the energies of the "
-        "posterior too slowly to reach its tails. Reparameterise heavy tails or funnels (non-centred, log scale)."
+        f"BFMI is {value[i]:.2f} (threshold {BFMI}) in {where}: the sampler crosses the energies of the posterior too "
+        "slowly to reach its tails. Reparameterise heavy tails or funnels (non-centred, log scale)."
     )
     return [Finding("warning", "BFMI", text, float(value[i]), BFMI, tuple(low))]
 

@@ -55,9 +55,7 @@ def _given(target: Target, key: PRNGKeyArray, start: Any, num_chains: int) -> tu
     if isinstance(start, dict):
         return _from_values(target, key, start, num_chains), None
     if isinstance(start, Approximation):
-        draws, _ = start.sample_and_log_prob(key, max(num_chains, 1000))
-        variances = jnp.var(draws, axis=0)
-        return draws[:num_chains], [{"inverse_mass_matrix": variances}] * num_chains
+        return from_approximation(start, key, num_chains)
     if hasattr(start, "start_for"):  # a Posterior
         return start.start_for(target, key, num_chains)
     u = jnp.asarray(start, float)
@@ -67,6 +65,12 @@ def _given(target: Target, key: PRNGKeyArray, start: Any, num_chains: int) -> tu
             f"shape ({target.dim},) or ({num_chains}, {target.dim})."
         )
     return jnp.broadcast_to(u, (num_chains, target.dim)), None
+
+
+def from_approximation(approximation: Approximation, key: PRNGKeyArray, num_chains: int) -> tuple[Array, list[dict]]:
+    """Draws of an approximation, one per chain, and its variances as a first metric."""
+    draws, _ = approximation.sample_and_log_prob(key, max(num_chains, 1000))
+    return draws[:num_chains], [{"inverse_mass_matrix": jnp.var(draws, axis=0)}] * num_chains
 
 
 def _from_values(target: Target, key: PRNGKeyArray, values: dict, num_chains: int) -> list[Array]:

@@ -1,0 +1,121 @@
+"""Functions of a target evaluated over many draws, in compiled batches of bounded memory."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from .target import Target
+
+BATCH_BYTES = 64 * 2**20
+BATCH = 1000
+
+
+def over_draws(
+    f: Callable, target: Target, values: Any, *extra: Any, key: PRNGKeyArray | None = None, batch: int | None = None
+) -> Any:
+    """Evaluate ``f(key, target, value, *extra)`` at every draw, on the host's side of the batches as NumPy arrays.
+
+    Parameters
+    ----------
+    f
+        A module-level function (its identity is what the compiled program is cached by) of one draw.
+    values
+        Pytree of arrays with a leading axis of draws, n.
+    extra
+        The same for all draws; arrays in it are traced, everything else is static.
+    key
+        Split by the index of the draw, so that no result depends on ``batch``.
+    batch
+        Draws per compiled call; by default as many as keep the result of a call within 64 MB, at most 1,000.
+
+    Returns
+    -------
+    The pytree that ``f`` returns, with a leading axis n.
+    """
+    n = jax.tree.leaves(values)[0].shape[0]
+    key = jax.random.key(0) if key is None else key
+    dynamic, static = eqx.partition(extra, lambda x: isinstance(x, np.ndarray | jax.Array))
+    static = _Static(static)
+    if batch is None:
+        first = jax.tree.map(lambda x: np.asarray(x)[0], values)
+        like = jax.eval_shape(lambda v: f(key, target, v, *eqx.combine(dynamic, static.value)), first)
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
+        batch = int(np.clip(BATCH_BYTES // max(size, 1), 1, BATCH))
+    batch = min(batch, n)
+    parts = []
+    for a in range(0, n, batch):
+        # The last batch begins earlier instead of being shorter, so that one program serves all.
+        begin = min(a, n - batch)
+        chosen = jax.tree.map(lambda x, begin=begin: np.asarray(x[begin : begin + batch]), values)
+        out = _batch(target, key, np.arange(begin, begin + batch), chosen, dynamic, f=f, static=static)
+        parts.append(jax.tree.map(lambda x, skip=a - begin: np.asarray(x)[skip:], out))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+@partial(jax.jit, static_argnames=("f", "static"))
+def _batch(target: Target, key: Any, index: Any, values: Any, dynamic: Any, *, f: Callable, static: "_Static") -> Any:
+    def one(i: Any, value: Any) -> Any:
+        return f(jax.random.fold_in(key, i), target, value, *eqx.combine(dynamic, static.value))
+
+    return jax.vmap(one)(jnp.asarray(index), values)
+
+
+class _Static:
+    """A pytree without arrays, hashable by its leaves' values."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        leaves, treedef = jax.tree.flatten(value)
+        self._key = (treedef, tuple(leaves))
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and self._key == other._key
+
+
+def constrain_draw(key: PRNGKeyArray, target: Target, u: Any) -> dict:
+    """`Target.draw`, for `over_draws`."""
+    return target.draw(key, u)
+
+
+def unconstrain_draw(key: PRNGKeyArray, target: Target, values: dict) -> Any:
+    """`Target.unconstrain`, for `over_draws`."""
+    del key
+    return target.unconstrain(values)
+
+
+def log_density_at(key: PRNGKeyArray, target: Target, u: Any) -> Any:
+    """`Target.log_density`, for `over_draws`."""
+    del key
+    return target.log_density(u)
+
+
+def log_likelihood_of(key: PRNGKeyArray, target: Target, values: dict) -> dict:
+    """`Target.log_likelihood`, for `over_draws`."""
+    del key
+    return target.log_likelihood(values)
+
+
+def log_prior_of(key: PRNGKeyArray, target: Target, u: Any) -> dict:
+    """Log prior of one point in constrained coordinates, by site where the target tells them apart."""
+    del key
+    return target.log_prior_by_site(u)
+
+
+def predict_draw(key: PRNGKeyArray, target: Target, values: dict, args: tuple, kwargs: dict) -> dict:
+    """`Target.predictive`, for `over_draws`."""
+    return target.predictive(key, values, *args, **kwargs)
+
+
+def prior_draw(key: PRNGKeyArray, target: Target, nothing: Any) -> dict:
+    """`Target.sample_prior`, for `over_draws`."""
+    del nothing
+    return target.sample_prior(key)

@@ -1,0 +1,293 @@
+"""`fit`: any method on any target it suits; `resume`: a run that was killed; `load`: a stored result."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from ..errors import InvalidArgument
+from ..method import AbstractMethod
+from ..target import Target
+from ..validate import check_count
+from .checkpoint import check_origin, read_checkpoint, rebuild_run, versions, write_checkpoint
+from .driver import Run
+from .observe import Stopping
+from .plan import (
+    Plan,
+    check_plan,
+    default_chains_per_program,
+    read_key,
+    rebuild_method,
+    record_method,
+)
+from .precision import check_precision
+
+if TYPE_CHECKING:
+    from ..posterior import Posterior
+
+NUM_SAMPLES = 1000
+NUM_WARMUP = 1000
+WARM_WARMUP = 100
+SAMPLES_WITH_GOAL = 100_000
+
+HINTS = {
+    "prior": "build it with Target.from_numpyro or Target.from_factors, which keep prior and likelihood apart",
+    "proper_prior": "give every latent site a proper prior in a NumPyro model (no ImproperUniform, no numpyro.factor)",
+    "likelihood": "build it with Target.from_numpyro or Target.from_factors",
+    "predictive": "build it with Target.from_numpyro",
+    "support": "build it with Target.from_log_density(..., support=...)",
+    "composite": "build it with Target.composite(smooth, nonsmooth) or target.split(site)",
+    "factors": "build it with Target.from_factors(log_prior, log_likelihood, data)",
+    "numpyro": "build it with Target.from_numpyro(model, ...)",
+}
+
+
+def fit(
+    target: Target,
+    method: AbstractMethod | None = None,
+    *,
+    key: Any = 0,
+    num_samples: int | None = None,
+    num_warmup: int | None = None,
+    num_chains: int | None = None,
+    start: Any = None,
+    thin: int = 1,
+    sites: Sequence[str] | None = None,
+    max_seconds: float | None = None,
+    max_evaluations: int | None = None,
+    target_ess: float | None = None,
+    target_rhat: float | None = None,
+    store: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    progress: bool | None = None,
+    precision: int | None = None,
+    chains_per_program: int | None = None,
+    chunk_length: int | None = None,
+) -> "Posterior":
+    """Infer ``target`` with ``method``.
+
+    Parameters
+    ----------
+    target
+        What is inferred; see `Target`.
+    method
+        How; NUTS by default. `pushforward.methods` lists them all.
+    key
+        An int or a JAX key. On one machine the same key gives the same bits, whatever ``chunk_length``, ``store`` or
+        the number of devices, for the same ``chains_per_program``.
+    num_samples
+        Draws kept per chain (default 1,000; at most 100,000 where ``target_ess`` or ``target_rhat`` decides). For a
+        method whose result is a density: draws of it, all together.
+    num_warmup
+        Warm-up iterations (default 1,000; 100, of the step size alone, where ``start`` is a posterior).
+    num_chains
+        Chains (default 4), clouds of particles (1) or restarts.
+    start
+        Where chains begin: None (random), values by site, an unconstrained array (d,) or (num_chains, d), an
+        `Approximation`, or a `Posterior`, of this or of other data, whose step size and metric are then reused.
+    thin
+        Iterations per kept draw.
+    sites
+        Names of the sites to keep; all by default.
+    max_seconds, max_evaluations, target_ess, target_rhat
+        Rules that end the run early; see `Stopping`.
+    store
+        A directory to which draws stream (zarr; readable during the run) and checkpoints are written. Memory then does
+        not grow with the number of draws, and `resume` goes on after a kill.
+    overwrite
+        Replace what is in ``store``.
+    progress
+        False silences the bar.
+    precision
+        64 or 32 bits; by default 64 on the CPU and 32 on accelerators. No global setting of JAX is changed.
+    chains_per_program
+        Chains that share a compiled program and run in lock-step. By default 1 on the CPU, where chains run on threads
+        (above 16 chains, an eighth of them), and all chains of a device on accelerators.
+    chunk_length
+        Iterations between two looks of the host; chosen by the clock where it is None. No result depends on it.
+
+    Returns
+    -------
+    Posterior
+
+    Raises
+    ------
+    InvalidArgument, UnsupportedTarget
+        An argument is out of range, or the method needs structure that the target lacks.
+    NonFinite
+        No start with a finite log density was found, or a chain left the finite numbers.
+    StoreError
+        The store exists, cannot be written, or is full.
+    """
+    method = check_method(method, target)
+    run_start, warm = start, hasattr(start, "start_for") and start.teaches(method)
+    goal = target_ess is not None or target_rhat is not None
+    num_chains = type(method).default_chains if num_chains is None else check_count("num_chains", num_chains)
+    words, generator = read_key(key)
+    if chains_per_program is None:
+        chains_per_program = default_chains_per_program(num_chains, jax.default_backend(), jax.local_device_count())
+    plan = Plan(
+        key=words,
+        generator=generator,
+        num_samples=(SAMPLES_WITH_GOAL if goal else NUM_SAMPLES) if num_samples is None else num_samples,
+        num_warmup=(WARM_WARMUP if warm else NUM_WARMUP) if num_warmup is None else num_warmup,
+        num_chains=num_chains,
+        thin=thin,
+        chains_per_program=chains_per_program,
+        precision=check_precision(precision),
+        sites=_check_sites(sites, target),
+        stopping=Stopping(max_seconds, max_evaluations, target_ess, target_rhat),
+        warm=warm,
+    )
+    check_plan(plan)
+    if chunk_length is not None:
+        check_count("chunk_length", chunk_length)
+    options = {"progress": progress, "chunk_length": chunk_length}
+    if store is None:
+        run = Run(target, method, plan, when_compiling=_import_summary, **options)
+        run.start(run_start)
+        return finish(run)
+    from ..store import RunStore
+
+    attrs = origin(target, method, plan, started=start is not None)
+    with RunStore.create(store, coords=target.coords, dims=target.dims, attrs=attrs, overwrite=overwrite) as opened:
+        run = Run(
+            target, method, plan, sink=opened, checkpoint=_saver(opened), when_compiling=_import_summary, **options
+        )
+        run.start(run_start)
+        return finish(run, opened)
+
+
+def resume(
+    path: str | os.PathLike,
+    target: Target,
+    *,
+    method: AbstractMethod | None = None,
+    num_samples: int | None = None,
+    progress: bool | None = None,
+) -> "Posterior":
+    """Go on with a run that was killed, at its last checkpoint: the draws are those of a run never interrupted.
+
+    Parameters
+    ----------
+    path
+        The ``store`` that was given to `fit`.
+    target
+        The target of the run; loading runs no code, so that it comes from the user.
+    method
+        Needed only where the method holds what is not plain data (an optimiser, a kernel of the user's).
+    num_samples
+        Draws per chain in all, if more than the run was asked for.
+
+    Raises
+    ------
+    StoreError
+        The store is missing or damaged, or was made with another target, method or version.
+    """
+    from ..store import RunStore
+
+    with RunStore.open(path) as opened:
+        attrs = opened.attrs
+        check_origin(attrs, target, path)
+        method = rebuild_method(attrs["method"], method, path)
+        run = rebuild_run(opened, attrs, target, method, sink=opened, checkpoint=_saver(opened), progress=progress)
+        if num_samples is not None and num_samples > run.plan.num_samples:
+            run.extend(num_samples - run.plan.num_samples)
+        return finish(run, opened)
+
+
+def load(path: str | os.PathLike, target: Target | None = None, *, method: AbstractMethod | None = None) -> "Posterior":
+    """Open a stored result; runs nothing but, for a method with a density, the method's own ``result``.
+
+    Parameters
+    ----------
+    path
+        A directory written by `fit` with ``store=`` or by `Posterior.save`.
+    target
+        Needed for what goes beyond the draws: prediction, densities, evidence, `extend`.
+    method
+        As in `resume`.
+    """
+    from ..posterior import Posterior
+    from ..store import latest_checkpoint, open_attrs
+
+    attrs = open_attrs(path)
+    run = None
+    if target is not None and "method" in attrs:
+        check_origin(attrs, target, path)
+        saved = latest_checkpoint(path)
+        if saved is not None:
+            run = Run(target, rebuild_method(attrs["method"], method, path), Plan.from_record(saved[0]["plan"]))
+            read_checkpoint(run, *saved)
+    return Posterior.from_store(Path(path), attrs, target, run)
+
+
+def finish(run: Run, store: Any = None) -> "Posterior":
+    """Drive a run to its end and wrap what came of it."""
+    from ..posterior import Posterior
+
+    run.go()
+    return Posterior.from_run(run, store)
+
+
+def origin(target: Target, method: AbstractMethod, plan: Plan, *, started: bool) -> dict[str, Any]:
+    """The record kept with a result: what it was made from, and how."""
+    return {
+        "versions": versions(),
+        "fingerprint": target.fingerprint(),
+        "sites": [site.name for site in target.sites],
+        "kind": method.kind,
+        "method": record_method(method),
+        "plan": plan.record(),
+        "started": started,
+        "backend": jax.default_backend(),
+    }
+
+
+def check_method(method: AbstractMethod | None, target: Any) -> AbstractMethod:
+    """The method, or the default one; raise where target or method is not one, or they do not suit."""
+    if not isinstance(target, Target):
+        raise InvalidArgument(
+            f"target must be a Target, got {type(target).__name__}; wrap a NumPyro model with "
+            f"Target.from_numpyro(model, ...), a log density with Target.from_log_density(fn, example)."
+        )
+    if method is None:
+        from pushforward.choose import choose_method
+
+        method = choose_method(target)
+    if isinstance(method, type) and issubclass(method, AbstractMethod):
+        raise InvalidArgument(f"method must be an instance, got the class {method.__name__}; write {method.__name__}().")
+    if not isinstance(method, AbstractMethod):
+        raise InvalidArgument(
+            f"method must be one of pushforward.methods(), got {type(method).__name__}; wrap a BlackJAX "
+            f"SamplingAlgorithm as pushforward.Kernel(algorithm)."
+        )
+    target.require(type(method).__name__, method.requires, HINTS)
+    return method
+
+
+def _check_sites(sites: Sequence[str] | None, target: Target) -> tuple[str, ...] | None:
+    if sites is None:
+        return None
+    known = [site.name for site in target.sites]
+    for name in sites:
+        if name not in known:
+            raise InvalidArgument(f"sites names {name!r}; the target's sites are {', '.join(known)}.")
+    return tuple(sites)
+
+
+def _saver(store: Any) -> Callable[[Run], None]:
+    return lambda run: write_checkpoint(store, run)
+
+
+def _import_summary() -> None:
+    """Import what the summary needs while the compiler, which holds no lock, is busy."""
+    import contextlib
+
+    with contextlib.suppress(ImportError):
+        import arviz_stats
+        import xarray  # noqa: F401
+
+        del arviz_stats

@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import InvalidArgument, NonFinite
 from ..validate import check_count
 from .chains import effective_sample_size
+from .psis import importance_evidence, weights_ess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +32,13 @@ class Evidence:
     se
         Standard error of ``log_evidence``: the estimated relative error of Z.
     num_iterations
-        Iterations of the fixed point.
+        Iterations of the fixed point (0 where there is none).
     converged
         Whether it reached its tolerance.
     ess
-        Effective number of posterior draws used.
+        Effective number of draws used (of runs, where each has its own estimate).
     num_evaluations
-        Log densities evaluated.
+        Log densities evaluated, or estimates averaged.
     """
 
     log_evidence: float
@@ -48,6 +49,8 @@ class Evidence:
     num_evaluations: int
 
     def __str__(self) -> str:
+        if math.isnan(self.se):
+            return f"log evidence {self.log_evidence:.3f} (one estimate: its error is not known)"
         said = f"log evidence {self.log_evidence:.3f} ± {self.se:.2g}"
         if not self.converged:
             return f"{said} (the iteration did not converge: do not use it)"
@@ -134,6 +137,40 @@ def bridge_sampling(
     log_r, steps, converged = _iterate(l_posterior, l_proposal, ess, tolerance, max_iterations)
     se = _relative_error(l_posterior.reshape(second.shape[:2]), l_proposal, log_r, ess)
     return Evidence(log_r, se, steps, converged, ess, 2 * n)
+
+
+def evidence_from_weights(log_weights: Any) -> Evidence:
+    """Evidence by importance sampling: log mean of π/q over independent draws of q, with the error of the log.
+
+    Parameters
+    ----------
+    log_weights
+        log π(u) − log q(u) as it is, not normalised, shape (n,).
+    """
+    raw = np.asarray(log_weights, dtype=float).ravel()
+    if not raw.size or np.isnan(raw).any() or not (raw.max() < np.inf) or not np.isfinite(raw).any():
+        raise NonFinite(
+            f"log_weights has {int(np.isfinite(raw).sum())} finite of {raw.size} values; no evidence follows."
+        )
+    estimate = importance_evidence(raw)
+    return Evidence(estimate.value, estimate.error, 0, True, weights_ess(raw), raw.size)
+
+
+def evidence_from_runs(log_evidence: Any) -> Evidence:
+    """Evidence of independent runs, each with an unbiased estimate of Z as SMC has it: log of their mean.
+
+    The standard error is that between the runs, by the delta method; NaN for a single run.
+
+    Parameters
+    ----------
+    log_evidence
+        One estimate per run, shape (runs,).
+    """
+    raw = np.atleast_1d(np.asarray(log_evidence, dtype=float)).ravel()
+    if not raw.size or not np.isfinite(raw).all():
+        raise NonFinite(f"log_evidence has {int(np.isfinite(raw).sum())} finite of {raw.size} values; run again.")
+    estimate = importance_evidence(raw)
+    return Evidence(estimate.value, estimate.error, 0, True, float(raw.size), raw.size)
 
 
 def _iterate(

@@ -32,8 +32,9 @@ def diagnose(
     kind
         ``"chains"``, ``"particles"`` or ``"approximation"``.
     extra
-        What the tree does not know: ``"notes"`` (a sequence of sentences, e.g. that a method is unadjusted),
-        ``"partial"`` (a sentence, for a run that ended early), ``"max_tree_depth"``, ``"target_acceptance"``.
+        What the tree does not know, all optional: ``"method"`` (its name), ``"warning"`` (a sentence about the method,
+        e.g. that it is unadjusted), ``"stopped"`` (why the run ended early), ``"asked"`` (draws per chain asked for),
+        ``"max_tree_depth"``, ``"target_acceptance"``, ``"log_weights"`` (as the argument).
     log_weights
         Log weights of the draws. For an approximation log π − log q as it is, not normalised: it gives ELBO, evidence
         and k-hat.
@@ -52,11 +53,12 @@ def diagnose(
     min(1 − 1/log10 n, 0.7): Vehtari et al. (2024).
     """
     extra = dict(extra or {})
+    log_weights = extra.get("log_weights") if log_weights is None else log_weights
     raw = None if log_weights is None else np.asarray(log_weights, dtype=float).ravel()
     broken = raw is not None and not (np.isfinite(raw).any() and not np.isnan(raw).any() and (raw < np.inf).all())
     if stats is None:
         stats = statistics(tree, kind, log_weights=None if broken else raw)
-    findings = list(_told(extra, tree))
+    findings = _told(extra, stats)
     findings += checks.finite(stats)
     if kind == "chains":
         findings += checks.chains(tree, stats, extra)
@@ -76,13 +78,17 @@ def diagnose(
     return Diagnosis(kind, tuple(findings), size)
 
 
-def _told(extra: dict[str, Any], tree: Any) -> list[Finding]:
-    """What the caller, or the record with the tree, knows beforehand."""
-    findings = [Finding("note", "method", str(text)) for text in extra.get("notes", ()) if text]
-    partial = extra.get("partial", tree.attrs.get("partial"))
-    if partial:
-        text = partial if isinstance(partial, str) else "The run ended before its time; these are the draws so far."
-        findings.append(Finding("note", "partial run", text))
+def _told(extra: dict[str, Any], stats: Statistics) -> list[Finding]:
+    """What the caller knows beforehand."""
+    findings = []
+    if extra.get("warning"):
+        findings.append(Finding("note", "method", str(extra["warning"])))
+    if extra.get("stopped"):
+        asked = extra.get("asked")
+        missing = stats.kind == "chains" and asked and asked > stats.draws
+        size = f" after {stats.draws:,} of {asked:,} draws per chain" if missing else ""
+        text = f"The run is partial: it ended early{size} ({extra['stopped']}). What follows is about the draws so far."
+        findings.append(Finding("note", "partial run", text, stats.draws, asked))
     return findings
 
 

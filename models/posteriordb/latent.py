@@ -59,6 +59,12 @@ def squared_exponential(x, alpha, rho):
     return alpha**2 * jnp.exp(-0.5 * ((x[:, None] - x[None, :]) / rho) ** 2)
 
 
+def jitter(dtype, alpha):
+    """Stan's 1e-10 in 64 bits; in 32 bits, where it would be lost in rounding, as much of alpha² as is not."""
+    eps = float(jnp.finfo(dtype).eps)
+    return 1e-10 if eps < 1e-12 else 100.0 * eps * alpha**2
+
+
 def gp_regr(x, y=None):
     """Gaussian process with a squared exponential kernel; sigma is added to its diagonal as a *variance*."""
     rho = numpyro.sample("rho", dist.Gamma(25.0, 4.0))
@@ -73,7 +79,8 @@ def gp_pois_regr(x, k=None):
     rho = numpyro.sample("rho", dist.Gamma(25.0, 4.0))
     alpha = numpyro.sample("alpha", dist.HalfNormal(2.0))
     z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([x.shape[0]]).to_event(1))
-    root = jnp.linalg.cholesky(squared_exponential(x, alpha, rho) + 1e-10 * jnp.eye(x.shape[0]))
+    covariance = squared_exponential(x, alpha, rho)
+    root = jnp.linalg.cholesky(covariance + jitter(covariance.dtype, alpha) * jnp.eye(x.shape[0]))
     f = numpyro.deterministic("f", root @ z)
     with numpyro.plate("observation", x.shape[0]):
         numpyro.sample("k", dist.Poisson(jnp.exp(f)), obs=k)

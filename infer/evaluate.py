@@ -104,10 +104,10 @@ def log_likelihood_of(key: PRNGKeyArray, target: Target, values: dict) -> dict:
     return target.log_likelihood(values)
 
 
-def log_prior_of(key: PRNGKeyArray, target: Target, u: Any) -> dict:
-    """Log prior of one point in constrained coordinates, by site where the target tells them apart."""
+def prior_densities_of(key: PRNGKeyArray, target: Target, values: dict) -> dict:
+    """`Target.prior_densities`, for `over_draws`."""
     del key
-    return target.log_prior_by_site(u)
+    return target.prior_densities(values)
 
 
 def predict_draw(key: PRNGKeyArray, target: Target, values: dict, args: tuple, kwargs: dict) -> dict:

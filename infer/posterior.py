@@ -319,12 +319,7 @@ class Posterior:
 
     def log_prior(self, *, batch: int | None = None) -> Any:
         """Log prior of every draw, by site, kept as group ``log_prior``, for `arviz.psense_summary`; a Dataset."""
-        target = self._need_target("log_prior")
-        lead = len(self.sample_dims)
-        u = self.unconstrained()
-        with precision(self._bits):
-            out = evaluate.over_draws(evaluate.log_prior_of, target, _flatten(u, lead), batch=batch)
-        return self._set_group("log_prior", _unflatten(out, u.shape[:lead]))
+        return self._evaluate("log_prior", evaluate.prior_densities_of, batch=batch)
 
     def predict(self, *args: Any, key: Any = 1, batch: int | None = None, **kwargs: Any) -> Any:
         """Draws of the observed sites, one for each kept draw; a Dataset.
@@ -497,7 +492,7 @@ class Posterior:
 
         tree = self.data
         coords, dims = self._coords, self._dims_of({name: arrays})
-        if name == "predictions":  # its sizes are the new covariates', not the model's own
+        if name in ("predictions", "log_prior"):  # sized by the new covariates; summed over each site
             dims = {}
         sample = ["chain", "draw"] if name.startswith("prior") else list(self.sample_dims)
         tree[name] = arviz_base.dict_to_dataset(

@@ -211,6 +211,10 @@ class Target(eqx.Module):
         del u
         return {}
 
+    def prior_densities(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Log prior density of each latent site at one draw, in constrained coordinates, so without Jacobian."""
+        raise NotAvailable(self._lacks("prior_densities", "prior"))
+
     def draw(self, key: PRNGKeyArray, u: Float[Array, " d"]) -> dict[str, Array]:
         """What is kept of ``u``: `constrain`, and whatever is drawn back given u (marginalised discrete sites)."""
         del key
@@ -301,6 +305,10 @@ class Target(eqx.Module):
         for name in requires:
             if name not in self.structure():
                 raise UnsupportedTarget(f"{method_name} needs a target with {name}; this one has none: {hints[name]}.")
+
+    def __hash__(self) -> int:
+        """By identity, so that `jax.jit` takes the bound methods of a target although its arrays have no hash."""
+        return id(self)
 
     def _lacks(self, what: str, name: str) -> str:
         return f"{what} needs a target with {name}, and {type(self).__name__} has none; see Target's constructors."

@@ -84,6 +84,10 @@ class FactorTarget(LabelledTarget):
         params, log_det = self._params(u)
         return {"prior": self._prior(params) + log_det, FACTORS: jnp.sum(self._likelihoods(params, self.data))}
 
+    def prior_densities(self, values: dict[str, Array]) -> dict[str, Array]:
+        """The log prior as a whole, at one draw."""
+        return {"prior": self._prior(self.coordinates.assemble(values))}
+
     def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
         """Values of the leaves by their names."""
         return self.coordinates.constrain(u)[0]

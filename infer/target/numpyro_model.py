@@ -79,6 +79,15 @@ class NumPyroTarget(LabelledTarget):
                 parts[name] = parts[name] + parts.pop(f"_{name}_log_det")
         return parts
 
+    def prior_densities(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Log prior density of each latent site at one draw, in constrained coordinates, so without Jacobian."""
+        from numpyro.infer.util import compute_log_probs
+
+        model, args, kwargs = self._ready(enum=False)
+        given = {s.name: values[s.name] for s in self.sites if s.kind in ("latent", "discrete")}
+        parts, _ = compute_log_probs(model, args, kwargs, given)
+        return {name: parts[name] for name in given}
+
     def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
         """Named values of the latent and the deterministic sites.
 

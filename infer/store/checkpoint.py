@@ -66,7 +66,7 @@ def write(directory: Path, meta: Any, arrays: dict[str, Any]) -> Path:
 def read(file: Path) -> tuple[Any, dict[str, np.ndarray]]:
     """Meta and arrays of a checkpoint; ``ValueError`` with the reason if the file is not as it was written."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             members = {name: archive[name] for name in archive.files}
         index = members["index"].tobytes()
         listing = json.loads(index)

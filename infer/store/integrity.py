@@ -122,13 +122,14 @@ def repair(path: str | Path) -> str:
         If ``path`` is no store of ours, or being written by another process.
     """
     path = Path(path)
-    lock = Lock(path) if path.is_dir() else None
+    if not (path / "layout.json").exists():
+        read_root(path)  # says what is wrong
+        raise StoreError(f"{path} has no layout.json, and is opened as it is; there is nothing to repair.")
+    lock = Lock(path)
     try:
         try:
             attributes, nodes = read_root(path)
         except StoreError:
-            if not (path / "layout.json").exists():
-                raise
             attributes, nodes = _rebuild(path)
         findings, draws = damage(path, nodes)
         kept = {}
@@ -144,8 +145,7 @@ def repair(path: str | Path) -> str:
             f"; dropped {', '.join(dropped)}." if dropped else "."
         )
     finally:
-        if lock:
-            lock.release()
+        lock.release()
 
 
 def _rebuild(path: Path) -> tuple[dict[str, Any], Nodes]:
@@ -154,11 +154,13 @@ def _rebuild(path: Path) -> tuple[dict[str, Any], Nodes]:
     for file in sorted(path.glob("*/**/zarr.json")):
         try:
             node = json.loads(file.read_bytes())
-            nodes[str(file.parent.relative_to(path).as_posix())] = {"node_type": node["node_type"], **node}
-        except (ValueError, KeyError, TypeError):
+            name = file.parent.relative_to(path).as_posix()
+            members = node.pop("consolidated_metadata", {}).get("metadata", {})
+            # A group knows the lengths of its arrays at the last flush, their own files those at the last checkpoint.
+            nodes = {name: {"node_type": node["node_type"], **node}, **nodes}
+            nodes |= {f"{name}/{member}": entry for member, entry in members.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
-    for node in nodes.values():
-        node.pop("consolidated_metadata", None)
     lengths: dict[str, int] = {}  # a kill between two files leaves some lengths shorter than others
     for name, node in nodes.items():
         if (axis := _draw_axis(node)) is not None:

@@ -127,6 +127,11 @@ def group_node(attributes: dict[str, Any], members: dict[str, Any] | None = None
     return node
 
 
+def block_length(draw_bytes: int) -> int:
+    """Number of draws in one chunk: about 1 MB, which reads fast and is not too much to rewrite while it fills."""
+    return min(1_000, max(1, (1 << 20) // max(1, draw_bytes)))
+
+
 def node_dtype(node: dict[str, Any]) -> np.dtype:
     """NumPy dtype of an array, from its zarr.json."""
     name = node["data_type"]
@@ -163,13 +168,13 @@ def decode_chunk(raw: bytes, node: dict[str, Any]) -> np.ndarray:
 
 def intact(raw: bytes) -> bool:
     """Whether the checksum of a chunk's file is that of its numbers."""
-    return _crc(memoryview(raw)[:-CHECKSUM_BYTES]) == raw[-CHECKSUM_BYTES:]
+    return _crc(np.frombuffer(raw, np.uint8)[:-CHECKSUM_BYTES]) == raw[-CHECKSUM_BYTES:]
 
 
 def _crc(raw: Any) -> bytes:
     import google_crc32c  # what zarr itself checks with
 
-    return struct.pack("<I", google_crc32c.value(bytes(raw) if isinstance(raw, memoryview) else raw))
+    return struct.pack("<I", google_crc32c.value(raw))
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -187,7 +192,7 @@ class Disk:
 
     def __init__(self, path: Path):
         self.path = path
-        self._unsynced: set[Path] = set()
+        self._unsynced: set[str] = set()  # names since the last `sync`
 
     def write(self, name: str, data: bytes, durable: bool = False) -> None:
         """Replace the file ``name``: whoever opens it sees the old or the new content, never a part."""
@@ -207,12 +212,12 @@ class Disk:
             pending.unlink(missing_ok=True)  # give the space of the part back
             raise
         if not durable:
-            self._unsynced.add(file)
+            self._unsynced.add(name)
 
     def sync(self) -> None:
         """Wait until everything written so far would survive a power failure."""
-        for file in self._unsynced | {file.parent for file in self._unsynced} | {self.path}:
-            sync_path(file)
+        for name in self._unsynced | {os.path.dirname(name) for name in self._unsynced} | {""}:
+            sync_path(self.path / name)
         self._unsynced.clear()
 
 

@@ -43,6 +43,10 @@ class Lock:
             self._file.close()
             self._file = None
 
+    def __del__(self) -> None:  # a run that failed and was dropped must not lock its own session out
+        if hasattr(self, "_file"):
+            self.release()
+
 
 def _take(file: IO[str]) -> bool:
     try:

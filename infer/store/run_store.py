@@ -41,6 +41,7 @@ class RunStore:
         self._lock, self._disk, self._labels = lock, Disk(path), labels
         self._streams: dict[str, Stream] = {}
         self._nodes: dict[str, dict[str, Any]] = {}  # metadata as last published, by relative path
+        self._listed: dict[str, int] = {}  # number of draws in the arrays' own zarr.json
         self._failure = ""
         self._closed = False
 
@@ -154,6 +155,8 @@ class RunStore:
         values = {name: _as_draws(group, name, array) for name, array in arrays.items()}
         if not values:
             raise InvalidArgument(f"append to {group!r} got no variables; give at least one.")
+        if any(stream.count < self._visible(name) for name, stream in self._streams.items()):
+            self.flush()  # what was truncated must be out of sight before it is written over
         with self._writing():
             stream = self._streams.get(group)
             if stream is None:
@@ -181,12 +184,16 @@ class RunStore:
         """
         self.flush()
         with self._writing():
+            self._publish_arrays()
             self._disk.sync()
             draws = {group: stream.count for group, stream in self._streams.items()}
             checkpoints.write(self.path / "checkpoint", {"draws": draws, "meta": meta}, dict(arrays))
 
     def truncate(self, group: str, n: int) -> None:
-        """Keep the first ``n`` draws of ``group``: drop what was written after the last checkpoint."""
+        """Keep the first ``n`` draws of ``group``: drop what was written after the last checkpoint.
+
+        Readers see it at the next `append` or `flush`, for all groups at once.
+        """
         if group not in self._streams:
             if n:
                 raise InvalidArgument(f"truncate got the group {group!r}; there are {sorted(self._streams)}.")
@@ -196,10 +203,9 @@ class RunStore:
                 f"truncate to {n:,} draws of {group!r} is not possible, it has {self.num_draws(group):,}."
             )
         if n < self.num_draws(group):
-            self.flush()
             with self._writing():
+                self._streams[group].flush()
                 self._streams[group].seek(n)
-                self._publish([group])
 
     def write_group(
         self,
@@ -252,6 +258,8 @@ class RunStore:
         try:
             if not self._failure:
                 self.flush()
+                with self._writing():
+                    self._publish_arrays()
         finally:
             self._closed = True
             self._lock.release()
@@ -323,8 +331,9 @@ class RunStore:
     def _publish(self, groups: Iterable[str]) -> None:
         """Make the present lengths of ``groups`` known; what is behind them must be written.
 
-        The root's zarr.json, replaced in one step, decides what readers of the whole see; the group's does for readers
-        of one group, and the arrays' own are for readers without consolidated metadata and for repair.
+        The root's zarr.json, replaced in one step, decides what readers of the whole see, and the group's does for
+        readers of one group. The arrays' own files, for readers without consolidated metadata, are most of the cost of
+        a flush and can wait (`_publish_arrays`).
         """
         nodes = dict(self._nodes)
         for group in groups:
@@ -332,8 +341,6 @@ class RunStore:
                 nodes |= {f"{group}/{name}": node for name, node in self._streams[group].nodes().items()}
             prefix = f"{group}/"
             members = {name.removeprefix(prefix): node for name, node in nodes.items() if name.startswith(prefix)}
-            for name, node in members.items():
-                self._disk.write(f"{group}/{name}/zarr.json", dump(node))
             self._disk.write(f"{group}/zarr.json", dump(group_node(nodes[group]["attributes"], members)))
         begun = {group: stream for group, stream in self._streams.items() if f"{group}/draw" in nodes}
         waiting = tuple(f"{group}/" for group in self._streams.keys() - begun)  # until their first draws are flushed
@@ -342,6 +349,14 @@ class RunStore:
         root = group_node({**to_json(self.attrs), MARKER: marker}, seen)
         self._disk.write("zarr.json", dump(root), durable=True)
         self._nodes = nodes  # last: a failure above leaves what readers see, and what messages say of it, as it was
+
+    def _publish_arrays(self) -> None:
+        """Bring the zarr.json of every array that grows up to date, for readers without consolidated metadata."""
+        for group, stream in self._streams.items():
+            if self._visible(group) != self._listed.get(group):
+                for name in [*stream.names, "draw"]:
+                    self._disk.write(f"{group}/{name}/zarr.json", dump(self._nodes[f"{group}/{name}"]))
+                self._listed[group] = self._visible(group)
 
     def _visible(self, group: str) -> int:
         node = self._nodes.get(f"{group}/draw")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .layout import Disk, array_node, chunk_name, dump, encode_chunk
+from .layout import Disk, array_node, block_length, chunk_name, dump, encode_chunk
 
 _CHUNK_BYTES = 4 << 20
 
@@ -13,7 +13,7 @@ _CHUNK_BYTES = 4 << 20
 def write_static(
     disk: Disk, name: str, array: Any, dims: tuple[str, ...], attributes: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Write a whole array in chunks of about 4 MB along ``draw``, or its first dimension; its metadata.
+    """Write a whole array in chunks along ``draw``, or its first dimension; its metadata.
 
     Parameters
     ----------
@@ -25,7 +25,8 @@ def write_static(
     chunk = list(shape)
     if shape:
         one = math.prod(shape) // max(1, shape[axis]) * array.dtype.itemsize
-        chunk[axis] = min(shape[axis], max(1, _CHUNK_BYTES // max(1, one)))
+        # Along draw as a stream would: a run saved onto itself keeps its chunks, so that open readers survive.
+        chunk[axis] = block_length(one) if "draw" in dims else min(shape[axis], max(1, _CHUNK_BYTES // max(1, one)))
     node = array_node(shape, tuple(chunk), array.dtype, dims, attributes)
     if 0 not in shape:
         for k in range(-(-shape[axis] // chunk[axis]) if shape else 1):

@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidArgument, StoreError
-from .layout import Disk, array_node, chunk_name, chunk_shape, decode_chunk, encode_chunk, node_dtype
+from .layout import Disk, array_node, block_length, chunk_name, chunk_shape, decode_chunk, encode_chunk, node_dtype
 
 SAMPLE_DIMS = ("chain", "draw")
-_BLOCK_BYTES = 1 << 20
-_BLOCK_DRAWS = 1_000
 _INDEX_DRAWS = 10_000
 
 
@@ -48,8 +46,7 @@ class Stream:
     def node(array: np.ndarray, dims: tuple[str, ...]) -> dict[str, Any]:
         """Metadata of a variable of no draws yet whose appended arrays look like ``array`` (chain, n, …)."""
         chains, _, *shape = array.shape
-        draw_bytes = max(1, chains * math.prod(shape) * array.dtype.itemsize)
-        length = min(_BLOCK_DRAWS, max(1, _BLOCK_BYTES // draw_bytes))
+        length = block_length(chains * math.prod(shape) * array.dtype.itemsize)
         return array_node((chains, 0, *shape), (chains, length, *shape), array.dtype, dims)
 
     @property
@@ -87,7 +84,7 @@ class Stream:
             if at < block.shape[1]:
                 return block
             self._write(name, index, block)
-            block, index, at = np.zeros_like(block), index + 1, 0
+            block, index, at = self._block(name, index + 1), index + 1, 0
 
     def flush(self) -> None:
         """Write the blocks that are not full, and the draw coordinate; not yet the lengths."""
@@ -107,10 +104,11 @@ class Stream:
     def seek(self, count: int) -> None:
         """Go back to the first ``count`` draws, all on the disk: the next ones follow them.
 
-        Blocks are read whole, also behind ``count``: until they are replaced, a reader that opened the store before may
-        still look at the old draws there, never at padding.
+        Blocks on the disk are read whole, also behind ``count``: until they are replaced, a reader that opened the
+        store before may still look at the old draws there, never at padding.
         """
-        self._state = (count, {name: self._read(name, count) for name in self._nodes})
+        places = {name: divmod(count, length) for name, length in self._lengths.items()}
+        self._state = (count, {name: self._block(name, index, needed=at > 0) for name, (index, at) in places.items()})
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Metadata of all variables and of the draw coordinate at the present length."""
@@ -140,15 +138,18 @@ class Stream:
     def _write(self, name: str, index: int, block: np.ndarray) -> None:
         self._disk.write(f"{self._group}/{name}/{self._chunk(name, index)}", encode_chunk(block))
 
-    def _read(self, name: str, count: int) -> np.ndarray:
-        node, index = self._nodes[name], count // self._lengths[name]
+    def _block(self, name: str, index: int, needed: bool = False) -> np.ndarray:
+        """The block as it is on the disk, or a new one where there is none and none is needed."""
+        node = self._nodes[name]
         file = self._disk.path / self._group / name / self._chunk(name, index)
         try:
             return decode_chunk(file.read_bytes(), node)
         except (FileNotFoundError, ValueError) as error:
-            if count % self._lengths[name] and 0 not in node["shape"][2:]:
-                raise StoreError(f"{file} is missing or damaged ({error}), though {count:,} draws need it.") from error
-            return np.zeros(chunk_shape(node), node_dtype(node))  # no draw before ``count`` is in this block
+            if needed and 0 not in node["shape"][2:]:
+                raise StoreError(
+                    f"{file} is missing or damaged ({error}); reopen the store to see the rest."
+                ) from error
+            return np.zeros(chunk_shape(node), node_dtype(node))
 
     def _chunk(self, name: str, index: int) -> str:
         return chunk_name([0, index, *[0] * (len(self._nodes[name]["shape"]) - 2)])

@@ -1,4 +1,4 @@
-"""`CompositeTarget`: log π = f − g with f smooth and g nonsmooth with a proximal operator, in unconstrained coordinates."""
+"""`CompositeTarget`: log π = f − g, f smooth and g nonsmooth with a proximal operator, in unconstrained coordinates."""
 
 from typing import Any, Self
 

@@ -1,0 +1,189 @@
+"""`PyMCTarget`: a PyMC model as a target, compiled by PyTensor to JAX; PyMC is an optional extra.
+
+PyMC's own transforms map to the real line. Its data and constants are part of the compiled program, so new data compile
+anew.
+"""
+
+import contextlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..errors import InvalidArgument, NotAvailable, UnsupportedTarget
+from .base import Site
+from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
+from .static import Labels, content_digest
+
+PYMC_INSTALL = 'pip install "pushforward[pymc]"'
+
+
+class Programs(eqx.Module):
+    """The JAX functions of one PyMC model; compared by identity.
+
+    Each takes the unconstrained values in the order of ``u``, `unconstrain` the constrained ones.
+    """
+
+    log_density: Callable = eqx.field(static=True)
+    log_prior: Callable = eqx.field(static=True)
+    log_likelihood: Callable | None = eqx.field(static=True)
+    constrain: Callable = eqx.field(static=True)
+    unconstrain: Callable = eqx.field(static=True)
+    digest: str = eqx.field(static=True)
+
+
+class PyMCTarget(LabelledTarget):
+    """The posterior of a PyMC model. Make one with `Target.from_pymc`."""
+
+    programs: Programs
+    sites: tuple[Site, ...] = eqx.field(static=True)
+    unconstrained: tuple[tuple[str, tuple[int, ...]], ...] = eqx.field(static=True)
+    likelihoods: tuple[str, ...] = eqx.field(static=True)
+    data: dict[str, Any]
+    labels: Labels = eqx.field(static=True)
+
+    @property
+    def observed(self) -> dict[str, Any]:
+        """Observed data by variable."""
+        return dict(self.data)
+
+    def structure(self) -> frozenset[str]:
+        """See `Target.structure`."""
+        return frozenset({"prior", *(["likelihood"] if self.likelihoods else [])})
+
+    def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """PyMC's log probability of model and data, log-Jacobian included."""
+        return jnp.asarray(self.programs.log_density(*self._values(u))[0])
+
+    def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log prior density of ``u``, log-Jacobian included; potentials count as likelihood."""
+        return jnp.asarray(self.programs.log_prior(*self._values(u))[0])
+
+    def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
+        """Values of free and deterministic variables."""
+        found = self.programs.constrain(*self._values(u))
+        return {site.name: jnp.asarray(value) for site, value in zip(self.sites, found, strict=True)}
+
+    def unconstrain(self, values: dict[str, Any]) -> Float[Array, " d"]:
+        """The ``u`` at which the free variables have these values; entries of other names are ignored."""
+        latent = {site.name: site for site in self.sites if site.kind == "latent"}
+        values = check_values(values, {name: site.shape for name, site in latent.items()})
+        found = self.programs.unconstrain(*values.values())
+        u = {name: jnp.asarray(value) for (name, _), value in zip(self.unconstrained, found, strict=True)}
+        check_inside(u, {name: site.support for name, site in latent.items()})
+        return pack(u, self.unconstrained)
+
+    def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Log likelihood of each datum by observed variable."""
+        if self.programs.log_likelihood is None:
+            raise NotAvailable(self._lacks("log_likelihood", "likelihood"))
+        found = self.programs.log_likelihood(*self._values(self.unconstrain(values)))
+        return {name: jnp.asarray(value) for name, value in zip(self.likelihoods, found, strict=True)}
+
+    def _values(self, u: Float[Array, " d"]) -> list[Array]:
+        return list(unpack(u, self.unconstrained).values())
+
+    def _identity(self) -> list[Any]:
+        return [self.programs.digest, self.data]
+
+
+def from_pymc(model: Any) -> PyMCTarget:
+    """See `Target.from_pymc`."""
+    if importlib.util.find_spec("pymc") is None:
+        raise UnsupportedTarget(f"Target.from_pymc needs PyMC, which is not installed: {PYMC_INSTALL}.")
+    with _quiet():
+        import pymc
+
+        if not isinstance(model, pymc.Model):
+            raise InvalidArgument(f"model must be a pymc.Model, got {model!r}; pass the model, not its draws.")
+        for variable in model.free_RVs:
+            if "int" in str(variable.dtype) or "bool" in str(variable.dtype):
+                raise UnsupportedTarget(
+                    f"the free variable {variable.name!r} of the PyMC model is discrete; sum it out with pm.Mixture or "
+                    f"pymc_extras.marginalize."
+                )
+        if not model.free_RVs:
+            raise InvalidArgument(f"the PyMC model {model.name!r} has no free variable, so there is nothing to infer.")
+        return _build(model)
+
+
+def _build(model: Any) -> PyMCTarget:
+    from pymc.sampling.jax import get_jaxified_graph
+    from pymc.util import get_default_varnames
+
+    kept = get_default_varnames([*model.free_RVs, *model.deterministics], include_transformed=False)
+    by_variable = {variable.name: variable for variable in kept}
+    at_values = model.replace_rvs_by_values([by_variable[name] for name in by_variable])
+    programs = Programs(
+        log_density=get_jaxified_graph(model.value_vars, [model.logp()]),
+        log_prior=get_jaxified_graph(model.value_vars, [model.logp(vars=model.free_RVs)]),
+        log_likelihood=get_jaxified_graph(model.value_vars, model.logp(vars=model.observed_RVs, sum=False))
+        if model.observed_RVs
+        else None,
+        constrain=get_jaxified_graph(model.value_vars, at_values),
+        unconstrain=_unconstrain_program(model),
+        digest=content_digest(model.str_repr()).hex(),
+    )
+    point = model.initial_point()
+    unconstrained = tuple((rv.name, tuple(np.shape(point[model.rvs_to_values[rv].name]))) for rv in model.free_RVs)
+    with jax.enable_x64(True):
+        start = [jax.ShapeDtypeStruct(shape, np.float64) for _, shape in unconstrained]
+        shapes = [(out.shape, out.dtype.name) for out in jax.eval_shape(programs.constrain, *start)]
+    free = dict(unconstrained)
+    sites = tuple(
+        Site(name, shape, dtype, _support(model, by_variable[name]), "latent", int(np.prod(free[name])))
+        if name in free
+        else Site(name, shape, dtype, "", "deterministic")
+        for name, (shape, dtype) in zip(by_variable, shapes, strict=True)
+    )
+    data = {rv.name: np.asarray(model.rvs_to_values[rv].eval()) for rv in model.observed_RVs}
+    named = {*by_variable, *data}
+    dims = {
+        site: tuple(f"{site}_dim_{i}" if name is None else name for i, name in enumerate(names))
+        for site, names in model.named_vars_to_dims.items()
+        if site in named
+    }
+    used = {name for names in dims.values() for name in names}
+    coords = {name: np.asarray(c) for name, c in model.coords.items() if c is not None and name in used}
+    likelihoods = tuple(rv.name for rv in model.observed_RVs)
+    return PyMCTarget(programs, sites, unconstrained, likelihoods, data, Labels(dims, coords))
+
+
+def _unconstrain_program(model: Any) -> Callable:
+    """Free variables → their unconstrained values, by the model's own transforms."""
+    from pymc.sampling.jax import get_jaxified_graph
+    from pytensor.graph.replace import clone_replace
+
+    inputs = [rv.type(name=f"{rv.name}_constrained") for rv in model.free_RVs]
+    outputs = []
+    for rv, value in zip(model.free_RVs, inputs, strict=True):
+        transform = model.rvs_to_transforms[rv]
+        outputs.append(value if transform is None else transform.forward(value, *rv.owner.inputs))
+    return get_jaxified_graph(inputs, clone_replace(outputs, dict(zip(model.free_RVs, inputs, strict=True))))
+
+
+def _support(model: Any, variable: Any) -> str:
+    transform = model.rvs_to_transforms[variable]
+    if transform is None:
+        return "real"
+    words = {"log": "positive", "logodds": "unit_interval", "ordered": "ordered_vector"}
+    return words.get(transform.name, transform.name)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """PyTensor sets JAX's 64-bit mode for the process when imported: put it back. Its warnings concern its users."""
+    before = jax.config.jax_enable_x64
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if jax.config.jax_enable_x64 != before:
+            jax.config.update("jax_enable_x64", before)

@@ -11,10 +11,11 @@ import numpy as np
 
 from ..errors import InvalidArgument, StoreError
 from . import checkpoint as checkpoints
+from .catalog import Catalog
 from .guards import check_free, check_name, clear
 from .integrity import check, describe, read_root
 from .labels import Labels
-from .layout import FORMAT, MARKER, Disk, dump, from_json, group_node, storable, to_json
+from .layout import MARKER, Disk, dump, from_json, storable, to_json
 from .lock import Lock
 from .static import write_static
 from .stream import SAMPLE_DIMS, Stream
@@ -39,9 +40,8 @@ class RunStore:
     def __init__(self, path: Path, lock: Lock, attrs: dict[str, Any], labels: Labels):
         self.path, self.attrs = path, attrs
         self._lock, self._disk, self._labels = lock, Disk(path), labels
+        self._catalog = Catalog(self._disk)
         self._streams: dict[str, Stream] = {}
-        self._nodes: dict[str, dict[str, Any]] = {}  # metadata as last published, by relative path
-        self._listed: dict[str, int] = {}  # number of draws in the arrays' own zarr.json
         self._failure = ""
         self._closed = False
 
@@ -119,7 +119,7 @@ class RunStore:
             draws = check(path, nodes, _checkpointed_draws(path))
             streams = attributes.pop(MARKER)["streams"]
             store = cls(path, lock, from_json(attributes), Labels.read(path))
-            store._nodes = nodes
+            store._catalog.nodes = nodes
             for group, names in streams.items():
                 own = {name: nodes[f"{group}/{name}"] for name in names}
                 store._streams[group] = Stream(store._disk, group, own, draws[group])
@@ -184,7 +184,7 @@ class RunStore:
         """
         self.flush()
         with self._writing():
-            self._publish_arrays()
+            self._catalog.publish_arrays(self._streams)
             self._disk.sync()
             draws = {group: stream.count for group, stream in self._streams.items()}
             checkpoints.write(self.path / "checkpoint", {"draws": draws, "meta": meta}, dict(arrays))
@@ -239,9 +239,7 @@ class RunStore:
                 sizes |= zip(names, array.shape)
                 nodes[name] = write_static(self._disk, f"{group}/{name}", array, names, decoding)
             nodes |= self._labels.write(self._disk, group, sizes)
-            for old in [path for path in self._nodes if path.startswith(f"{group}/")]:
-                del self._nodes[old]
-            self._nodes |= {group: group_node({})} | {f"{group}/{name}": node for name, node in nodes.items()}
+            self._catalog.put(group, nodes)
             self._publish([group])
 
     def update_attrs(self, attrs: Mapping[str, Any]) -> None:
@@ -259,7 +257,7 @@ class RunStore:
             if not self._failure:
                 self.flush()
                 with self._writing():
-                    self._publish_arrays()
+                    self._catalog.publish_arrays(self._streams)
         finally:
             self._closed = True
             self._lock.release()
@@ -324,46 +322,18 @@ class RunStore:
             nodes[name] = Stream.node(array, names)
         del sizes["draw"]
         coords = self._labels.write(self._disk, group, sizes)
-        self._nodes |= {group: group_node({})} | {f"{group}/{name}": node for name, node in coords.items()}
+        self._catalog.put(group, coords)
         self._streams[group] = Stream(self._disk, group, nodes)
         return self._streams[group]
 
     def _publish(self, groups: Iterable[str]) -> None:
-        """Make the present lengths of ``groups`` known; what is behind them must be written.
-
-        The root's zarr.json, replaced in one step, decides what readers of the whole see, and the group's does for
-        readers of one group. The arrays' own files, for readers without consolidated metadata, are most of the cost of
-        a flush and can wait (`_publish_arrays`).
-        """
-        nodes = dict(self._nodes)
-        for group in groups:
-            if group in self._streams:
-                nodes |= {f"{group}/{name}": node for name, node in self._streams[group].nodes().items()}
-            prefix = f"{group}/"
-            members = {name.removeprefix(prefix): node for name, node in nodes.items() if name.startswith(prefix)}
-            self._disk.write(f"{group}/zarr.json", dump(group_node(nodes[group]["attributes"], members)))
-        begun = {group: stream for group, stream in self._streams.items() if f"{group}/draw" in nodes}
-        waiting = tuple(f"{group}/" for group in self._streams.keys() - begun)  # until their first draws are flushed
-        marker = {"format": FORMAT, "streams": {group: stream.names for group, stream in begun.items()}}
-        seen = {name: node for name, node in nodes.items() if not f"{name}/".startswith(waiting)}
-        root = group_node({**to_json(self.attrs), MARKER: marker}, seen)
-        self._disk.write("zarr.json", dump(root), durable=True)
-        self._nodes = nodes  # last: a failure above leaves what readers see, and what messages say of it, as it was
-
-    def _publish_arrays(self) -> None:
-        """Bring the zarr.json of every array that grows up to date, for readers without consolidated metadata."""
-        for group, stream in self._streams.items():
-            if self._visible(group) != self._listed.get(group):
-                for name in [*stream.names, "draw"]:
-                    self._disk.write(f"{group}/{name}/zarr.json", dump(self._nodes[f"{group}/{name}"]))
-                self._listed[group] = self._visible(group)
+        self._catalog.publish(self._streams, groups, self.attrs)
 
     def _visible(self, group: str) -> int:
-        node = self._nodes.get(f"{group}/draw")
-        return node["shape"][0] if node else -1
+        return self._catalog.visible(group)
 
     def _readable(self) -> str:
-        return describe(self._nodes, {g: max(0, self._visible(g)) for g in self._streams})
+        return describe(self._catalog.nodes, {g: max(0, self._visible(g)) for g in self._streams})
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -70,15 +70,14 @@ def save_datatree(
         with RunStore.create(beside / "new", attrs={**tree.attrs, **(attrs or {})}) as store, store._writing():
             for node in tree.subtree:
                 _write_node(store, node)
-            store._publish([])
+            store._catalog.publish({}, [], store.attrs)
             store._disk.sync()
         if path.exists():
             os.replace(path, beside / "old")
         os.replace(beside / "new", path)
-    except StoreError as error:
-        raise StoreError(f"{path} was not written: {error}") from error
     except OSError as error:
-        raise StoreError(f"{path} was not written ({error.strerror or error}); it is as it was before.") from error
+        reason = getattr(error.__cause__ or error, "strerror", None) or error  # not of the place beside
+        raise StoreError(f"{path} was not written ({reason}); what was there is as it was.") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -93,9 +92,11 @@ def _write_node(store: RunStore, node: Any) -> None:
     if others:
         attributes["coordinates"] = " ".join(others)  # how xarray knows that they are no data variables
     if group:
-        store._nodes[group] = group_node(attributes)
+        store._catalog.nodes[group] = group_node(attributes)
     for name, variable in dataset.variables.items():
         array, decoding = (variable, {}) if variable.dtype.kind in "biufc" else storable(str(name), variable.values)
         attrs = {key: value for key, value in to_json(variable.attrs).items() if key not in decoding}
         dims = tuple(map(str, variable.dims))
-        store._nodes[f"{prefix}{name}"] = write_static(store._disk, f"{prefix}{name}", array, dims, attrs | decoding)
+        store._catalog.nodes[f"{prefix}{name}"] = write_static(
+            store._disk, f"{prefix}{name}", array, dims, attrs | decoding
+        )

@@ -1,0 +1,222 @@
+"""`write_report`: diagnosis, summary, figures and record of a posterior in one HTML file."""
+
+import base64
+import datetime
+import html
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from ..diagnostics.findings import Diagnosis
+from ..diagnostics.summary import format_summary
+from ..errors import InvalidArgument, StoreError
+from .figures import figures
+
+MAX_ROWS = 200
+OPEN_ROWS = 40
+
+READING = {
+    "chains": (
+        "<p><b>mean</b>, <b>sd</b> and the equal-tailed interval <b>eti</b> describe the posterior. <b>mcse_mean</b> "
+        "and <b>mcse_sd</b> are the Monte-Carlo errors of mean and sd. <b>ess_bulk</b> and <b>ess_tail</b> say how "
+        "many independent draws would know the centre and the 5 % and 95 % quantiles as well; below 100 per chain they are "
+        "not to be relied on. <b>r_hat</b> compares chains, also for spread: 1 is agreement, above 1.01 they differ "
+        "(Vehtari, Gelman, Simpson, Carpenter and Bürkner 2021).</p>"
+    ),
+    "approximation": (
+        "<p><b>mean</b>, <b>sd</b> and the equal-tailed interval <b>eti</b> describe independent draws of the "
+        "approximation, not of the posterior. <b>psis_mean</b> and <b>psis_sd</b> are reweighted towards the posterior "
+        "by Pareto-smoothed importance sampling; they can be trusted while k-hat is below 0.7 (Vehtari, Simpson, "
+        "Gelman, Yao and Gabry 2024). There is no R-hat: independent draws always agree with each other.</p>"
+    ),
+    "particles": (
+        "<p><b>mean</b>, <b>sd</b> and the equal-tailed interval <b>eti</b> describe the cloud, with its weights where "
+        "it has some; <b>mcse_mean</b> then follows from the effective number of particles. There is no R-hat and no "
+        "ESS of chains: particles are not a time series.</p>"
+    ),
+}
+
+
+def write_report(
+    path: str | os.PathLike,
+    *,
+    tree: Any,
+    kind: str,
+    summary: Any,
+    diagnosis: Diagnosis,
+    record: Mapping[str, Any],
+    title: str,
+) -> Path:
+    """Write a self-contained HTML report.
+
+    Parameters
+    ----------
+    path
+        File to write; its folder is made where it does not exist.
+    tree
+        DataTree with a group ``posterior``; ``sample_stats``, ``posterior_predictive`` with ``observed_data``, and
+        ``log_likelihood`` give further figures.
+    kind
+        ``"chains"``, ``"particles"`` or ``"approximation"``.
+    summary
+        What `pushforward.infer.diagnostics.summary.summary` returned, not rounded.
+    diagnosis
+        What `pushforward.infer.diagnostics.diagnose.diagnose` returned.
+    record
+        Method, key, versions, settings, seconds, as kept with the posterior; shown as it is.
+    title
+        Heading of the page.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    InvalidArgument
+        If ``path`` is a folder.
+    StoreError
+        If the file cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InvalidArgument(
+            f"path is the folder {str(path)!r}; a report is one file, e.g. {str(path / 'fit.html')!r}."
+        )
+    drawn = "".join(map(_figure, figures(tree, kind, summary, diagnosis)))
+    count = len(diagnosis.warnings)
+    text = Template(_resource("template.html")).substitute(
+        title=html.escape(title),
+        style=_resource("style.css"),
+        subtitle=html.escape(_subtitle(record, diagnosis)),
+        verdict="No warnings" if not count else f"{count} warning{'s' if count > 1 else ''}",
+        verdict_level="warning" if count else "ok",
+        facts=_facts(record),
+        findings="".join(map(_finding, diagnosis.findings)) or "<p>Nothing was looked at.</p>",
+        summary=_summary(summary, kind, diagnosis),
+        figures=drawn or "<p>No scalar varies, so there is nothing to plot.</p>",
+        record=_record(record),
+        reading=READING[kind],
+        date=datetime.date.today().isoformat(),
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(
+            f"The report cannot be written to {str(path)!r}: {error.strerror}; choose another path."
+        ) from error
+    return path
+
+
+def _subtitle(record: Mapping[str, Any], diagnosis: Diagnosis) -> str:
+    parts = [_method(record), diagnosis.size]
+    if record.get("stopped"):
+        parts.append(f"PARTIAL: {record['stopped']}")
+    return " · ".join(p for p in parts if p)
+
+
+def _method(record: Mapping[str, Any]) -> str:
+    method = record.get("method", "")
+    return str(method.get("name", "") if isinstance(method, Mapping) else method)
+
+
+def _facts(record: Mapping[str, Any]) -> str:
+    """The few things that one wants to see first."""
+    plan = record.get("plan", {}) if isinstance(record.get("plan"), Mapping) else {}
+    versions = record.get("versions", {}) if isinstance(record.get("versions"), Mapping) else {}
+    seconds = record.get("seconds")
+    evaluations = record.get("evaluations")
+    facts = {
+        "Method": _method(record),
+        "Key": record.get("key", plan.get("key")),
+        "Warm-up": plan.get("num_warmup"),
+        "Precision": f"{plan['precision']} bits" if "precision" in plan else None,
+        "Time": f"{seconds:,.1f} s" if isinstance(seconds, int | float) else None,
+        "Evaluations": f"{evaluations:,.0f}" if isinstance(evaluations, int | float) else None,
+        "Device": record.get("backend"),
+        "Version": versions.get("pushforward"),
+    }
+    return "".join(
+        f"<div><dt>{name}</dt><dd>{html.escape(_value(value))}</dd></div>"
+        for name, value in facts.items()
+        if value not in (None, "")
+    )
+
+
+def _finding(f: Any) -> str:
+    return (
+        f'<div class="finding {f.level}"><span class="level">{f.level}</span><b>{html.escape(f.name)}</b>'
+        f"<span>{html.escape(f.message)}</span></div>"
+    )
+
+
+def _summary(summary: Any, kind: str, diagnosis: Diagnosis) -> str:
+    """The table, its suspicious cells marked, and the whole of it as CSV behind a link."""
+    shown = summary.head(MAX_ROWS)
+    text = format_summary(shown)
+    bad = np.zeros(shown.shape, dtype=bool)
+    if kind == "chains":
+        needed = next((f.threshold for f in diagnosis.findings if f.name == "ESS" and f.threshold), 0.0)
+        for j, name in enumerate(shown.columns):
+            if name == "r_hat":
+                bad[:, j] = shown[name].to_numpy() > 1.01
+            elif name.startswith("ess"):
+                bad[:, j] = shown[name].to_numpy() < needed
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in shown.columns)
+    rows = "".join(
+        f"<tr><th>{html.escape(str(label))}</th>"
+        + "".join(f"<td{' class=bad' if b else ''}>{html.escape(v)}</td>" for v, b in zip(row, marks, strict=True))
+        + "</tr>"
+        for label, row, marks in zip(shown.index, text.to_numpy(), bad, strict=True)
+    )
+    table = f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    if len(shown) > OPEN_ROWS:
+        table = f"<details open><summary>{len(shown):,} rows</summary>{table}</details>"
+    more = f"Shown are the first {MAX_ROWS} of {len(summary):,} scalars. " if len(summary) > MAX_ROWS else ""
+    data = base64.b64encode(summary.to_csv().encode()).decode()
+    link = f'<a class="download" download="summary.csv" href="data:text/csv;base64,{data}">All of it as CSV</a>'
+    return f'{table}<p class="soft">{more}{link}</p>'
+
+
+def _figure(f: Any) -> str:
+    image = f'<img alt="{html.escape(f.title)}" src="{f.source}">' if f.png else ""
+    caption = f"<figcaption><h3>{html.escape(f.title)}</h3>{html.escape(f.caption)}</figcaption>"
+    return f"<figure>{caption}{image}</figure>"
+
+
+def _record(record: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in _flatten(record)
+    )
+    if not rows:
+        return "<p>The draws came without a record of how they were made.</p>"
+    return f'<div class="scroll"><table class="record"><tbody>{rows}</tbody></table></div>'
+
+
+def _flatten(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as dotted names and short values; what is empty is left out."""
+    rows = []
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            rows += _flatten(value, f"{prefix}{name}.")
+        elif value is not None and value != "" and not (isinstance(value, list | tuple) and not value):
+            rows.append((f"{prefix}{name}", _value(value)))
+    return rows
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, float):
+        text = ", ".join(map(_value, value)) if isinstance(value, list | tuple) else str(value)
+        return text if len(text) <= 300 else text[:297] + "…"
+    return f"{value:.6g}"
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -17,3 +17,4 @@ from .infer.target import Target as Target
 from .samplers.hmc import HMC as HMC
 from .samplers.hmc import MALA as MALA
 from .samplers.hmc import NUTS as NUTS
+from .samplers.mclmc import MCLMC as MCLMC

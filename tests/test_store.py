@@ -17,7 +17,15 @@ import numpy as np
 import pytest
 import xarray as xr
 from pushforward.infer.errors import InvalidArgument, StoreError
-from pushforward.infer.store import RunStore, checkpoint, open_datatree, repair, save_datatree
+from pushforward.infer.store import (
+    RunStore,
+    checkpoint,
+    latest_checkpoint,
+    open_attrs,
+    open_datatree,
+    repair,
+    save_datatree,
+)
 from pushforward.infer.store.layout import MARKER
 
 CHAINS = 4
@@ -143,6 +151,16 @@ def test_large_draws_go_one_to_a_block(tmp_path):
     with RunStore.create(tmp_path / "run") as store:
         store.append("posterior", {"x": value})
     np.testing.assert_array_equal(open_datatree(tmp_path / "run")["posterior/x"].values, value)
+
+
+def test_reading_beside_a_writer(tmp_path):
+    with RunStore.create(tmp_path / "run", attrs={"key": 3, "x": np.inf}) as store:
+        assert latest_checkpoint(tmp_path / "run") is None
+        store.checkpoint({"t": 1}, {"a": np.arange(2)})
+        meta, arrays = latest_checkpoint(tmp_path / "run")
+        assert meta == {"t": 1}
+        assert arrays["a"].tolist() == [0, 1]
+        assert open_attrs(tmp_path / "run") == {"key": 3, "x": np.inf}
 
 
 def test_attrs_round_trip(tmp_path):
@@ -624,6 +642,66 @@ READER = """
         opened, seen = opened + 1, max(seen, n)
     print(opened, seen)
 """
+
+
+class Killed(BaseException):
+    pass
+
+
+def scenario(path):
+    """A run that flushes, checkpoints, begins a group late, is cut short and goes on."""
+    with RunStore.create(path) as store:
+        store.append("posterior", block(0, 990))
+        store.checkpoint({"n": 990}, {})
+        store.append("posterior", block(990, 1200))
+        store.append("late", {"lp": draws(0, 20)})
+        store.flush()
+        store.truncate("posterior", 990)
+        store.append("posterior", block(990, 1010))
+        store.checkpoint({"n": 1010}, {})
+        store.write_group("observed_data", {"y": np.ones(3)})
+
+
+def test_a_kill_before_every_single_write(tmp_path, monkeypatch):
+    """Exhaustive where the random kills are lucky: whatever the last file written, what is seen is whole."""
+    from pushforward.infer.store import layout
+
+    write = layout.Disk.write
+    seen, at = set(), 0
+    while True:
+        path, left = tmp_path / str(at), [at]
+
+        def killed(self, *args, left=left, **options):
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            write(self, *args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(layout.Disk, "write", killed)
+            try:
+                scenario(path)
+                break
+            except Killed:
+                pass
+        at += 1
+        if not (path / "zarr.json").exists():
+            continue
+        tree = open_datatree(path)
+        n = tree["posterior"].sizes["draw"] if "posterior" in tree.children else 0
+        seen.add(n)
+        if n:
+            check_tree(tree, n)
+        if "late" in tree.children:
+            np.testing.assert_array_equal(tree["late/lp"].values, draws(0, 20))
+        with RunStore.open(path) as store:
+            kept = store.load_checkpoint()[0]["n"] if checkpoint.files(path / "checkpoint") else 0
+            assert kept <= n
+            store.truncate("posterior", kept)
+            store.append("posterior", block(kept, 1300))
+        check_tree(open_datatree(path), 1300)
+    assert seen == {0, 990, 1200, 1010}
+    assert at > 25
 
 
 def test_kills_at_random_moments_under_a_concurrent_reader(tmp_path):

@@ -5,8 +5,8 @@ is left of a damaged one. Nothing here knows of methods or targets: only names, 
 """
 
 from .integrity import repair
-from .read import latest_checkpoint, open_attrs
+from .read import has_checkpoint, latest_checkpoint, open_attrs
 from .run_store import RunStore
 from .tree import open_datatree, save_datatree
 
-__all__ = ["RunStore", "latest_checkpoint", "open_attrs", "open_datatree", "repair", "save_datatree"]
+__all__ = ["RunStore", "has_checkpoint", "latest_checkpoint", "open_attrs", "open_datatree", "repair", "save_datatree"]

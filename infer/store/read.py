@@ -1,11 +1,8 @@
 """What can be read of a store without the right to write to it."""
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from . import checkpoint as checkpoints
 from .integrity import read_root
@@ -18,24 +15,17 @@ def open_attrs(path: str | os.PathLike) -> dict[str, Any]:
     return {key: from_json(value) for key, value in attributes.items() if key != MARKER}
 
 
-def latest_checkpoint(path: str | os.PathLike) -> tuple[Any, dict[str, np.ndarray]] | None:
-    """Meta and arrays of the last intact checkpoint of a store, or None if there is none at all.
+def has_checkpoint(path: str | os.PathLike) -> bool:
+    """Whether a store has a checkpoint, intact or not."""
+    return bool(checkpoints.files(Path(path) / "checkpoint"))
 
-    Raises
-    ------
-    ValueError
-        All checkpoints are damaged.
-    """
-    damaged: list[str] = []
+
+def latest_checkpoint(path: str | os.PathLike) -> tuple[Any, dict[str, Any]] | None:
+    """Meta and arrays of the last intact checkpoint of a store, or None; see `RunStore.load_checkpoint`."""
     for file in checkpoints.files(Path(path) / "checkpoint"):
         try:
             record, arrays = checkpoints.read(file)
-        except ValueError as error:
-            damaged.append(str(error))
+        except ValueError:
             continue
-        if damaged:
-            warnings.warn(f"{path}: {damaged[0]}; going on from {file.name}, the one before.", stacklevel=2)
         return record["meta"], arrays
-    if damaged:
-        raise ValueError("; ".join(damaged))
     return None

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from .integrity import check, describe, read_root
 from .labels import Labels
 from .layout import MARKER, Disk, dump, from_json, storable, to_json
 from .lock import Lock
+from .read import latest_checkpoint
 from .static import write_static
 from .stream import SAMPLE_DIMS, Stream
 
@@ -288,18 +288,14 @@ class RunStore:
             If there is none, saying which draws are readable. If only the last one is damaged, a ``UserWarning`` says
             so and the one before it is returned.
         """
-        damaged = []
-        for file in checkpoints.files(self.path / "checkpoint"):
-            try:
-                record, arrays = checkpoints.read(file)
-            except ValueError as error:
-                damaged.append(str(error))
-                continue
-            if damaged:
-                warnings.warn(f"{self.path}: {damaged[0]}; going on from {file.name}, the one before.", stacklevel=2)
-            return record["meta"], arrays
-        why = f"no intact checkpoint: {'; '.join(damaged)}" if damaged else "no checkpoint"
-        raise StoreError(f"{self.path} has {why}; {self._readable()} are readable, but the run cannot go on.")
+        try:
+            found = latest_checkpoint(self.path)
+            why = "no checkpoint"
+        except ValueError as error:
+            found, why = None, f"no intact checkpoint: {error}"
+        if found is None:
+            raise StoreError(f"{self.path} has {why}; {self._readable()} are readable, but the run cannot go on.")
+        return found
 
     def datatree(self) -> Any:
         """The store as a lazily opened ``xarray.DataTree``: nothing but coordinates is loaded, or kept once read."""

@@ -19,6 +19,7 @@ NUM_WORST = 6
 NUM_FOREST = 30
 NUM_PAIR = 4
 DPI = 110
+_POINTS = {"scatter": {"size": 5, "alpha": 0.35}}
 
 STYLE = {
     "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
@@ -66,18 +67,22 @@ def figures(tree: Any, kind: str, summary: Any, diagnosis: Any) -> Iterator[Figu
             yield _draw(*_weights_text(raw, kind), lambda plt: _weights(plt, raw, kind))
         if len(some["posterior"].data_vars) > 1:
             pair = selection.scalar_tree(tree, worst[:NUM_PAIR], weights, 1000)
-            yield _draw("Pairs", "At most 1,000 draws. " + shown, lambda plt: _arviz("plot_pair", pair))
+            yield _draw(
+                "Pairs", "At most 1,000 draws. " + shown, lambda plt: _arviz("plot_pair", pair, visuals=_POINTS)
+            )
     yield from _predictive_figures(tree)
 
 
 def _chain_figures(tree: Any, some: Any, worst: list[str], diagnosis: Any, shown: str) -> Iterator[Figure]:
     text = "Density and trace of each chain: chains that agree lie on each other, and a mixing trace looks like noise. "
+    text += "Black ticks are divergent transitions. " if _diverged(some) else ""
     yield _draw("Traces", text + shown, lambda plt: _arviz("plot_trace_dist", some, compact=False))
-    text = "ECDF of each chain's ranks minus the uniform one; lines outside the 99 % envelope show chains that differ. "
-    yield _draw("Ranks", text + shown, lambda plt: _arviz("plot_rank", some))
+    text = "ECDF of each chain's ranks minus the uniform one; black where a test at 1 % finds that chains differ. "
+    grid = _grid(len(some["posterior"].data_vars))
+    yield _draw("Ranks", text + shown, lambda plt: _arviz("plot_rank", some, **grid))
     if int(tree["posterior"].sizes["draw"]) <= selection.MAX_DRAWS:
-        text = "Bulk and tail ESS of the first draws: both should grow in proportion to their number. "
-        yield _draw("Effective sample size", text + shown, lambda plt: _arviz("plot_ess_evolution", some))
+        text = "Bulk (blue) and tail ESS (orange) of the first draws: both should grow in proportion to their number. "
+        yield _draw("Effective sample size", text + shown, lambda plt: _arviz("plot_ess_evolution", some, **grid))
     stats = some["sample_stats"].data_vars if "sample_stats" in some.children else {}
     if "energy" in stats:
         text = (
@@ -93,11 +98,10 @@ def _pair(tree: Any, worst: list[str], diagnosis: Any) -> Figure:
     sites = [s for f in diagnosis.findings if f.name == "divergences" for s in f.sites]
     labels = list(dict.fromkeys([s for s in sites if s in worst] + worst))[:NUM_PAIR]
     pair = selection.scalar_tree(tree, labels)
-    stats = pair["sample_stats"].data_vars if "sample_stats" in pair.children else {}
-    diverged = "diverging" in stats and bool(stats["diverging"].any())
+    diverged = _diverged(pair)
     text = "Scatter of " + ", ".join(labels) + ". "
     text += "Divergent transitions are marked: where they gather, the sampler fails to go further." if diverged else ""
-    return _draw("Pairs", text, lambda plt: _arviz("plot_pair", pair, visuals={"divergence": diverged}))
+    return _draw("Pairs", text, lambda plt: _arviz("plot_pair", pair, visuals=_POINTS | {"divergence": diverged}))
 
 
 def _forest(tree: Any, labels: list[str], weights: Any, kind: str) -> Figure:
@@ -105,7 +109,13 @@ def _forest(tree: Any, labels: list[str], weights: Any, kind: str) -> Figure:
     combined = kind != "chains" or len(labels) > 12
     text = f"Median and equal-tailed intervals of 50 % and 89 %, {'all draws' if combined else 'chain by chain'}. "
     text += _shown(min(len(labels), NUM_FOREST), len(labels), "the first") + _thinned(tree, kind)
-    return _draw("Intervals", text, lambda plt: _arviz("plot_forest", some, combined=combined, point_estimate="median"))
+    return _draw("Intervals", text, lambda plt: _forest_axes(some, combined))
+
+
+def _forest_axes(some: Any, combined: bool) -> Any:
+    figure = _arviz("plot_forest", some, combined=combined, point_estimate="median")
+    figure.axes[0].set_axis_off()  # the column of names needs no axis
+    return figure
 
 
 def _predictive_figures(tree: Any) -> Iterator[Figure]:
@@ -196,6 +206,9 @@ def _weights(plt: Any, raw: np.ndarray, kind: str) -> Any:
         axes[0, 0].loglog(rank, w / w.mean(), ".", ms=3, color="#9aa7b5", label="all")
         axes[0, 0].loglog(rank[:count], w[:count] / w.mean(), ".", ms=4, color="#2a5db0", label="tail")
         axes[0, 0].set(xlabel="rank", ylabel="weight / mean weight")
+        for side in (axes[0, 0].xaxis, axes[0, 0].yaxis):  # the style takes dollar signs literally, for names' sake
+            side.set_major_formatter(lambda value, _: f"{value:g}")
+            side.set_minor_formatter(lambda value, _: "")
         axes[0, 0].set_ylim(bottom=max(1e-4, w[-1] / w.mean() / 2))
         axes[0, 0].legend(fontsize=8, frameon=False)
     share = np.linspace(0, 1, w.size + 1)
@@ -203,6 +216,18 @@ def _weights(plt: Any, raw: np.ndarray, kind: str) -> Any:
     axes[0, -1].plot([0, 1], [0, 1], ":", color="#8a94a0")
     axes[0, -1].set(xlabel="share of draws, heaviest first", ylabel="share of the weight")
     return figure
+
+
+def _grid(panels: int) -> dict[str, Any]:
+    """Options for ArviZ: panels in rows of three, with room for their titles."""
+    rows = -(-panels // 3)
+    size = {"figsize": (10, 2.6 * rows + 0.3), "figsize_units": "inches", "layout": "constrained"}
+    return {"col_wrap": 3, "figure_kwargs": size}
+
+
+def _diverged(some: Any) -> bool:
+    stats = some["sample_stats"].data_vars if "sample_stats" in some.children else {}
+    return "diverging" in stats and bool(stats["diverging"].any())
 
 
 def _shown(shown: int, total: int, how: str) -> str:

@@ -24,9 +24,9 @@ READING = {
     "chains": (
         "<p><b>mean</b>, <b>sd</b> and the equal-tailed interval <b>eti</b> describe the posterior. <b>mcse_mean</b> "
         "and <b>mcse_sd</b> are the Monte-Carlo errors of mean and sd. <b>ess_bulk</b> and <b>ess_tail</b> say how "
-        "many independent draws would know the centre and the 5 % and 95 % quantiles as well; below 100 per chain they are "
-        "not to be relied on. <b>r_hat</b> compares chains, also for spread: 1 is agreement, above 1.01 they differ "
-        "(Vehtari, Gelman, Simpson, Carpenter and Bürkner 2021).</p>"
+        "many independent draws would know the centre and the 5 % and 95 % quantiles as well; below 100 per chain they "
+        "are not to be relied on. <b>r_hat</b> compares chains, also for spread: 1 is agreement, above 1.01 they "
+        "differ (Vehtari, Gelman, Simpson, Carpenter and Bürkner 2021).</p>"
     ),
     "approximation": (
         "<p><b>mean</b>, <b>sd</b> and the equal-tailed interval <b>eti</b> describe independent draws of the "

@@ -187,8 +187,10 @@ class NumPyroTarget(LabelledTarget):
         def known(site: dict[str, Any]) -> Any:
             if site["type"] != "sample" or site["name"] not in given:
                 return None
-            shape = tuple(site["kwargs"].get("sample_shape", ())) + tuple(site["fn"].shape())
-            return given[site["name"]] if np.shape(given[site["name"]]) == shape else None
+            value, shape = given[site["name"]], _shape(site)
+            if "_scan_current_index" in site["infer"]:  # all steps are given; steps beyond them are drawn
+                return value if np.shape(value)[1:] == shape else None
+            return value if np.shape(value) == shape else None
 
         keep = set(self._observed_names())
         if fresh:
@@ -387,16 +389,22 @@ def _observed_sites(target: NumPyroTarget) -> dict[str, Any]:
     return {name: trace[name] for name in target._observed_names()}
 
 
-def _uncondition(model: Callable) -> Callable:
-    """Observed sites are drawn in place of read; `numpyro.factor` terms stay."""
-    from numpyro import handlers
-    from numpyro.distributions import Unit
+def _shape(site: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(site["kwargs"].get("sample_shape", ())) + tuple(site["fn"].shape())
 
-    class Uncondition(handlers.uncondition):
+
+def _uncondition(model: Callable) -> Callable:
+    """Draw observed sites instead of reading them, inside of scans too; `numpyro.factor` terms stay."""
+    from numpyro.distributions import Unit
+    from numpyro.primitives import Messenger
+
+    class Uncondition(Messenger):
         def process_message(self, msg: dict[str, Any]) -> None:
-            if msg["type"] == "sample" and isinstance(msg["fn"], Unit):
-                return
-            super().process_message(msg)
+            if msg["type"] == "control_flow":
+                msg["args"] = tuple(Uncondition(arg) if callable(arg) else arg for arg in msg["args"])
+            elif msg["type"] == "sample" and msg["is_observed"] and not isinstance(msg["fn"], Unit):
+                # the value is asked for again, and the key comes from the seed handler around this one
+                msg["is_observed"], msg["value"] = False, None
 
     return Uncondition(model)
 

@@ -278,7 +278,6 @@ def test_halves_of_a_reference_agree():
 
 @needs_database
 def test_the_target_of_a_reference():
-    pytest.importorskip("pushforward.infer.target.numpyro_model")
     import jax
 
     reference = posteriordb.load("eight_schools-eight_schools_noncentered", DATABASE)

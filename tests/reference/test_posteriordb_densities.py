@@ -228,8 +228,8 @@ DENSITIES = {
     "low_dim_gauss_mix": low_dim_gauss_mix,
     "nes": nes,
 }
-# The model's ODE solver makes a relative error of 1e-8 to 1e-7 in the populations, about 1e-6 in a log density of order
-# 100 where it matters, and an error in the fourth digit of any coefficient of the splitting makes one above 1e-4.
+# The model's ODE solver makes a relative error of about 1e-7 in the populations, which is 1.3e-6 in the log density; an
+# error of 1e-4 in any one coefficient of its splitting makes one above 2e-5 (tried for each).
 TOLERANCE = {"lotka_volterra": 2e-6}
 NUM_DRAWS = 20
 
@@ -291,7 +291,7 @@ def test_lotka_volterra_states_against_a_tight_solver():
     from pushforward.models.posteriordb.dynamics import lotka_volterra_log_states
 
     reference = posteriordb.load("hudson_lynx_hare-lotka_volterra", DATABASE)
-    worst = {1: 0.0, 2: 0.0, 4: 0.0}
+    worst = {2: 0.0, 3: 0.0, 4: 0.0}
     for point in points(reference, 40):
         a, b, c, e = point["theta"]
         solution = integrate.solve_ivp(
@@ -308,5 +308,5 @@ def test_lotka_volterra_states_against_a_tight_solver():
                 states = lotka_volterra_log_states(point["theta"], point["z_init"], reference.data["ts"], substeps)
                 error = np.abs(np.exp(np.asarray(states)) / solution.y.T - 1).max()
             worst[substeps] = max(worst[substeps], error)
-    assert worst[4] < 1e-7
+    assert worst[3] < 3e-7
     assert np.log2(worst[2] / worst[4]) > 5.0  # order 6, not the 4 that one wrong coefficient leaves (or 2)

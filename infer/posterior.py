@@ -566,8 +566,8 @@ def _check_leading(groups: dict) -> None:
     shapes = {name: value.shape[:2] for arrays in groups.values() for name, value in arrays.items()}
     if any(len(shape) < 2 for shape in shapes.values()) or len(set(shapes.values())) > 1:
         raise InvalidArgument(
-            f"draws must be arrays (chain, draw, …) that agree on both, got leading shapes {shapes}; add a leading axis "
-            f"of length 1 to the draws of a single chain."
+            f"draws must be arrays (chain, draw, …) that agree on both, got leading shapes {shapes}; add an axis of "
+            f"length 1 to the draws of a single chain."
         )
 
 

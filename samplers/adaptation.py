@@ -71,7 +71,7 @@ def window_schedule(num_warmup: int, *, first: int = 75, window: int = 25, last:
 
 
 def growing_schedule(num_warmup: int, *, early: float = 0.3, last: float = 0.15) -> Schedule:
-    """nutpie's warm-up: short windows at once, then windows that grow by half, then the step size alone.
+    """The warm-up of nutpie: short windows at once, then windows that grow by half, then the step size alone.
 
     Seyboldt, Carlson & Carpenter (2026), section 3.2: gradients carry enough information for a diagonal metric after
     ten draws, so that little is spent in a bad one.
@@ -160,9 +160,7 @@ def _start_averaging(averaging: Any, step_size: Any) -> Any:
     return state._replace(log_step_size_avg=state.log_step_size)
 
 
-def start_adaptation(
-    settings: Settings, step_size: Any, gradient: Array, metric: Any = None
-) -> Adaptation:
+def start_adaptation(settings: Settings, step_size: Any, gradient: Array, metric: Any = None) -> Adaptation:
     """Start from a step size and, where known, a metric; else from one scaled by the gradient.
 
     Without a metric the first one is diag(1 / abs(gradient)), the curvature of a log density that falls by one over the

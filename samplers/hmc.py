@@ -159,7 +159,8 @@ def _fit_metric(given: Any, like: Any, name: str) -> Any:
     dim = like.shape[0]
     if given.shape not in ((dim,), (dim, dim)):
         raise InvalidArgument(
-            f"inverse_mass_matrix has shape {given.shape}; a target of dimension {dim} takes ({dim},) or ({dim}, {dim})."
+            f"inverse_mass_matrix has shape {given.shape}; on a target of dimension {dim} it must be "
+            f"({dim},) or ({dim}, {dim})."
         )
     if given.ndim > like.ndim:
         raise InvalidArgument(f"inverse_mass_matrix is a matrix, but metric={name!r}; use metric='dense'.")

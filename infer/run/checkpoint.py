@@ -127,10 +127,9 @@ def rebuild_run(store: Any, attrs: dict[str, Any], target: Target, method: Abstr
     StoreError
         There is no checkpoint and the run had a start of the user's, so that it cannot begin again.
     """
-    from ..store import latest_checkpoint
+    from ..store import has_checkpoint
 
-    found = latest_checkpoint(store.path)
-    if found is None:
+    if not has_checkpoint(store.path):
         if attrs["started"]:
             raise StoreError(
                 f"{store.path} has no checkpoint and its chains began at points given by the user: fit it again."
@@ -140,7 +139,7 @@ def rebuild_run(store: Any, attrs: dict[str, Any], target: Target, method: Abstr
         for name in ("posterior", "sample_stats"):
             store.truncate(name, 0)
         return run
-    meta, arrays = found
+    meta, arrays = store.load_checkpoint()
     run = Run(target, method, Plan.from_record(meta["plan"]), **options)
     read_checkpoint(run, meta, arrays)
     for name in ("posterior", "sample_stats"):

@@ -13,7 +13,8 @@ Block = dict[str, np.ndarray]
 class Sink(Protocol):
     """Keeps blocks of draws of all chains: arrays of shape (chain, n, …) by name."""
 
-    def append(self, group: str, block: Block) -> None: ...
+    def append(self, group: str, block: Block) -> None:
+        """Keep ``block`` after what ``group`` has."""
 
 
 class MemorySink:

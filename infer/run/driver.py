@@ -65,11 +65,12 @@ class Run:
         progress: bool | None = None,
         when_compiling: Callable[[], None] | None = None,
         chunk_length: int | None = None,
+        checkpoint_every: float = CHECKPOINT_SECONDS,
     ) -> None:
         self.target, self.method, self.plan = target, method, plan
         self.sink: Sink = MemorySink() if sink is None else sink
         self.checkpoint, self.when_compiling = checkpoint, when_compiling
-        self.chunk_length = chunk_length
+        self.chunk_length, self.checkpoint_every = chunk_length, checkpoint_every
         self.wants_progress = progress
         self.stage_index, self.stage_begun = 0, False
         self.prepared: AbstractMethod = method
@@ -166,7 +167,7 @@ class Run:
         self._enter(stage)
         running: dict[Future, tuple[Group, float]] = {}
         look = self._next_look(stage)
-        self._saved = time.monotonic() if self.checkpoint is None else self._saved
+        self._stage_from = (time.monotonic(), self._done(stage))
         while True:
             try:
                 if self._terminated:
@@ -205,7 +206,7 @@ class Run:
                 states = self._place(group.states, group.device)
                 method, target = self._on(group.device)
                 group.states = init_states(method, target, group.keys, states, single=group.single)
-                group.t, group.length, group.finished = 0, FIRST_CHUNK, False
+                group.t, group.length, group.finished = 0, self.chunk_length or FIRST_CHUNK, False
                 self._snapshot(group)
         self.slots = self._num_slots()
         if not self.stage_begun:
@@ -258,9 +259,7 @@ class Run:
         slots = -(-iterations // (self.plan.thin if stage.keep else 1))
         block = {
             "posterior": {name: _chain_first(x, slots, group.single) for name, x in chunk.draws.items()},
-            "sample_stats": {
-                name: _chain_first(x, slots, group.single) for name, x in chunk.infos._asdict().items()
-            },
+            "sample_stats": {name: _chain_first(x, slots, group.single) for name, x in chunk.infos._asdict().items()},
         }
         self._check_finite(stage, group, block["posterior"])
         self._count(stage, block["sample_stats"])
@@ -341,8 +340,12 @@ class Run:
         merit = {name: float(value) for name, value in merit.items()}
         if "divergences" in merit:
             merit["divergences"] = self.totals.get(stage.name, {}).get("diverging", 0)
-        done = min(g.t if not g.finished else stage.num_steps for g in self.groups)
-        progress.show(Seen(stage.name, done, stage.num_steps, merit, self.seconds, self.evaluations), force=force)
+        done, (since, first) = self._done(stage), self._stage_from
+        rate = (done - first) / max(time.monotonic() - since, 1e-9)
+        progress.show(Seen(stage.name, done, stage.num_steps, rate, merit), force=force)
+
+    def _done(self, stage: Stage) -> int:
+        return min(stage.num_steps if g.finished else g.t for g in self.groups)
 
     def _snapshot(self, group: Group) -> None:
         # States are donated to the next chunk, so that a checkpoint in mid-flight needs a copy on the host.
@@ -352,7 +355,7 @@ class Run:
     def _save(self, *, force: bool = False) -> None:
         if self.checkpoint is None:
             return
-        if force or time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
+        if force or time.monotonic() - self._saved >= self.checkpoint_every:
             self.checkpoint(self)
             self._saved = time.monotonic()
 

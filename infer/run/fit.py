@@ -10,9 +10,9 @@ import jax
 from ..errors import InvalidArgument
 from ..method import AbstractMethod
 from ..target import Target
-from ..validate import check_count
+from ..validate import check_count, check_nonnegative
 from .checkpoint import check_origin, read_checkpoint, rebuild_run, versions, write_checkpoint
-from .driver import Run
+from .driver import CHECKPOINT_SECONDS, Run
 from .observe import Stopping
 from .plan import (
     Plan,
@@ -65,6 +65,8 @@ def fit(
     precision: int | None = None,
     chains_per_program: int | None = None,
     chunk_length: int | None = None,
+    checkpoint_every: float = CHECKPOINT_SECONDS,
+    notes: dict[str, Any] | None = None,
 ) -> "Posterior":
     """Infer ``target`` with ``method``.
 
@@ -107,6 +109,10 @@ def fit(
         (above 16 chains, an eighth of them), and all chains of a device on accelerators.
     chunk_length
         Iterations between two looks of the host; chosen by the clock where it is None. No result depends on it.
+    checkpoint_every
+        Seconds between checkpoints, where there is a ``store``.
+    notes
+        Anything that JSON can hold, kept in the ``store`` as ``record["notes"]``.
 
     Returns
     -------
@@ -144,14 +150,15 @@ def fit(
     check_plan(plan)
     if chunk_length is not None:
         check_count("chunk_length", chunk_length)
-    options = {"progress": progress, "chunk_length": chunk_length}
+    check_nonnegative("checkpoint_every", checkpoint_every)
+    options = {"progress": progress, "chunk_length": chunk_length, "checkpoint_every": checkpoint_every}
     if store is None:
         run = Run(target, method, plan, when_compiling=_import_summary, **options)
         run.start(run_start)
         return finish(run)
     from ..store import RunStore
 
-    attrs = origin(target, method, plan, started=start is not None)
+    attrs = origin(target, method, plan, started=start is not None) | ({} if notes is None else {"notes": notes})
     with RunStore.create(store, coords=target.coords, dims=target.dims, attrs=attrs, overwrite=overwrite) as opened:
         run = Run(
             target, method, plan, sink=opened, checkpoint=_saver(opened), when_compiling=_import_summary, **options
@@ -167,6 +174,7 @@ def resume(
     method: AbstractMethod | None = None,
     num_samples: int | None = None,
     progress: bool | None = None,
+    checkpoint_every: float = CHECKPOINT_SECONDS,
 ) -> "Posterior":
     """Go on with a run that was killed, at its last checkpoint: the draws are those of a run never interrupted.
 
@@ -180,6 +188,8 @@ def resume(
         Needed only where the method holds what is not plain data (an optimiser, a kernel of the user's).
     num_samples
         Draws per chain in all, if more than the run was asked for.
+    progress, checkpoint_every
+        As in `fit`.
 
     Raises
     ------
@@ -192,7 +202,8 @@ def resume(
         attrs = opened.attrs
         check_origin(attrs, target, path)
         method = rebuild_method(attrs["method"], method, path)
-        run = rebuild_run(opened, attrs, target, method, sink=opened, checkpoint=_saver(opened), progress=progress)
+        options = {"progress": progress, "checkpoint_every": checkpoint_every}
+        run = rebuild_run(opened, attrs, target, method, sink=opened, checkpoint=_saver(opened), **options)
         if num_samples is not None and num_samples > run.plan.num_samples:
             run.extend(num_samples - run.plan.num_samples)
         return finish(run, opened)
@@ -258,7 +269,9 @@ def check_method(method: AbstractMethod | None, target: Any) -> AbstractMethod:
 
         method = choose_method(target)
     if isinstance(method, type) and issubclass(method, AbstractMethod):
-        raise InvalidArgument(f"method must be an instance, got the class {method.__name__}; write {method.__name__}().")
+        raise InvalidArgument(
+            f"method must be an instance, got the class {method.__name__}; write {method.__name__}()."
+        )
     if not isinstance(method, AbstractMethod):
         raise InvalidArgument(
             f"method must be one of pushforward.methods(), got {type(method).__name__}; wrap a BlackJAX "

@@ -18,25 +18,27 @@ class Seen(NamedTuple):
     ----------
     stage, done, total
         Name of the stage, iterations finished by the slowest chain, and iterations asked for.
+    rate
+        Iterations per second of the slowest chain, since the stage began or was resumed.
     merit
         The method's figures of merit for the latest chunk, by name; counts (``divergences``) are totals of the stage.
-    seconds, evaluations
-        Since the start of the run, all chains together; those before a resume included.
     """
 
     stage: str
     done: int
     total: int
+    rate: float
     merit: dict[str, float]
-    seconds: float
-    evaluations: int
 
 
 class Display(Protocol):
     """A renderer of progress; one that raises is dropped with one warning."""
 
-    def show(self, seen: Seen) -> None: ...
-    def close(self) -> None: ...
+    def show(self, seen: Seen) -> None:
+        """Show the state of the run."""
+
+    def close(self) -> None:
+        """Leave the last state where it is."""
 
 
 class Progress:
@@ -76,10 +78,9 @@ def _display(stream: Any) -> Display:
 
 def describe(seen: Seen) -> str:
     """One line: stage, iterations, rate, merit, time left."""
-    rate = seen.done / seen.seconds if seen.seconds > 0 else 0.0
-    left = _clock((seen.total - seen.done) / rate) if rate > 0 else "?"
+    left = _clock((seen.total - seen.done) / seen.rate) if seen.rate > 0 else "?"
     merit = "  ".join(f"{name} {_short(value)}" for name, value in seen.merit.items())
-    return f"{seen.stage} {seen.done}/{seen.total}  {rate:.3g}/s  {merit}  {left} left"
+    return f"{seen.stage} {seen.done}/{seen.total}  {seen.rate:.3g}/s  {merit}  {left} left"
 
 
 def _short(value: float) -> str:
@@ -148,7 +149,7 @@ class _Lines:
         now = time.monotonic()
         if now - self._last >= LOG_SECONDS or seen.done == seen.total:
             self._last = now
-            print(describe(seen), file=self._stream, flush=True)  # noqa: T201
+            print(describe(seen), file=self._stream, flush=True)
 
     def close(self) -> None:
         pass

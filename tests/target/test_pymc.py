@@ -1,0 +1,85 @@
+"""Targets made from PyMC models; runs where the extra is installed."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pushforward.infer.errors import InvalidArgument, UnsupportedTarget
+from pushforward.infer.target import Target
+
+SIGMA = np.array([15.0, 10.0, 16.0])
+needs_pymc = pytest.mark.skipif(importlib.util.find_spec("pymc") is None, reason="PyMC is not installed")
+
+
+def schools(pm):
+    with pm.Model(coords={"school": ["A", "B", "C"]}) as model:
+        mu = pm.Normal("mu", 0, 5)
+        tau = pm.HalfCauchy("tau", 5)
+        low = pm.Uniform("low", mu, mu + 3)
+        pm.Dirichlet("w", np.ones(3))
+        z = pm.Normal("z", 0, 1, dims="school")
+        theta = pm.Deterministic("theta", low + tau * z, dims="school")
+        pm.Normal("y", theta, SIGMA, observed=np.array([28.0, 8.0, -3.0]), dims="school")
+    return model
+
+
+@needs_pymc
+@pytest.mark.filterwarnings("ignore")
+def test_a_pymc_model():
+    import pymc as pm
+
+    before = jax.config.jax_enable_x64
+    model = schools(pm)
+    target = Target.from_pymc(model)
+    assert jax.config.jax_enable_x64 == before
+    assert [(s.name, s.shape, s.kind, s.size) for s in target.sites] == [
+        ("mu", (), "latent", 1),
+        ("tau", (), "latent", 1),
+        ("low", (), "latent", 1),
+        ("w", (3,), "latent", 2),
+        ("z", (3,), "latent", 3),
+        ("theta", (3,), "deterministic", 0),
+    ]
+    assert target.dims == dict.fromkeys(("z", "theta", "y"), ("school",))
+    assert list(target.coords["school"]) == ["A", "B", "C"]
+    np.testing.assert_array_equal(target.observed["y"], [28.0, 8.0, -3.0])
+    with jax.enable_x64(True):
+        u = jnp.linspace(-1, 1, target.dim)
+        point = dict(zip([v.name for v in model.value_vars], map(np.asarray, target._values(u)), strict=True))
+        np.testing.assert_allclose(target.log_density(u), model.compile_logp()(point), rtol=1e-12)
+        values = target.constrain(u)
+        np.testing.assert_allclose(values["theta"], values["low"] + values["tau"] * values["z"], rtol=1e-12)
+        np.testing.assert_allclose(target.unconstrain(values), u, atol=1e-12)
+        total = target.log_prior(u) + target.log_likelihood(values)["y"].sum()
+        np.testing.assert_allclose(total, target.log_density(u), rtol=1e-12)
+        batch = jax.jit(lambda t, u: jax.vmap(jax.value_and_grad(t.log_density))(u))(target, jnp.stack([u, u]))
+        np.testing.assert_allclose(batch[0], target.log_density(u), rtol=1e-12)
+        assert np.all(np.isfinite(batch[1]))
+    assert target.check().ok
+    assert target.fingerprint() == Target.from_pymc(schools(pm)).fingerprint()
+
+
+@needs_pymc
+@pytest.mark.filterwarnings("ignore")
+def test_bad_models_are_refused():
+    import pymc as pm
+
+    with pytest.raises(InvalidArgument, match=r"model must be a pymc\.Model, got 3"):
+        Target.from_pymc(3)
+    with pm.Model() as model:
+        pm.Bernoulli("z", 0.5)
+    with pytest.raises(UnsupportedTarget, match="free variable 'z' of the PyMC model is discrete"):
+        Target.from_pymc(model)
+    with pm.Model() as model:
+        pm.Normal("y", 0, 1, observed=1.0)
+    with pytest.raises(InvalidArgument, match="no free variable"):
+        Target.from_pymc(model)
+
+
+def test_without_pymc(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pymc" else find_spec(name))
+    with pytest.raises(UnsupportedTarget, match=r'pip install "pushforward\[pymc\]"'):
+        Target.from_pymc(object())

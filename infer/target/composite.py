@@ -94,6 +94,10 @@ class CompositeTarget(Target):
         parts = dict(self.target.log_densities(u))
         return parts if self.included or not parts else parts | {"nonsmooth": -self.nonsmooth.value(u)}
 
+    def prior_densities(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Log prior density of each latent site, where the nonsmooth term is part of it."""
+        return self.target.prior_densities(values) if self.included else super().prior_densities(values)
+
     def sample_prior(self, key: PRNGKeyArray) -> dict[str, Array]:
         """One draw of all sites from the prior, where the nonsmooth term is part of it."""
         return self.target.sample_prior(key) if self.included else super().sample_prior(key)
@@ -118,7 +122,7 @@ def composite(smooth: Any, nonsmooth: Any, example: Any = None, support: Any = N
     """See `Target.composite`."""
     if not isinstance(smooth, Target):
         if example is None:
-            raise InvalidArgument("smooth is a function, so example must be given; got example=None.")
+            raise InvalidArgument(f"smooth is a function ({smooth!r}), so example must be given too; got None.")
         smooth = Target.from_log_density(smooth, example, support)
     for name in ("value", "prox"):
         if not callable(getattr(nonsmooth, name, None)):
@@ -155,7 +159,7 @@ def _laplace(target: Any, name: str, u: Array) -> tuple[Array, Array]:
     from numpyro import distributions as dist
     from numpyro import handlers
 
-    model, args, kwargs = target._ready(enum=False)
+    model, args, kwargs = target.ready(enum=False)
     values = target.constrain(u)
     trace = handlers.trace(handlers.seed(handlers.substitute(model, values), 0)).get_trace(*args, **kwargs)
     fn, scale = trace[name]["fn"], trace[name]["scale"]

@@ -36,9 +36,12 @@ class Plan:
         Discrete sites inside a plate: they belong to data, and new data have their own.
     dims
         Name of a site → the names of its axes, from the plates.
+    downstream
+        Deterministic sites after a discrete one.
+    scanned
+        Whether discrete sites are inside ``numpyro.contrib.control_flow.scan``.
     hidden
-        Discrete sites inside ``numpyro.contrib.control_flow.scan``, and deterministic ones after them: they are summed
-        out, but NumPyro cannot draw them back.
+        Whether discrete sites are summed out but not drawn back.
     """
 
     sites: tuple[Site, ...]
@@ -49,17 +52,19 @@ class Plan:
     enum_dim: int | None
     local: tuple[str, ...]
     dims: tuple[tuple[str, tuple[str, ...]], ...]
-    hidden: tuple[str, ...] = ()
+    downstream: tuple[str, ...] = ()
+    scanned: bool = False
+    hidden: bool = False
 
     @property
     def enumerated(self) -> bool:
         """Whether discrete latents are summed out."""
         return self.enum_dim is not None
 
-    @property
-    def drawn_back(self) -> bool:
-        """Whether they are drawn back."""
-        return self.enumerated and not self.hidden
+    def without_discrete(self) -> "Plan":
+        """The plan of a target that sums discrete sites out and does not draw them back."""
+        sites = tuple(s for s in self.sites if s.kind != "discrete" and s.name not in self.downstream)
+        return dataclasses.replace(self, sites=sites, hidden=True)
 
 
 @dataclasses.dataclass
@@ -162,13 +167,13 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
         if site["type"] == "deterministic":
             (after if discrete else deterministic).append(Site(name, shape, dtype, "", "deterministic"))
         elif site["is_observed"]:
-            if _is_factor(site):
+            if is_factor(site):
                 factors.append(name)
                 continue
             _check_observed(site, shape)
             observed.append((name, shape))
             seen[name] = value
-            masks[name] = _mask(site["fn"])
+            masks[name] = mask_of(site["fn"])
         elif _is_discrete(site):
             _check_enumerable(site)
             discrete.append(Site(name, shape, dtype, describe(site["fn"].support), "discrete"))
@@ -190,9 +195,8 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
             f"the model has no continuous latent site (its sites: {', '.join(map(repr, trace)) or 'none'}), so "
             f"there is nothing to infer; check that it samples parameters with numpyro.sample and without obs=."
         )
-    drawn = [*after, *discrete]
     plan = Plan(
-        sites=(*latent, *deterministic, *([] if scanned else drawn)),
+        sites=(*latent, *deterministic, *after, *discrete),
         unconstrained=tuple(unconstrained),
         observed=tuple(observed),
         factors=tuple(factors),
@@ -200,7 +204,8 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
         enum_dim=-depth - 1 if discrete else None,
         local=tuple(local),
         dims=tuple(dims.items()),
-        hidden=tuple(site.name for site in drawn) if scanned else (),
+        downstream=tuple(site.name for site in after),
+        scanned=scanned,
     )
     return Discovery(plan, *_concrete(seen, masks, leaves))
 
@@ -249,7 +254,8 @@ def _is_discrete(site: dict[str, Any]) -> bool:
         ) from None
 
 
-def _is_factor(site: dict[str, Any]) -> bool:
+def is_factor(site: dict[str, Any]) -> bool:
+    """Whether a site was made by ``numpyro.factor``."""
     from numpyro.distributions import Unit
 
     return isinstance(_innermost(site["fn"]), Unit)
@@ -267,7 +273,7 @@ def _is_improper(fn: Any) -> bool:
     return isinstance(_innermost(fn), ImproperUniform)
 
 
-def _mask(fn: Any) -> Any:
+def mask_of(fn: Any) -> Any:
     """The mask of an observed site's distribution, or None."""
     from numpyro.distributions import MaskedDistribution
 

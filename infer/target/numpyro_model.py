@@ -10,8 +10,10 @@ References
    programming in NumPyro. arXiv:1912.11554.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Self
 
 import equinox as eqx
@@ -20,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..errors import InvalidArgument, NonFinite, NotAvailable, PushforwardError
-from .arguments import Layout, as_array, count_nan, first_line, first_that_traces, name_of, shown, unwrap_partial
+from ..errors import InvalidArgument, NotAvailable, PushforwardError
+from .arguments import Layout, as_array, first_line, first_that_traces, name_of, shown, unwrap_partial
 from .base import Site, Target
-from .discover import Plan, discover, zeros_where_latent
+from .discover import Plan, discover
+from .forward import check_nan, observed_values, simulate
 from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
 from .static import ByContent, Labels
 
@@ -47,10 +50,7 @@ class NumPyroTarget(LabelledTarget):
 
     def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log joint density of data and ``u``, log-Jacobian included, discrete latents summed out."""
-        from numpyro.infer.util import potential_energy
-
-        model, args, kwargs = self._ready()
-        return -potential_energy(model, args, kwargs, unpack(u, self.plan.unconstrained), enum=self.plan.enumerated)
+        return _log_density(self, u)
 
     def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log prior density of ``u``, log-Jacobian included; ``numpyro.factor`` terms count as likelihood."""
@@ -62,7 +62,7 @@ class NumPyroTarget(LabelledTarget):
         def is_data(site: dict[str, Any]) -> bool:
             return site["type"] == "sample" and site["is_observed"] and site["name"] not in jacobians
 
-        model, args, kwargs = self._ready(lambda model: handlers.block(model, hide_fn=is_data))
+        model, args, kwargs = self.ready(lambda model: handlers.block(model, hide_fn=is_data))
         return -potential_energy(model, args, kwargs, unpack(u, self.plan.unconstrained), enum=self.plan.enumerated)
 
     def log_densities(self, u: Float[Array, " d"]) -> dict[str, Array]:
@@ -71,7 +71,7 @@ class NumPyroTarget(LabelledTarget):
 
         if self.plan.enumerated:
             return {}
-        model, args, kwargs = self._ready()
+        model, args, kwargs = self.ready()
         params = unpack(u, self.plan.unconstrained)
         parts, _ = compute_log_probs(_unconstrain_params(model, params), args, kwargs, {})
         for name in params:
@@ -83,7 +83,12 @@ class NumPyroTarget(LabelledTarget):
         """Log prior density of each latent site at one draw, in constrained coordinates, so without Jacobian."""
         from numpyro.infer.util import compute_log_probs
 
-        model, args, kwargs = self._ready(enum=False)
+        if self.plan.hidden:
+            raise NotAvailable(
+                f"prior_densities needs the values of all sites, and the discrete ones of this target "
+                f"({name_of(self.model)}) are summed out without being drawn back."
+            )
+        model, args, kwargs = self.ready(enum=False)
         given = {s.name: values[s.name] for s in self.sites if s.kind in ("latent", "discrete")}
         parts, _ = compute_log_probs(model, args, kwargs, given)
         return {name: parts[name] for name in given}
@@ -97,10 +102,10 @@ class NumPyroTarget(LabelledTarget):
         from numpyro import handlers
         from numpyro.infer.util import constrain_fn
 
-        if self.plan.drawn_back:
+        if self.plan.enumerated and not self.plan.hidden:
             values = self.draw(jax.random.key(0), u)
             return {s.name: values[s.name] for s in self.sites if s.kind != "discrete"}
-        model, args, kwargs = self._ready(enum=False)
+        model, args, kwargs = self.ready(enum=False)
         if self.plan.enumerated:
             model = handlers.seed(model, 0)  # what depends on the discrete sites is dropped
         values = constrain_fn(model, args, kwargs, unpack(u, self.plan.unconstrained), return_deterministic=True)
@@ -113,7 +118,7 @@ class NumPyroTarget(LabelledTarget):
 
         latent = {site.name: site.shape for site in self.sites if site.kind == "latent"}
         values = check_values(values, latent)
-        model, args, kwargs = self._ready(enum=False)
+        model, args, kwargs = self.ready(enum=False)
         if self.plan.enumerated:
             model = handlers.seed(model, 0)  # supports do not depend on discrete sites
         with warnings.catch_warnings():
@@ -124,7 +129,7 @@ class NumPyroTarget(LabelledTarget):
 
     def draw(self, key: PRNGKeyArray, u: Float[Array, " d"]) -> dict[str, Array]:
         """`constrain`, with the discrete latents drawn from their posterior given u."""
-        if not self.plan.drawn_back:
+        if not self.plan.enumerated or self.plan.hidden:
             return self.constrain(u)
         from .enumerate import draw_discrete
 
@@ -149,7 +154,7 @@ class NumPyroTarget(LabelledTarget):
 
         if "likelihood" not in self.structure():
             raise NotAvailable(self._lacks("log_likelihood", "likelihood"))
-        model, args, kwargs = self._ready(enum=False)
+        model, args, kwargs = self.ready(enum=False)
         given = {s.name: values[s.name] for s in self.sites if s.kind != "deterministic" and s.name in values}
         found = log_likelihood(model, given, *args, batch_ndims=0, **kwargs)
         return {name: found[name] for name in (self._observed_names() or self.plan.factors)}
@@ -161,7 +166,8 @@ class NumPyroTarget(LabelledTarget):
                 f"sample_prior needs a proper prior, and the site {self.plan.improper[0]!r} has an improper one; give "
                 f"it a distribution."
             )
-        return self._simulate(key, self._ready(enum=False), lambda site: None, None)
+        model, args, kwargs = self.ready(enum=False)
+        return simulate(key, model, args, kwargs, {})
 
     def predictive(self, key: PRNGKeyArray, values: dict[str, Array], *args: Any, **kwargs: Any) -> dict[str, Array]:
         """One draw of the observed sites given one draw of the latents.
@@ -178,25 +184,17 @@ class NumPyroTarget(LabelledTarget):
         if not self.plan.observed:
             raise NotAvailable(self._lacks("predictive", "predictive"))
         fresh = bool(args or kwargs)
-        model, own_args, own_kwargs = self._ready(enum=False)
+        model, own_args, own_kwargs = self.ready(enum=False)
         given = {s.name: values[s.name] for s in self.sites if s.kind != "deterministic" and s.name in values}
         if fresh:
             own_args, own_kwargs = jax.tree.map(as_array, (args, kwargs))
             given = {k: v for k, v in given.items() if k not in self.plan.local}
 
-        def known(site: dict[str, Any]) -> Any:
-            if site["type"] != "sample" or site["name"] not in given:
-                return None
-            value, shape = given[site["name"]], _shape(site)
-            if "_scan_current_index" in site["infer"]:  # all steps are given; steps beyond them are drawn
-                return value if np.shape(value)[1:] == shape else None
-            return value if np.shape(value) == shape else None
-
         keep = set(self._observed_names())
         if fresh:
             keep |= {site.name for site in self.sites if site.kind == "deterministic"}
         try:
-            return self._simulate(key, (model, own_args, own_kwargs), known, keep)
+            drawn = simulate(key, model, own_args, own_kwargs, given)
         except PushforwardError:
             raise
         except Exception as error:
@@ -206,22 +204,7 @@ class NumPyroTarget(LabelledTarget):
                 f"the model does not run on the new arguments ({shown(own_args, own_kwargs)}): {first_line(error)}; "
                 f"pass what the model takes, without the observed values."
             ) from error
-
-    def _simulate(self, key: PRNGKeyArray, call: tuple, known: Callable, keep: set[str] | None) -> dict[str, Array]:
-        """Run the model forward with observed values removed and ``known`` latents put in."""
-        from numpyro import handlers
-
-        model, args, kwargs = call
-        unobserved = _uncondition(model)
-        seeded = handlers.seed(handlers.substitute(unobserved, substitute_fn=known), key)
-        trace = handlers.trace(seeded).get_trace(*args, **kwargs)
-        return {
-            name: jnp.asarray(site["value"])
-            for name, site in trace.items()
-            if site["type"] in ("sample", "deterministic")
-            and name not in self.plan.factors
-            and (keep is None or name in keep)
-        }
+        return {name: value for name, value in drawn.items() if name in keep}
 
     # -- data -----------------------------------------------------------------------------------------------------
 
@@ -231,7 +214,7 @@ class NumPyroTarget(LabelledTarget):
         seen = dict(self.seen)
         if any(name not in seen for name in self._observed_names()):
             with jax.enable_x64(True):
-                computed = {k: np.asarray(v) for k, v in _observed_values(self).items()}
+                computed = {k: np.asarray(v) for k, v in observed_values(self).items()}
         else:
             computed = {}
         found = {}
@@ -246,12 +229,12 @@ class NumPyroTarget(LabelledTarget):
     @property
     def model(self) -> Callable:
         """The model, reparameterised as asked."""
-        return self._ready(enum=False)[0]
+        return self.ready(enum=False)[0]
 
     @property
     def model_args(self) -> tuple[tuple, dict]:
         """Positional and keyword arguments of the model."""
-        return self._ready(enum=False)[1:]
+        return self.ready(enum=False)[1:]
 
     def split(self, site: str) -> Target:
         """See `Target.split`."""
@@ -293,7 +276,7 @@ class NumPyroTarget(LabelledTarget):
     def _observed_names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.plan.observed)
 
-    def _ready(self, wrap: Callable | None = None, *, enum: bool = True) -> tuple[Callable, tuple, dict]:
+    def ready(self, wrap: Callable | None = None, *, enum: bool = True) -> tuple[Callable, tuple, dict]:
         """Model, args and kwargs as a computation needs them; ``wrap`` is applied inside of the enumeration."""
         from numpyro.infer.util import _substitute_default_key
 
@@ -333,80 +316,29 @@ def _build(layout: Layout, data: list[Any], reparam: tuple, labels: Labels) -> N
     seen = tuple((k, v if isinstance(v, int) else ByContent(v)) for k, v in found.seen.items())
     labels = Labels(dict(found.plan.dims) | labels.dims, labels.coords)
     target = NumPyroTarget(data, layout, reparam, found.plan, seen, labels)
-    _check_nan(target, found.masks)
+    if target.plan.scanned and not _drawable(target):
+        target = dataclasses.replace(target, plan=target.plan.without_discrete())
+    check_nan(target, found.masks)
     return target
 
 
-def _check_nan(target: NumPyroTarget, masks: dict[str, Any]) -> None:
-    """Raise if an observed value that no mask covers is NaN. Computes only where some datum is NaN at all."""
-    for name, value in target.seen:
-        known = target.data[value] if isinstance(value, int) else value.value
-        if name in masks and masks[name] is None and count_nan(known):
-            _refuse_nan(name, count_nan(known), np.size(known))
-    if any(count_nan(leaf) for leaf in target.data) or any(
-        count_nan(v.value) for _, v in target.seen if not isinstance(v, int)
-    ):
+def _drawable(target: NumPyroTarget) -> bool:
+    from .enumerate import NotDrawable
+
+    try:
         with jax.enable_x64(True):
-            counts = {k: int(v) for k, v in _unmasked_nans(target).items()}
-        for name, count in counts.items():
-            if count:
-                _refuse_nan(name, count, int(np.prod(dict(target.plan.observed)[name])))
+            jax.eval_shape(lambda u: target.draw(jax.random.key(0), u), jax.ShapeDtypeStruct((target.dim,), np.float64))
+    except NotDrawable:
+        return False
+    return True
 
 
-def _refuse_nan(name: str, count: int, size: int) -> None:
-    raise NonFinite(
-        f"the observed site {name!r} has {count} NaN among its {size} values, which the model neither masks nor "
-        f"imputes; drop them, mask them with numpyro.handlers.mask, or sample them as latents."
-    )
+@partial(jax.jit, inline=True)  # the model runs once for each shape of its data, however often methods trace it
+def _log_density(target: NumPyroTarget, u: Array) -> Array:
+    from numpyro.infer.util import potential_energy
 
-
-@jax.jit
-def _observed_values(target: NumPyroTarget) -> dict[str, Array]:
-    return {name: jnp.asarray(site["value"]) for name, site in _observed_sites(target).items()}
-
-
-@jax.jit
-def _unmasked_nans(target: NumPyroTarget) -> dict[str, Array]:
-    from .discover import _mask
-
-    counts = {}
-    for name, site in _observed_sites(target).items():
-        bad = jnp.isnan(jnp.asarray(site["value"], dtype=float))
-        mask = _mask(site["fn"])
-        if mask is not None:
-            mask = jnp.asarray(mask)
-            bad = bad & mask.reshape(mask.shape + (1,) * (site["fn"].event_dim if mask.ndim else 0))
-        counts[name] = bad.sum()
-    return counts
-
-
-def _observed_sites(target: NumPyroTarget) -> dict[str, Any]:
-    from numpyro import handlers
-
-    model, args, kwargs = target._ready(enum=False)
-    seeded = handlers.seed(handlers.substitute(model, substitute_fn=zeros_where_latent), 0)
-    trace = handlers.trace(seeded).get_trace(*args, **kwargs)
-    return {name: trace[name] for name in target._observed_names()}
-
-
-def _shape(site: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(site["kwargs"].get("sample_shape", ())) + tuple(site["fn"].shape())
-
-
-def _uncondition(model: Callable) -> Callable:
-    """Draw observed sites instead of reading them, inside of scans too; `numpyro.factor` terms stay."""
-    from numpyro.distributions import Unit
-    from numpyro.primitives import Messenger
-
-    class Uncondition(Messenger):
-        def process_message(self, msg: dict[str, Any]) -> None:
-            if msg["type"] == "control_flow":
-                msg["args"] = tuple(Uncondition(arg) if callable(arg) else arg for arg in msg["args"])
-            elif msg["type"] == "sample" and msg["is_observed"] and not isinstance(msg["fn"], Unit):
-                # the value is asked for again, and the key comes from the seed handler around this one
-                msg["is_observed"], msg["value"] = False, None
-
-    return Uncondition(model)
+    model, args, kwargs = target.ready()
+    return -potential_energy(model, args, kwargs, unpack(u, target.plan.unconstrained), enum=target.plan.enumerated)
 
 
 def _reparameterised(model: Callable, reparam: tuple[tuple[str, ByContent], ...]) -> Callable:

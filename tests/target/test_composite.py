@@ -107,7 +107,7 @@ def test_split_refuses_what_has_no_prox():
         (lambda: Target.composite(make(), L1({"beta": np.ones(2)})), r"weights\['beta'\] has shape \(2,\), .* \(3,\)"),
         (lambda: Target.composite(make(), L1(np.ones(3))), r"weights has shape \(3,\); .* shape \(4,\)"),
         (lambda: Target.composite(make(), lambda x: x), "nonsmooth must have the methods value"),
-        (lambda: Target.composite(jnp.sum, L1(1.0)), "example must be given; got example=None"),
+        (lambda: Target.composite(jnp.sum, L1(1.0)), "example must be given too; got None"),
         (lambda: Target.composite(make(), L1(1.0)).replace(data=1), "unknown option 'data'; it takes coords, dims"),
     ],
 )

@@ -147,28 +147,47 @@ def test_discrete_latents_are_summed_out_and_drawn_back():
     assert target.predictive(jax.random.key(0), {k: v[0] for k, v in drawn.items()}, n=3)["y"].shape == (3,)
 
 
-def test_a_scanned_hidden_markov_model_is_summed_out():
-    def model(y):
-        a = numpyro.sample("a", dist.Dirichlet(jnp.ones((2, 2))).to_event(1))
-        mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+def hidden_markov(y, reverse=False):
+    """Chains of two states, one per column of y."""
+    a = numpyro.sample("a", dist.Dirichlet(jnp.ones((2, 2))).to_event(1))
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
 
-        def step(x, y):
+    def step(x, y):
+        with numpyro.plate("chain", 2):
             x = numpyro.sample("x", dist.Categorical(a[x]))
-            numpyro.sample("y", dist.Normal(mu[x], 1), obs=y)
-            return x, None
+            mean = numpyro.deterministic("mean", mu[x])
+            numpyro.sample("y", dist.Normal(mean, 1), obs=y)
+        return x, None
 
-        scan(step, 0, y)
+    scan(step, jnp.zeros(2, int), y, reverse=reverse)
 
-    y = np.array([-2.0, -1.5, 0.3, 1.0, 1.8])
-    target = Target.from_numpyro(model, y)
+
+def test_a_scanned_hidden_markov_model_is_summed_out_and_drawn_back():
+    y = np.array([[-2.0, 1.0], [-0.5, 0.9], [0.3, -1.0], [1.0, 0.2]])
+    target = Target.from_numpyro(hidden_markov, y)
     u = jnp.array([0.4, -0.5, -1.0, 1.5])
-    values = target.constrain(u)
-    a, emission = np.asarray(values["a"]), stats.norm.pdf(y[:, None], [-1.0, 1.5], 1)
-    forward = a[0] * emission[0]
-    for e in emission[1:]:
-        forward = (forward @ a) * e
-    np.testing.assert_allclose(target.log_density(u) - target.log_prior(u), np.log(forward.sum()), rtol=1e-12)
-    assert list(values) == [site.name for site in target.sites] == ["a", "mu"]
+    a = np.asarray(target.constrain(u)["a"])
+    likelihood, expected = 0.0, np.zeros((2, 16))
+    paths = np.array(list(np.ndindex(2, 2, 2, 2)))
+    for chain in range(2):
+        for i, path in enumerate(paths):
+            moves = a[np.r_[0, path[:-1]], path].prod()
+            expected[chain, i] = moves * stats.norm.pdf(y[:, chain], np.array([-1.0, 1.5])[path], 1).prod()
+        likelihood += np.log(expected[chain].sum())
+    np.testing.assert_allclose(target.log_density(u) - target.log_prior(u), likelihood, rtol=1e-12)
+    drawn = jax.jit(jax.vmap(target.draw, (0, None)))(jax.random.split(jax.random.key(1), 5000), u)
+    assert drawn["x"].shape == (5000, 4, 2)
+    np.testing.assert_array_equal(drawn["mean"], np.array([-1.0, 1.5])[drawn["x"]])
+    for chain in range(2):  # the joint distribution of whole paths, not only their margins
+        found = np.bincount(np.asarray(drawn["x"][..., chain]) @ [8, 4, 2, 1], minlength=16) / 5000
+        np.testing.assert_allclose(found, expected[chain] / expected[chain].sum(), atol=0.03)
+
+
+def test_what_cannot_be_drawn_back_is_summed_out_only():
+    target = Target.from_numpyro(hidden_markov, np.zeros((4, 2)), reverse=True)
+    assert [site.name for site in target.sites] == ["a", "mu"] == list(target.constrain(jnp.zeros(4)))
+    assert np.isfinite(target.log_density(jnp.zeros(4)))
+    assert "likelihood" not in target.structure()
 
 
 def test_predictive_of_a_state_space_model_keeps_the_states_and_goes_on_from_them():

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import StoreError
 from ..method import AbstractMethod
 from ..target import Target
-from .chunk import init_states
+from .chunk import Origin, init_states
 from .driver import Run
 from .plan import Plan
 from .precision import precision
@@ -84,12 +84,13 @@ def _states_like(run: Run, group: Any) -> Any:
     """Shapes of a group's states, by tracing what made them."""
     single = group.single
     start = jnp.zeros((run.target.dim,)) if single else jnp.zeros((len(group.chains), run.target.dim))
-    key = jax.random.key(0) if single else jax.random.split(jax.random.key(0), len(group.chains))
+    chain = np.asarray(group.chains, np.uint32)
+    origin = Origin(run.plan.root(), np.uint32(0), chain[0] if single else chain)
     states = start
     last = run.stage_index if run.stage_begun else run.stage_index - 1
     for stage in run.stages[: last + 1]:
         states = jax.eval_shape(
-            lambda states, stage=stage: init_states(stage.method, run.target, key, states, single=single), states
+            lambda states, stage=stage: init_states(stage.method, run.target, origin, states, single=single), states
         )
     return states
 

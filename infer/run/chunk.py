@@ -33,12 +33,30 @@ class Chunk(NamedTuple):
     iterations: Array
 
 
+class Origin(NamedTuple):
+    """Where the keys of some chains come from: chain c of a stage has ``fold_in(fold_in(root, stage), c)``.
+
+    Keys are folded inside the compiled programs: on the host each little operation on keys would be a program of its
+    own, which a cold start compiles. ``chain`` is a number, or an array of those of a group.
+    """
+
+    root: PRNGKeyArray
+    stage: Any
+    chain: Any
+
+    def keys(self) -> PRNGKeyArray:
+        """One key, or one per chain."""
+        key = jax.random.fold_in(self.root, self.stage)
+        fold = lambda chain: jax.random.fold_in(key, chain)  # noqa: E731
+        return jax.vmap(fold)(self.chain) if self.chain.ndim else fold(self.chain)
+
+
 @partial(jax.jit, static_argnames=("slots", "sites", "single"), donate_argnames=("states",))
 def run_chunk(
     method: AbstractMethod,
     target: Target,
     states: Any,
-    keys: PRNGKeyArray,
+    origin: Origin,
     start: Array,
     length: Array,
     thin: Array,
@@ -54,8 +72,9 @@ def run_chunk(
     ----------
     states
         States of a group of chains, stacked on a leading axis; of one chain, without it, where ``single``.
-    keys
-        One key per chain. Iteration t of a chain uses ``fold_in(key, t)`` and nothing else, whatever the chunks.
+    origin
+        Of the keys, one per chain. Iteration t of a chain uses ``fold_in(key, t)`` and nothing else, whatever the
+        chunks.
     start, length, thin, keep
         Traced scalars: first iteration, number of iterations (a multiple of ``thin``, at most ``slots * thin``), how
         many iterations share a slot, and whether draws are kept (else they are not even computed).
@@ -65,8 +84,10 @@ def run_chunk(
     """
     over = (lambda f: f) if single else jax.vmap
     freezes = type(method).done is not AbstractMethod.done
+    keys = origin.keys()
 
-    def advance(states: Any, t: Array) -> tuple[Any, Any]:
+    @partial(jax.jit, inline=True)  # traced once, for the shapes of its infos and in the loop
+    def advance(method: AbstractMethod, target: Target, keys: PRNGKeyArray, states: Any, t: Array) -> tuple[Any, Any]:
         def one(state: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
             new, info = method.step(jax.random.fold_in(key, t), state, target, t)
             if freezes:
@@ -85,13 +106,13 @@ def run_chunk(
         return over(one)(states, keys)
 
     draws_like = jax.eval_shape(drawn, states, start) if method.kind == "chains" else {}
-    infos_like = jax.eval_shape(lambda s: advance(s, start)[1], states)
+    infos_like = jax.eval_shape(advance, method, target, keys, states, start)[1]
     empty = partial(jax.tree.map, lambda x: jnp.zeros((slots, *x.shape), x.dtype))
 
     def body(carry: tuple) -> tuple:
         i, states, draws, infos = carry
         t = start + i
-        states, info = advance(states, t)
+        states, info = advance(method, target, keys, states, t)
         slot, within = i // thin, i % thin
         infos = _accumulate(infos, info, slot, within == 0)
         if draws_like:
@@ -128,20 +149,22 @@ def _accumulate(buffers: Any, info: Any, slot: Array, first: Array) -> Any:
 
 
 @partial(jax.jit, static_argnames=("single",))
-def init_states(method: AbstractMethod, target: Target, keys: PRNGKeyArray, starts: Any, *, single: bool) -> Any:
+def init_states(method: AbstractMethod, target: Target, origin: Origin, starts: Any, *, single: bool) -> Any:
     """States of a group of chains; weak types are stripped, since one of them would compile the second chunk anew."""
     one = lambda key, start: method.init(key, target, start)  # noqa: E731
+    keys = origin.keys()
     states = one(keys, starts) if single else jax.vmap(one)(keys, starts)
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), states)
 
 
 @partial(jax.jit, static_argnames=("tries",))
-def find_start(target: Target, key: PRNGKeyArray, given: Any, *, tries: int) -> tuple[Array, Array, Array]:
+def find_start(target: Target, origin: Origin, given: Any, *, tries: int) -> tuple[Array, Array, Array]:
     """First of ``tries`` random points with a finite log density and gradient: the point, the density, whether found.
 
     ``given`` is None, or a point that alone is tried.
     """
     value_and_grad = jax.value_and_grad(target.log_density)
+    key = origin.keys()
 
     def evaluate(u: Array) -> tuple[Array, Array]:
         value, gradient = value_and_grad(u)

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import NonFinite
 from ..method import AbstractMethod, Budget, Stage
 from ..target import Target
-from .chunk import SLOT_BYTES, SLOTS, Chunk, init_states, run_chunk
+from .chunk import SLOT_BYTES, SLOTS, Chunk, Origin, init_states, run_chunk
 from .columns import Columns, MemorySink, Sink
 from .observe import Progress, Seen, next_look
 from .plan import START_STAGE, Plan
@@ -30,6 +30,7 @@ from .start import starting_points
 
 CHUNK_SECONDS = 0.3
 FIRST_CHUNK = 10
+COMPILE_SECONDS = 0.2
 CHECKPOINT_SECONDS = 30.0
 
 
@@ -40,7 +41,7 @@ class Group:
         self.index, self.chains, self.device = index, chains, device
         self.states: Any = None
         self.snapshot: Any = None
-        self.keys: Any = None
+        self.origin: Any = None
         self.t = 0
         self.length = FIRST_CHUNK
         self.finished = False
@@ -116,11 +117,10 @@ class Run:
     def start(self, start: Any = None) -> None:
         """Find where the chains begin, and their first states."""
         with precision(self.plan.precision):
-            key = jax.random.fold_in(self.plan.root(), START_STAGE)
-            points = starting_points(self.target, key, start, self.plan.num_chains)
+            points = starting_points(self.target, self.plan.root(), start, self.plan.num_chains)
             for group in self.groups:
                 mine = [points[chain] for chain in group.chains]
-                group.states = mine[0] if group.single else jax.tree.map(lambda *x: jnp.stack(x), *mine)
+                group.states = mine[0] if group.single else jax.tree.map(lambda *x: np.stack(x), *mine)
 
     def go(self) -> None:
         """Run what is left of the stages; on Ctrl-C, keep what there is and say so in ``stopped``."""
@@ -194,18 +194,21 @@ class Run:
 
     def _enter(self, stage: Stage) -> None:
         """Host work before the stage: prepare the method, make the states, compile the chunk."""
-        key = jax.random.fold_in(self.plan.root(), self.stage_index)
+        root = self.plan.root()
         if not self.stage_begun:
-            states = [g.states for g in self.groups]
-            self.prepared = stage.method.prepare(jax.random.fold_in(key, START_STAGE), self.target, states)
+            self.prepared = stage.method
+            if type(stage.method).prepare is not AbstractMethod.prepare:
+                key = jax.random.fold_in(jax.random.fold_in(root, self.stage_index), START_STAGE)
+                self.prepared = stage.method.prepare(key, self.target, [g.states for g in self.groups])
         self._placed = {}
         for group in self.groups:
-            keys = jnp.stack([jax.random.fold_in(key, chain) for chain in group.chains])
-            group.keys = self._place(keys[0] if group.single else keys, group.device)
+            chain = np.asarray(group.chains, np.uint32)
+            origin = Origin(root, np.uint32(self.stage_index), chain[0] if group.single else chain)
+            group.origin = self._place(origin, group.device)
             if not self.stage_begun:
                 states = self._place(group.states, group.device)
                 method, target = self._on(group.device)
-                group.states = init_states(method, target, group.keys, states, single=group.single)
+                group.states = init_states(method, target, group.origin, states, single=group.single)
                 group.t, group.length, group.finished = 0, self.chunk_length or FIRST_CHUNK, False
                 self._snapshot(group)
         self.slots = self._num_slots()
@@ -218,10 +221,12 @@ class Run:
         """Compile before any thread starts, so that it happens once for each device and shape of group."""
         for key in {(g.device, len(g.chains)): g for g in reversed(self.groups)}.values():
             lowered = run_chunk.lower(*self._arguments(stage, key, 0), **self._static(key))
-            if self.when_compiling is not None:
-                threading.Thread(target=self.when_compiling, daemon=True).start()
-                self.when_compiling = None
+            # A program that comes out of the persistent cache is there before the timer fires.
+            meanwhile = threading.Timer(COMPILE_SECONDS, self.when_compiling or (lambda: None))
+            meanwhile.daemon, self.when_compiling = True, None
+            meanwhile.start()
             lowered.compile()
+            meanwhile.cancel()
 
     def _dispatch(self, stage: Stage, pool: ThreadPoolExecutor, running: dict, look: int | None) -> None:
         """Give the free workers the groups that are furthest behind."""
@@ -247,7 +252,7 @@ class Run:
     def _arguments(self, stage: Stage, group: Group, length: int) -> tuple:
         method, target = self._on(group.device)
         scalars = (np.int32(group.t), np.int32(length), np.int32(self.plan.thin if stage.keep else 1))
-        return (method, target, group.states, group.keys, *scalars, np.bool_(stage.keep))
+        return (method, target, group.states, group.origin, *scalars, np.bool_(stage.keep))
 
     def _static(self, group: Group) -> dict[str, Any]:
         return {"slots": self.slots, "sites": self.plan.sites, "single": group.single}
@@ -366,7 +371,7 @@ class Run:
 
     def _place(self, tree: Any, device: Any) -> Any:
         # Python numbers stay what they are; on the only device nothing is committed to it.
-        put = jnp.asarray if self._one_device else lambda x: jax.device_put(x, device)
+        put = jax.device_put if self._one_device else lambda x: jax.device_put(x, device)
         return jax.tree.map(lambda x: put(x) if isinstance(x, np.ndarray | np.generic | jax.Array) else x, tree)
 
     def _num_slots(self) -> int:

@@ -300,7 +300,4 @@ def _import_summary() -> None:
     import contextlib
 
     with contextlib.suppress(ImportError):
-        import arviz_stats
-        import xarray  # noqa: F401
-
-        del arviz_stats
+        import pandas  # noqa: F401

@@ -10,7 +10,8 @@ from jaxtyping import Array, PRNGKeyArray
 from ..approximation import Approximation
 from ..errors import InvalidArgument, NonFinite
 from ..target import Target
-from .chunk import find_start
+from .chunk import Origin, find_start
+from .plan import START_STAGE
 
 TRIES = 100
 
@@ -22,11 +23,13 @@ class Warm(NamedTuple):
     learned: dict[str, Any]
 
 
-def starting_points(target: Target, key: PRNGKeyArray, start: Any, num_chains: int) -> list[Any]:
+def starting_points(target: Target, root: PRNGKeyArray, start: Any, num_chains: int) -> list[Any]:
     """One start per chain, each a point or a `Warm`, at all of which log density and gradient are finite.
 
     Parameters
     ----------
+    root
+        Key of the run; a chain's tries come from ``fold_in(fold_in(root, START_STAGE), chain)``.
     start
         None (random points), a dict of values by site (one value for all chains, or one per chain on a leading axis;
         other sites stay random), an unconstrained array of shape (d,) or (num_chains, d), an `Approximation`, or a
@@ -37,11 +40,14 @@ def starting_points(target: Target, key: PRNGKeyArray, start: Any, num_chains: i
     NonFinite
         No finite log density and gradient was found; the message names the chain, the site and the value.
     """
-    given, learned = _given(target, key, start, num_chains)
+    given, learned = None, None
+    if start is not None:
+        given, learned = _given(target, jax.random.fold_in(root, START_STAGE), start, num_chains)
     points = []
     for chain in range(num_chains):
         point = None if given is None else given[chain]
-        u, value, found = find_start(target, jax.random.fold_in(key, chain), point, tries=TRIES)
+        origin = Origin(root, np.uint32(START_STAGE), np.uint32(chain))
+        u, value, found = find_start(target, origin, point, tries=TRIES)
         if not found:
             raise NonFinite(_explain(target, chain, np.asarray(u), float(value), point is not None))
         points.append(u if learned is None else Warm(u, learned[chain]))
@@ -49,9 +55,7 @@ def starting_points(target: Target, key: PRNGKeyArray, start: Any, num_chains: i
 
 
 def _given(target: Target, key: PRNGKeyArray, start: Any, num_chains: int) -> tuple[Any, Any]:
-    """Points per chain or None, and what is known of the posterior's shape per chain or None."""
-    if start is None:
-        return None, None
+    """Points per chain, and what is known of the posterior's shape per chain or None."""
     if isinstance(start, dict):
         return _from_values(target, key, start, num_chains), None
     if isinstance(start, Approximation):

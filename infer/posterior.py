@@ -63,6 +63,7 @@ class Posterior:
         self._coords = dict(coords if coords is not None else (target.coords if target is not None else {}))
         self._tree: Any = None
         self._summary: dict[Any, Any] = {}
+        self._statistics: dict[Any, Any] = {}
 
     # -- how one is made ----------------------------------------------------------------------------------------------
 
@@ -241,16 +242,30 @@ class Posterior:
 
         at = (None if var_names is None else tuple(var_names), tuple(sorted(options.items())))
         if at not in self._summary:
+            stats = self.statistics(var_names) if "ci_prob" not in options else None
             self._summary[at] = summary(
-                self.data, self.kind, var_names=var_names, log_weights=self.log_weights(), **options
+                self._view(), self.kind, var_names=var_names, log_weights=self.log_weights(), stats=stats, **options
             )
         return self._summary[at]
+
+    def statistics(self, var_names: Sequence[str] | None = None) -> Any:
+        """What `summary` and `diagnose` say, as NumPy arrays; see `infer.diagnostics.summary.Statistics`."""
+        from .diagnostics.summary import statistics
+
+        at = None if var_names is None else tuple(var_names)
+        if at not in self._statistics:
+            self._statistics[at] = statistics(
+                self._view(), self.kind, var_names=var_names, log_weights=self.log_weights()
+            )
+        return self._statistics[at]
 
     def diagnose(self) -> Any:
         """Findings in words: what was found, the threshold, and what to do next."""
         from .diagnostics.diagnose import diagnose
 
-        return diagnose(self.data, self.kind, extra=self._facts())
+        facts = self._facts()
+        stats = self.statistics() if facts["log_weights"] is None else None
+        return diagnose(self._view(), self.kind, extra=facts, stats=stats)
 
     def report(self, path: str | os.PathLike = "report.html", *, title: str | None = None) -> Path:
         """Write a self-contained HTML report with diagnosis, summary and pictures; return its path."""
@@ -436,6 +451,15 @@ class Posterior:
     @property
     def _method_name(self) -> str:
         return self.record.get("method", {}).get("name", "draws made elsewhere")
+
+    def _view(self) -> Any:
+        """What diagnostics read: `data`, or, until it is asked for, the draws in memory in the same form."""
+        if self._tree is not None or self._path is not None:
+            return self.data
+        from .diagnostics.arrays import ArrayTree
+
+        groups = {name: self._groups[name] for name in ("posterior", "sample_stats") if name in self._groups}
+        return ArrayTree(groups, self.sample_dims, self._dims, self._coords)
 
     def _facts(self) -> dict[str, Any]:
         """What the diagnosis should know besides the draws."""

@@ -162,23 +162,28 @@ def table(stats: Statistics) -> dict[str, np.ndarray]:
 
 def format_summary(frame: Any) -> Any:
     """The same table as text: as many digits as the Monte-Carlo error supports, whole ESS, R-hat to three decimals."""
+    columns = {name: frame[name].to_numpy() for name in frame}
+    return type(frame)(format_table(columns), index=frame.index)
+
+
+def format_table(columns: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    """`format_summary` of the columns that `table` returns."""
 
     def digits(error: Any, value: Any) -> int:
         scale = error if np.isfinite(error) and error > 0 else abs(value) / 100
         return int(np.clip(1 - np.floor(np.log10(scale)), 0, 12)) if np.isfinite(scale) and scale > 0 else 3
 
     out = {}
-    errors = frame["mcse_mean"] if "mcse_mean" in frame else frame["sd"] / 100
-    places = [digits(e, v) for e, v in zip(errors.to_numpy(), frame["mean"].to_numpy(), strict=True)]
-    for name in frame:
-        column = frame[name].to_numpy()
+    errors = columns["mcse_mean"] if "mcse_mean" in columns else columns["sd"] / 100
+    places = [digits(e, v) for e, v in zip(errors, columns["mean"], strict=True)]
+    for name, column in columns.items():
         if name.startswith("ess"):
             out[name] = [f"{v:.0f}" if np.isfinite(v) else "–" for v in column]
         elif name == "r_hat":
             out[name] = [f"{v:.3f}" if np.isfinite(v) else "–" for v in column]
         else:
             out[name] = [_number(v, p) for v, p in zip(column, places, strict=True)]
-    return type(frame)(out, index=frame.index)
+    return out
 
 
 def _number(value: float, places: int) -> str:

@@ -35,9 +35,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeri
 
 def print_summary(posterior: Any, sites: Sequence[str] | None = None, most: int | None = MOST_ROWS) -> None:
     """Print the summary table, at most ``most`` rows of it."""
-    frame = posterior.summary(var_names=sites, round_to="auto")
-    rows = [(str(name), *map(str, row)) for name, row in zip(frame.index, frame.to_numpy().tolist(), strict=True)]
-    print_table(("", *frame.columns), rows[:most])
+    from ..infer.diagnostics.summary import format_table, table
+
+    stats = posterior.statistics(sites)
+    columns = format_table(table(stats))
+    rows = list(zip(stats.labels, *columns.values(), strict=True))
+    print_table(("", *columns), rows[:most])
     if most is not None and len(rows) > most:
         click.echo(f"… {len(rows) - most:,} more of {len(rows):,} rows")
 

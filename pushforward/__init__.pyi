@@ -14,7 +14,9 @@ from .infer.run.fit import fit as fit
 from .infer.run.fit import load as load
 from .infer.run.fit import resume as resume
 from .infer.target import Target as Target
+from .infer.variational.pathfinder import Pathfinder as Pathfinder
 from .samplers.hmc import HMC as HMC
 from .samplers.hmc import MALA as MALA
 from .samplers.hmc import NUTS as NUTS
 from .samplers.mclmc import MCLMC as MCLMC
+from .samplers.smc import SMC as SMC

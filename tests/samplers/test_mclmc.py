@@ -1,5 +1,7 @@
 """MCLMC: its tuning against BlackJAX's parts and known answers, and that its bias is what the step size makes it."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,10 +20,12 @@ import pushforward as pf
 VARIANCES = np.array([0.04, 0.25, 1.0, 1.0, 4.0, 25.0])
 
 
+@cache
 def gaussian() -> pf.Target:
     return pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2 / VARIANCES), np.zeros(6))
 
 
+@cache
 def anharmonic() -> pf.Target:
     # exp(-x⁴/4) in each coordinate: E x² = 2 Γ(3/4) / Γ(1/4).
     return pf.Target.from_log_density(lambda x: -0.25 * jnp.sum(x**4), np.zeros(10))

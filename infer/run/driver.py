@@ -30,7 +30,7 @@ from .start import starting_points
 
 CHUNK_SECONDS = 0.3
 FIRST_CHUNK = 10
-COMPILE_SECONDS = 0.2
+COMPILE_SECONDS = 0.5
 CHECKPOINT_SECONDS = 30.0
 
 

@@ -1,5 +1,6 @@
 """The checks of Markov chains, each a function from statistics to findings."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ R_HAT = 1.01
 ESS_PER_CHAIN = 100
 BFMI = 0.3
 FEW_DIVERGENCES = 0.001
-RELATIVE_ERROR = 0.05
+TOLERANCE = 0.1
+CHANCE = 0.05
 
 
 def finite(stats: Statistics) -> list[Finding]:
@@ -118,20 +120,35 @@ def _ess(stats: Statistics, keep: np.ndarray) -> list[Finding]:
 
 
 def _errors(stats: Statistics, keep: np.ndarray) -> list[Finding]:
-    """Monte-Carlo errors of mean and standard deviation, in standard deviations."""
+    """Whether Monte-Carlo error alone may put some mean off by `TOLERANCE` sd, or some sd by as large a part.
+
+    The chance is the sum over scalars of the normal tail beyond the tolerance (Boole's inequality).
+    """
     c = stats.columns
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.where(keep, c["mcse_mean"] / c["sd"], 0.0)
-        spread = np.where(keep, c["mcse_sd"] / c["sd"], 0.0)
-    size = np.nan_to_num(np.maximum(mean, spread))
-    i = int(size.argmax())
-    what = "mean" if mean[i] >= spread[i] else "sd"
-    said = f"The least precise moment is the {what} of {stats.labels[i]}, to within {size[i]:.1%} of its sd"
-    if size[i] <= RELATIVE_ERROR:
-        return [Finding("ok", "precision", f"{said} (threshold {RELATIVE_ERROR:.0%}).", float(size[i]), RELATIVE_ERROR)]
-    text = f"{said} (threshold {RELATIVE_ERROR:.0%}). Draw more, or report quantiles, which heavy tails do not hurt."
-    sites = tuple(stats.labels[j] for j in np.argsort(-size)[:10] if size[j] > RELATIVE_ERROR)
-    return [Finding("note", "precision", text, float(size[i]), RELATIVE_ERROR, sites)]
+        parts = {
+            "mean": np.nan_to_num(np.where(keep, c["mcse_mean"] / c["sd"], 0.0)),
+            "sd": np.nan_to_num(np.where(keep, c["mcse_sd"] / c["sd"], 0.0)),
+        }
+    chance = {what: min(1.0, sum(map(_beyond_tolerance, part.tolist()))) for what, part in parts.items()}
+    what = max(parts, key=lambda name: (chance[name], parts[name].max()))
+    part, p = parts[what], chance[what]
+    order = np.argsort(-part)
+    i = order[0]
+    text = (
+        f"The least precise {what} is that of {stats.labels[i]}, with a Monte-Carlo error of {part[i]:.1%} of its sd; "
+        f"the chance that some {what} is off by {TOLERANCE} sd is {'below 0.1%' if p < 0.001 else f'{p:.1%}'} "
+        f"(threshold {CHANCE:.0%})."
+    )
+    if p <= CHANCE:
+        return [Finding("ok", "precision", text, p, CHANCE)]
+    text += " Draw more, or report quantiles, which heavy tails do not hurt." if what == "sd" else " Draw more."
+    return [Finding("warning", "precision", text, p, CHANCE, tuple(stats.labels[j] for j in order[:3]))]
+
+
+def _beyond_tolerance(error: float) -> float:
+    """P(|N(0, error²)| > TOLERANCE)."""
+    return math.erfc(TOLERANCE / error / math.sqrt(2)) if error > 0 else 0.0
 
 
 def _still(tree: Any, stats: Statistics, keep: np.ndarray, names: list[str]) -> list[Finding]:

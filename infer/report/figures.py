@@ -240,4 +240,5 @@ def _thinned(tree: Any, kind: str) -> str:
     name = "particle" if "particle" in tree["posterior"].sizes else "draw"
     count = int(tree["posterior"].sizes[name])
     every = -(-count // selection.MAX_DRAWS)
-    return f"Every {every}th draw is plotted. " if every > 1 and kind == "chains" else ""
+    ordinal = {2: "second", 3: "third"}.get(every, f"{every}th")
+    return f"Every {ordinal} draw is plotted. " if every > 1 and kind == "chains" else ""

@@ -267,6 +267,7 @@ class Run:
             "sample_stats": {name: _chain_first(x, slots, group.single) for name, x in chunk.infos._asdict().items()},
         }
         self._check_finite(stage, group, block["posterior"])
+        self._check_loss(stage, group, block["sample_stats"])
         self._count(stage, block["sample_stats"])
         group.t += iterations
         group.finished = group.t >= stage.num_steps or iterations == 0 or self._all_done(group)
@@ -326,6 +327,18 @@ class Run:
                     f"{group.t + (draw + 1) * self.plan.thin - 1} of stage {stage.name!r}; try a smaller step size, "
                     f"or look at the model with target.check()."
                 )
+
+    def _check_loss(self, stage: Stage, group: Group, infos: dict[str, np.ndarray]) -> None:
+        """A method that minimises something says so by an info called ``loss``."""
+        loss = infos.get("loss")
+        if loss is None or np.isfinite(loss).all():
+            return
+        chain, step = np.argwhere(~np.isfinite(loss))[0][:2]
+        raise NonFinite(
+            f"The loss of {type(self.method).__name__} became {loss[chain, step]} in chain {group.chains[chain]} at "
+            f"iteration {group.t + step} of stage {stage.name!r}; lower the learning rate, give another start=, or look "
+            f"at the model with target.check()."
+        )
 
     def _count(self, stage: Stage, infos: dict[str, np.ndarray]) -> None:
         total = self.totals.setdefault(stage.name, {})

@@ -1,6 +1,7 @@
 """What a run was asked for, as plain data: recorded with the result and enough, with target and method, to redo it."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -146,7 +147,7 @@ def _jsonable(value: Any) -> Any:
         return {"array": np.asarray(value).tolist(), "dtype": str(value.dtype)}
     if isinstance(value, tuple | list) and all(isinstance(v, bool | int | float | str) for v in value):
         return list(value)
-    return {"repr": repr(value)}
+    return {"repr": re.sub(r" at 0x[0-9a-f]+", "", repr(value))}  # addresses differ between processes
 
 
 def _unjson(value: Any) -> Any:

@@ -336,8 +336,8 @@ class Run:
         chain, step = np.argwhere(~np.isfinite(loss))[0][:2]
         raise NonFinite(
             f"The loss of {type(self.method).__name__} became {loss[chain, step]} in chain {group.chains[chain]} at "
-            f"iteration {group.t + step} of stage {stage.name!r}; lower the learning rate, give another start=, or look "
-            f"at the model with target.check()."
+            f"iteration {group.t + step} of stage {stage.name!r}; lower the learning rate, give another start=, or "
+            f"look at the model with target.check()."
         )
 
     def _count(self, stage: Stage, infos: dict[str, np.ndarray]) -> None:

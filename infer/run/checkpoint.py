@@ -5,6 +5,7 @@ Every iteration is a pure function of (key, stage, chain, t), so that this is en
 """
 
 import importlib.metadata
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -24,9 +25,14 @@ STATE = "state"
 WAITING = "waiting"
 
 
+@lru_cache
+def _version(name: str) -> str:
+    return importlib.metadata.version(name)
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides the bits of a run."""
-    return {name: importlib.metadata.version(name) for name in ("pushforward", "jax", "jaxlib", "blackjax", "numpyro")}
+    return {name: _version(name) for name in ("pushforward", "jax", "jaxlib", "blackjax", "numpyro")}
 
 
 def write_checkpoint(store: Any, run: Run) -> None:

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..errors import NonFinite
@@ -392,12 +391,7 @@ class Run:
         group = self.groups[0]
         if self.method.kind != "chains":
             return SLOTS
-        method, target = self.prepared, self.target
-
-        def one(states: Any) -> Any:
-            return target.draw(jax.random.key(0), method.draw(states))
-
-        like = jax.eval_shape(one if group.single else jax.vmap(one), group.states)
+        like = jax.eval_shape(_draw_once if group.single else _draw_each, self.prepared, self.target, group.states)
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
         return int(np.clip(SLOT_BYTES // max(size, 1), 1, SLOTS))
 
@@ -425,6 +419,17 @@ class Run:
             yield
         finally:
             signal.signal(signal.SIGTERM, previous)
+
+
+@jax.jit
+def _draw_once(method: AbstractMethod, target: Target, state: Any) -> Any:
+    """What is kept of a state, for its shapes; at module level, so that a second run finds them."""
+    return target.draw(jax.random.key(0), method.draw(state))
+
+
+@jax.jit
+def _draw_each(method: AbstractMethod, target: Target, states: Any) -> Any:
+    return jax.vmap(lambda state: target.draw(jax.random.key(0), method.draw(state)))(states)
 
 
 class _Infos:

@@ -77,6 +77,9 @@ class Plan:
 def read_key(key: Any) -> tuple[tuple[int, ...], str]:
     """Words and generator of a key given as an int, a typed JAX key, or raw uint32 words."""
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        if jax.config.jax_default_prng_impl == "threefry2x32":
+            # `jax.random.key`'s own words, without the small programs it compiles; and all 64 bits count.
+            return (int(key) >> 32 & 0xFFFFFFFF, int(key) & 0xFFFFFFFF), "threefry2x32"
         key = jax.random.key(int(key))
     elif isinstance(key, jax.Array | np.ndarray) and not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.dtype != np.uint32 or key.ndim != 1:

@@ -81,6 +81,18 @@ class _Static:
         return isinstance(other, _Static) and self._key == other._key
 
 
+@partial(jax.jit, static_argnames=("n",))
+def draw_approximation(approximation: Any, key: PRNGKeyArray, *, n: int) -> tuple[Any, Any]:
+    """`Approximation.sample_and_log_prob`, compiled; a second approximation of the same form finds the program."""
+    return approximation.sample_and_log_prob(key, n)
+
+
+@jax.jit
+def approximation_log_prob(approximation: Any, u: Any) -> Any:
+    """`Approximation.log_prob` at one u, or at each of a stack of them, compiled."""
+    return jax.vmap(approximation.log_prob)(u) if u.ndim > 1 else approximation.log_prob(u)
+
+
 def constrain_draw(key: PRNGKeyArray, target: Target, u: Any) -> dict:
     """`Target.draw`, for `over_draws`."""
     return target.draw(key, u)

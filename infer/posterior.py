@@ -205,7 +205,7 @@ class Posterior:
         with precision(self._bits):
             key = _key(key)
             if self.approximation is not None and self.target is not None:
-                u, _ = self.approximation.sample_and_log_prob(key, n)
+                u, _ = evaluate.draw_approximation(self.approximation, key, n=n)
                 return evaluate.over_draws(evaluate.constrain_draw, self.target, np.asarray(u), key=key)
             rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
         weights = self._weights()
@@ -230,9 +230,7 @@ class Posterior:
             )
         with precision(self._bits):
             u = self._need_target("log_prob").unconstrain(values) if isinstance(values, dict) else jnp.asarray(values)
-            if u.ndim > 1:
-                return np.asarray(jax.vmap(self.approximation.log_prob)(u))
-            return np.asarray(self.approximation.log_prob(u))
+            return np.asarray(evaluate.approximation_log_prob(self.approximation, u))
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
@@ -558,7 +556,7 @@ def _from_result(result: Any, run: "Run") -> tuple[dict, dict]:
     """Groups of draws, and the density or the cloud, of a method's result."""
     if isinstance(result, Approximation):
         key = jax.random.fold_in(run.plan.root(), 1)
-        u, log_q = result.sample_and_log_prob(key, run.plan.num_samples)
+        u, log_q = evaluate.draw_approximation(result, key, n=run.plan.num_samples)
         log_p = evaluate.over_draws(evaluate.log_density_at, run.target, np.asarray(u))
         draws = evaluate.over_draws(evaluate.constrain_draw, run.target, np.asarray(u), key=key)
         stats = {"lp": log_p, "log_q": np.asarray(log_q), "log_weight": log_p - np.asarray(log_q)}

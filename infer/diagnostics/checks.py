@@ -13,7 +13,7 @@ from .transitions import bfmi, divergence_sites, odd_chains, sample_stat, still_
 R_HAT = 1.01
 ESS_PER_CHAIN = 100
 BFMI = 0.3
-FEW_DIVERGENCES = 0.001
+FEW_DIVERGENCES = 0.0025
 TOLERANCE = 0.1
 CHANCE = 0.05
 
@@ -206,7 +206,8 @@ def _divergences(tree: Any) -> list[Finding]:
         text += f"; they concentrate: {', '.join(map(str, sites))}"
     if sites or count > FEW_DIVERGENCES * total:
         text += (
-            ". Draws there are biased: raise target_acceptance to 0.95 or more, or use a non-centred parameterisation."
+            ". The region where they occur is not explored in full: raise target_acceptance to 0.95 or more, or use a "
+            "non-centred parameterisation."
         )
         return [Finding("warning", "divergences", text, count, 0, names)]
     text += ", too few and too scattered to bias the result; target_acceptance=0.95 should remove them."

@@ -87,8 +87,8 @@ def test_chains(chains, tmp_path):
     import matplotlib
     import matplotlib.pyplot as plt
 
-    before, backend = matplotlib.rcParams.copy(), matplotlib.get_backend()
-    mine = plt.figure()
+    backend, mine = matplotlib.get_backend(), plt.figure()
+    before = matplotlib.rcParams.copy()
     path, page = write(tmp_path / "new" / "fit.html", chains, "chains", title="Schools & <friends>")
     assert path == tmp_path / "new" / "fit.html"
     check_page(page)

@@ -10,7 +10,7 @@ arrays of N doubles live at a time.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -130,7 +130,7 @@ def chain_statistics(x: np.ndarray, quantiles: tuple[float, ...] = ()) -> dict[s
 
 def _finite_statistics(x: np.ndarray, quantiles: tuple[float, ...]) -> dict[str, np.ndarray]:
     scalars, chains, n = x.shape
-    flat = x.reshape(scalars, -1)
+    flat = x.reshape(scalars, chains * n)
     mean = flat.mean(axis=-1)
     out = {
         "mean": mean,
@@ -185,6 +185,29 @@ def sorted_quantiles(ordered: np.ndarray, probabilities: tuple[float, ...]) -> n
     below = np.floor(at).astype(int)
     above = np.minimum(below + 1, ordered.shape[-1] - 1)
     return ordered[:, below] + (ordered[:, above] - ordered[:, below]) * (at - below)
+
+
+def worst_ess(draws: Mapping[str, np.ndarray]) -> float:
+    """The smallest bulk ESS of all scalars, given draws by site of shape (chain, draw, …); NaN counts as 0."""
+    worst = [chain_statistics(x)["ess_bulk"] for x in _scalars(draws)]
+    return float(np.nan_to_num(np.concatenate(worst), nan=0.0).min())
+
+
+def worst_rhat(draws: Mapping[str, np.ndarray]) -> float:
+    """The largest R-hat of all scalars that vary, given draws by site of shape (chain, draw, …); NaN counts as ∞."""
+    worst = [0.0]
+    for x in _scalars(draws):
+        vary = np.ptp(x, axis=(1, 2)) != 0
+        if vary.any():
+            worst.append(float(np.nan_to_num(chain_statistics(x[vary])["r_hat"], nan=np.inf).max()))
+    return max(worst)
+
+
+def _scalars(draws: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Draws by site of shape (chain, draw, …) as float64 arrays (scalar, chain, draw)."""
+    return [
+        np.moveaxis(x.reshape(*x.shape[:2], -1), -1, 0).astype(float) for x in map(np.asarray, draws.values()) if x.size
+    ]
 
 
 def rhat_limit(ess_within: np.ndarray, chains: int, tests: int, base: float = 1.01) -> np.ndarray:

@@ -305,6 +305,11 @@ class RunStore:
             self.flush()
         return lazy_tree(self.path)
 
+    def arrays(self, group: str) -> dict[str, np.ndarray]:
+        """All draws of ``group`` so far: variable → array (chain, draw, …), read into memory."""
+        dataset = self.datatree()[group].to_dataset()
+        return {str(name): variable.values for name, variable in dataset.data_vars.items()}
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _start(self, group: str, values: dict[str, np.ndarray]) -> Stream:

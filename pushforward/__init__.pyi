@@ -1,6 +1,7 @@
 from . import infer as infer
 from . import models as models
 from . import samplers as samplers
+from .catalogue import methods as methods
 from .infer.approximation import Approximation as Approximation
 from .infer.approximation import Particles as Particles
 from .infer.errors import InvalidArgument as InvalidArgument
@@ -14,9 +15,12 @@ from .infer.run.fit import fit as fit
 from .infer.run.fit import load as load
 from .infer.run.fit import resume as resume
 from .infer.target import Target as Target
+from .infer.variational.autoguide import AutoGuide as AutoGuide
 from .infer.variational.pathfinder import Pathfinder as Pathfinder
+from .samplers.blackjax_adapter import as_sampling_algorithm as as_sampling_algorithm
 from .samplers.hmc import HMC as HMC
 from .samplers.hmc import MALA as MALA
 from .samplers.hmc import NUTS as NUTS
+from .samplers.kernel import Kernel as Kernel
 from .samplers.mclmc import MCLMC as MCLMC
 from .samplers.smc import SMC as SMC

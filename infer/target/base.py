@@ -67,7 +67,7 @@ class Target(eqx.Module):
     # -- ways to make one ---------------------------------------------------------------------------------------------
 
     @staticmethod
-    def from_numpyro(model: Callable, *args: Any, **kwargs: Any) -> "Target":
+    def from_numpyro(model: Callable, /, *args: Any, **kwargs: Any) -> "Target":
         """The posterior of a NumPyro model.
 
         Parameters

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..errors import InvalidArgument, UnsupportedTarget
 from ..geometry.prox import L1
 from .base import Site, Target
+from .discover import unvalidated
 
 
 class CompositeTarget(Target):
@@ -154,6 +155,7 @@ def split(target: Any, name: str) -> CompositeTarget:
     return CompositeTarget(target, L1({name: weight}, {name: loc}).bind(target), True)
 
 
+@unvalidated
 def _laplace(target: Any, name: str, u: Array) -> tuple[Array, Array]:
     """Location and weight of the Laplace prior of a site at ``u``."""
     from numpyro import distributions as dist

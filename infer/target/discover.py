@@ -1,6 +1,7 @@
 """Reading a NumPyro model: one abstract trace, which computes nothing, finds its sites, supports and plates."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,15 @@ import numpy as np
 
 from ..errors import InvalidArgument, UnsupportedTarget
 from .base import Site
-
-DISCRETE_INSTALL = 'pip install "pushforward[discrete]"'
+from .refuse import (
+    check_arguments,
+    check_enumerable,
+    check_observed,
+    is_discrete,
+    refuse_delta,
+    refuse_subsample,
+)
+from .words import describe, innermost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +84,20 @@ class Discovery:
     masks: dict[str, Any]
 
 
+def unvalidated[**P, R](fn: Callable[P, R]) -> Callable[P, R]:
+    """Run without NumPyro's checks of arguments and values: traced anew each time, they double the time to trace."""
+
+    @functools.wraps(fn)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        from numpyro import validation_enabled
+
+        with validation_enabled(False):
+            return fn(*args, **kwargs)
+
+    return run
+
+
+@unvalidated
 def discover(call: Callable[[list[Any]], tuple[Callable, tuple, dict]], leaves: list[Any]) -> Discovery:
     """Trace a model once, abstractly, in 64-bit mode.
 
@@ -107,7 +129,7 @@ def zeros_where_latent(site: dict[str, Any]) -> Any:
     """A value inside the support, for every continuous latent: the image of 0."""
     from numpyro.distributions import biject_to
 
-    if site["type"] != "sample" or site["is_observed"] or _is_discrete(site):
+    if site["type"] != "sample" or site["is_observed"] or is_discrete(site):
         return None
     shape = tuple(site["kwargs"].get("sample_shape", ())) + tuple(site["fn"].shape())
     try:
@@ -118,26 +140,6 @@ def zeros_where_latent(site: dict[str, Any]) -> Any:
             f"from the real line; reparameterise the site with target.replace(reparam=...) or in the model."
         ) from None
     return transform(jnp.zeros(transform.inverse_shape(shape)))
-
-
-def describe(support: Any) -> str:
-    """A NumPyro constraint in words, e.g. ``"positive"``, ``"interval(0, 10)"``, ``"simplex"``."""
-    from numpyro.distributions import constraints
-
-    if isinstance(support, constraints.independent):
-        return describe(support.base_constraint)
-    name = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(support).__name__).strip("_")
-    bounded = ("greater_than", "greater_than_eq", "less_than", "less_than_eq", "interval", "open_interval")
-    bounds = [getattr(support, k) for k in ("lower_bound", "upper_bound") if name in bounded and hasattr(support, k)]
-    if not bounds:
-        return "real" if name in ("real_vector", "real_matrix") else name
-    shown = []
-    for bound in bounds:
-        traced = isinstance(bound, jax.core.Tracer)
-        shown.append(f"{float(bound):g}" if not traced and np.ndim(bound) == 0 else "…")
-    if name == "greater_than" and shown == ["0"]:
-        return "positive"
-    return f"{name}({', '.join(shown)})"
 
 
 def _trace(model: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
     depth, scanned = 0, False
     for name, site in trace.items():
         if site["type"] == "plate":
-            _refuse_subsample(site)
+            refuse_subsample(site)
             continue
         if site["type"] not in ("sample", "deterministic"):
             continue
@@ -164,24 +166,26 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
         dtype = np.dtype(jnp.result_type(value)).name
         event_dim = site["fn"].event_dim if site["type"] == "sample" else 0
         named = _dims(name, shape, event_dim, site["cond_indep_stack"])
+        if site["type"] == "sample":
+            check_arguments(site)
         if site["type"] == "deterministic":
             (after if discrete else deterministic).append(Site(name, shape, dtype, "", "deterministic"))
         elif site["is_observed"]:
             if is_factor(site):
                 factors.append(name)
                 continue
-            _check_observed(site, shape)
+            check_observed(site, shape)
             observed.append((name, shape))
             seen[name] = value
             masks[name] = mask_of(site["fn"])
-        elif _is_discrete(site):
-            _check_enumerable(site)
+        elif is_discrete(site):
+            check_enumerable(site)
             discrete.append(Site(name, shape, dtype, describe(site["fn"].support), "discrete"))
             scanned = scanned or "_scan_current_index" in site["infer"]
             if site["cond_indep_stack"]:
                 local.append(name)
         else:
-            _refuse_delta(site)
+            refuse_delta(site)
             inner = _unconstrained_shape(site, shape)
             unconstrained.append((name, inner))
             latent.append(Site(name, shape, dtype, describe(site["fn"].support), "latent", int(np.prod(inner))))
@@ -243,34 +247,17 @@ def _unconstrained_shape(site: dict[str, Any], shape: tuple[int, ...]) -> tuple[
     return tuple(int(n) for n in biject_to(site["fn"].support).inverse_shape(shape))
 
 
-def _is_discrete(site: dict[str, Any]) -> bool:
-    support = site["fn"].support
-    try:
-        return bool(support.is_discrete)
-    except (AttributeError, NotImplementedError):
-        raise UnsupportedTarget(
-            f"the latent site {site['name']!r} has the distribution {type(site['fn']).__name__}, whose support "
-            f"{support!r} is not known; give it a distribution with a support."
-        ) from None
-
-
 def is_factor(site: dict[str, Any]) -> bool:
     """Whether a site was made by ``numpyro.factor``."""
     from numpyro.distributions import Unit
 
-    return isinstance(_innermost(site["fn"]), Unit)
-
-
-def _innermost(fn: Any) -> Any:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
+    return isinstance(innermost(site["fn"]), Unit)
 
 
 def _is_improper(fn: Any) -> bool:
     from numpyro.distributions import ImproperUniform
 
-    return isinstance(_innermost(fn), ImproperUniform)
+    return isinstance(innermost(fn), ImproperUniform)
 
 
 def mask_of(fn: Any) -> Any:
@@ -282,54 +269,3 @@ def mask_of(fn: Any) -> Any:
             return None
         fn = fn.base_dist
     return fn._mask
-
-
-def _refuse_delta(site: dict[str, Any]) -> None:
-    from numpyro.distributions import Delta
-
-    if isinstance(_innermost(site["fn"]), Delta):
-        raise InvalidArgument(
-            f"the latent site {site['name']!r} has a Delta distribution, which leaves nothing to infer; write "
-            f"numpyro.deterministic({site['name']!r}, value) instead."
-        )
-
-
-def _check_enumerable(site: dict[str, Any]) -> None:
-    import importlib.util
-
-    name, fn = site["name"], type(site["fn"]).__name__
-    if not site["fn"].has_enumerate_support:
-        raise UnsupportedTarget(
-            f"the discrete latent site {name!r} has the distribution {fn}, which cannot be enumerated; write a "
-            f"distribution with finite support, or sum the site out in the model."
-        )
-    if importlib.util.find_spec("funsor") is None:
-        raise UnsupportedTarget(
-            f"the latent site {name!r} is discrete ({fn}) and is summed out by enumeration, which needs funsor: "
-            f"{DISCRETE_INSTALL}."
-        )
-
-
-def _refuse_subsample(site: dict[str, Any]) -> None:
-    size, subsample_size = site["args"]
-    if subsample_size is not None and subsample_size != size and site["kwargs"].get("rng_key") is not None:
-        raise UnsupportedTarget(
-            f"the plate {site['name']!r} draws a random subsample ({subsample_size} of {size}), so the log density is "
-            f"not a function of the latents; drop subsample_size, or use Target.from_factors, which makes mini-batches."
-        )
-
-
-def _check_observed(site: dict[str, Any], shape: tuple[int, ...]) -> None:
-    """The data must broadcast with the distribution, and not make an outer product with it."""
-    expected = tuple(site["fn"].shape())
-    plates = ", ".join(f"{frame.name} of size {frame.size}" for frame in site["cond_indep_stack"])
-    inside = f", in plate {plates}" if plates else ""
-    try:
-        both = np.broadcast_shapes(shape, expected)
-    except ValueError:
-        both = None
-    if both is None or (both not in (shape, expected)):
-        raise InvalidArgument(
-            f"the observed site {site['name']!r} got data of shape {shape}, but its distribution "
-            f"{type(site['fn']).__name__} has shape {expected}{inside}; give data and model the same shape."
-        )

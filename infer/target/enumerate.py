@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .discover import unvalidated
 from .labelled import unpack
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class NotDrawable(Exception):
     """The structure of the discrete sites is beyond what can be drawn back."""
 
 
+@unvalidated
 def draw_discrete(target: "NumPyroTarget", key: PRNGKeyArray, u: Float[Array, " d"]) -> dict[str, Array]:
     """Values of all sites at ``u``, discrete ones drawn from p(discrete | u, data).
 

@@ -10,12 +10,13 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ..errors import NonFinite
 from .arguments import count_nan
-from .discover import is_factor, mask_of, zeros_where_latent
+from .discover import is_factor, mask_of, unvalidated, zeros_where_latent
 
 if TYPE_CHECKING:
     from .numpyro_model import NumPyroTarget
 
 
+@unvalidated
 def simulate(
     key: PRNGKeyArray, model: Callable, args: tuple, kwargs: Mapping[str, Any], given: Mapping[str, Array]
 ) -> dict[str, Array]:
@@ -87,6 +88,7 @@ def _unmasked_nans(target: "NumPyroTarget") -> dict[str, Array]:
     return counts
 
 
+@unvalidated
 def _observed_sites(target: "NumPyroTarget") -> dict[str, Any]:
     from numpyro import handlers
 

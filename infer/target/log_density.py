@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 from ..errors import InvalidArgument, UnsupportedTarget
 from .arguments import Layout, as_array, first_line, first_that_traces, name_of
 from .base import Site
-from .discover import describe
 from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
 from .static import ByContent, Labels
+from .words import describe
 
 
 class Coordinates(eqx.Module):

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..errors import InvalidArgument, NotAvailable, PushforwardError
 from .arguments import Layout, as_array, first_line, first_that_traces, name_of, shown, unwrap_partial
 from .base import Site, Target
-from .discover import Plan, discover
+from .discover import Plan, discover, unvalidated
 from .forward import check_nan, observed_values, simulate
 from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
 from .static import ByContent, Labels
@@ -52,6 +52,7 @@ class NumPyroTarget(LabelledTarget):
         """Log joint density of data and ``u``, log-Jacobian included, discrete latents summed out."""
         return _log_density(self, u)
 
+    @unvalidated
     def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log prior density of ``u``, log-Jacobian included; ``numpyro.factor`` terms count as likelihood."""
         from numpyro import handlers
@@ -65,6 +66,7 @@ class NumPyroTarget(LabelledTarget):
         model, args, kwargs = self.ready(lambda model: handlers.block(model, hide_fn=is_data))
         return -potential_energy(model, args, kwargs, unpack(u, self.plan.unconstrained), enum=self.plan.enumerated)
 
+    @unvalidated
     def log_densities(self, u: Float[Array, " d"]) -> dict[str, Array]:
         """Log density of each site, of latents with their log-Jacobian; empty where sites are summed out jointly."""
         from numpyro.infer.util import _unconstrain_params, compute_log_probs
@@ -79,6 +81,7 @@ class NumPyroTarget(LabelledTarget):
                 parts[name] = parts[name] + parts.pop(f"_{name}_log_det")
         return parts
 
+    @unvalidated
     def prior_densities(self, values: dict[str, Array]) -> dict[str, Array]:
         """Log prior density of each latent site at one draw, in constrained coordinates, so without Jacobian."""
         from numpyro.infer.util import compute_log_probs
@@ -93,6 +96,7 @@ class NumPyroTarget(LabelledTarget):
         parts, _ = compute_log_probs(model, args, kwargs, given)
         return {name: parts[name] for name in given}
 
+    @unvalidated
     def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
         """Named values of the latent and the deterministic sites.
 
@@ -111,6 +115,7 @@ class NumPyroTarget(LabelledTarget):
         values = constrain_fn(model, args, kwargs, unpack(u, self.plan.unconstrained), return_deterministic=True)
         return {site.name: jnp.asarray(values[site.name]) for site in self.sites}
 
+    @unvalidated
     def unconstrain(self, values: dict[str, Any]) -> Float[Array, " d"]:
         """The ``u`` at which the latent sites have these values; entries of other names are ignored."""
         from numpyro import handlers
@@ -148,6 +153,7 @@ class NumPyroTarget(LabelledTarget):
             names.add("predictive")
         return frozenset(names)
 
+    @unvalidated
     def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
         """Log likelihood of each datum by observed site; of ``numpyro.factor`` sites where nothing is observed."""
         from numpyro.infer.util import log_likelihood
@@ -292,7 +298,7 @@ class NumPyroTarget(LabelledTarget):
         return model, args, kwargs
 
 
-def from_numpyro(model: Callable, *args: Any, **kwargs: Any) -> NumPyroTarget:
+def from_numpyro(model: Callable, /, *args: Any, **kwargs: Any) -> NumPyroTarget:
     """See `Target.from_numpyro`."""
     if not callable(model):
         raise InvalidArgument(f"model must be a function with NumPyro sites, got {model!r}.")
@@ -334,6 +340,7 @@ def _drawable(target: NumPyroTarget) -> bool:
 
 
 @partial(jax.jit, inline=True)  # the model runs once for each shape of its data, however often methods trace it
+@unvalidated
 def _log_density(target: NumPyroTarget, u: Array) -> Array:
     from numpyro.infer.util import potential_energy
 

@@ -413,6 +413,16 @@ def test_a_support_without_bijection_is_refused():
         Target.from_numpyro(lambda: numpyro.sample("x", dist.ProjectedNormal(jnp.ones(3))))
 
 
+def test_each_step_of_a_scan_broadcasts_by_itself():
+    def model(y):
+        drift = numpyro.sample("drift", dist.Normal(0, 1))
+        scan(lambda x, y: (x + drift, numpyro.sample("y", dist.Normal(x + drift, 1), obs=y)), jnp.zeros(1), y)
+
+    y = np.array([0.5, 1.0, 2.0])
+    by_hand = stats.norm.logpdf(0.7) + stats.norm.logpdf(y, [0.7, 1.4, 2.1]).sum()
+    np.testing.assert_allclose(Target.from_numpyro(model, y).log_density(jnp.array([0.7])), by_hand, rtol=1e-12)
+
+
 def test_an_improper_prior_cannot_be_sampled():
     target = Target.from_numpyro(lambda: numpyro.sample("x", dist.ImproperUniform(constraints.positive, (), ())))
     assert "proper_prior" not in target.structure()
@@ -450,6 +460,20 @@ def test_bad_values_are_refused():
         target.unconstrain(good | {"z": np.zeros(7)})
     with pytest.raises(InvalidArgument, match="'tau' outside its support or on its edge; the support is positive"):
         target.unconstrain(good | {"tau": -1.0})
+
+
+def test_an_invalid_argument_of_a_distribution_is_refused():
+    with pytest.raises(
+        InvalidArgument, match=r"site 'x' has scale=-1.0 in its Normal distribution; it must be positive"
+    ):
+        Target.from_numpyro(lambda: numpyro.sample("x", dist.Normal(0.0, -1.0).expand([3])))
+
+
+def test_numpyros_validation_stays_as_it_was():
+    before = dist.Distribution._validate_args
+    target = Target.from_numpyro(schools, SIGMA, y=Y)
+    target.log_density(jnp.zeros(10))
+    assert dist.Distribution._validate_args == before
 
 
 def test_no_model():

@@ -1,0 +1,92 @@
+"""What a NumPyro model must not contain, one check and one sentence each."""
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from ..errors import InvalidArgument, UnsupportedTarget
+from .words import describe, innermost
+
+DISCRETE_INSTALL = 'pip install "pushforward[discrete]"'
+
+
+def is_discrete(site: dict[str, Any]) -> bool:
+    """Whether a site takes discrete values; raise where its support is not known."""
+    support = site["fn"].support
+    try:
+        return bool(support.is_discrete)
+    except (AttributeError, NotImplementedError):
+        raise UnsupportedTarget(
+            f"the latent site {site['name']!r} has the distribution {type(site['fn']).__name__}, whose support "
+            f"{support!r} is not known; give it a distribution with a support."
+        ) from None
+
+
+def refuse_delta(site: dict[str, Any]) -> None:
+    """A latent with a point mass leaves nothing to infer."""
+    from numpyro.distributions import Delta
+
+    if isinstance(innermost(site["fn"]), Delta):
+        raise InvalidArgument(
+            f"the latent site {site['name']!r} has a Delta distribution, which leaves nothing to infer; write "
+            f"numpyro.deterministic({site['name']!r}, value) instead."
+        )
+
+
+def check_enumerable(site: dict[str, Any]) -> None:
+    """A discrete latent must have finite support, and funsor be installed."""
+    name, fn = site["name"], type(site["fn"]).__name__
+    if not site["fn"].has_enumerate_support:
+        raise UnsupportedTarget(
+            f"the discrete latent site {name!r} has the distribution {fn}, which cannot be enumerated; write a "
+            f"distribution with finite support, or sum the site out in the model."
+        )
+    if importlib.util.find_spec("funsor") is None:
+        raise UnsupportedTarget(
+            f"the latent site {name!r} is discrete ({fn}) and is summed out by enumeration, which needs funsor: "
+            f"{DISCRETE_INSTALL}."
+        )
+
+
+def refuse_subsample(site: dict[str, Any]) -> None:
+    """A plate must not draw a random part of the data."""
+    size, subsample_size = site["args"]
+    if subsample_size is not None and subsample_size != size and site["kwargs"].get("rng_key") is not None:
+        raise UnsupportedTarget(
+            f"the plate {site['name']!r} draws a random subsample ({subsample_size} of {size}), so the log density is "
+            f"not a function of the latents; drop subsample_size, or use Target.from_factors, which makes mini-batches."
+        )
+
+
+def check_arguments(site: dict[str, Any]) -> None:
+    """The numbers written in the model must be valid arguments; arrays are left to the check of the start."""
+    from numpyro.distributions import constraints
+
+    fn = innermost(site["fn"])
+    for name, value in fn.get_args().items():
+        constraint = fn.arg_constraints[name]
+        number = isinstance(value, int | float | np.number) and not constraints.is_dependent(constraint)
+        if number and not np.all(constraint(np.asarray(value))):
+            raise InvalidArgument(
+                f"the site {site['name']!r} has {name}={value!r} in its {type(fn).__name__} distribution; it must "
+                f"be {describe(constraint)}."
+            )
+
+
+def check_observed(site: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """The data must broadcast with the distribution, and not make an outer product with it."""
+    if "_scan_current_index" in site["infer"]:
+        return  # the steps of a scan are stacked, each was broadcast by itself
+    expected = tuple(site["fn"].shape())
+    plates = ", ".join(f"{frame.name} of size {frame.size}" for frame in site["cond_indep_stack"])
+    inside = f", in plate {plates}" if plates else ""
+    try:
+        both = np.broadcast_shapes(shape, expected)
+    except ValueError:
+        both = None
+    if both is None or (both not in (shape, expected)):
+        raise InvalidArgument(
+            f"the observed site {site['name']!r} got data of shape {shape}, but its distribution "
+            f"{type(site['fn']).__name__} has shape {expected}{inside}; give data and model the same shape."
+        )

@@ -122,7 +122,8 @@ def chain_statistics(x: np.ndarray, quantiles: tuple[float, ...] = ()) -> dict[s
     """
     nonfinite = (~np.isfinite(x)).sum(axis=(1, 2))
     good = np.flatnonzero(nonfinite == 0)
-    part = _finite_statistics(x if good.size == len(x) else x[good], quantiles)
+    with np.errstate(all="ignore"):  # squares of diverged chains overflow: what follows of them is infinite or NaN
+        part = _finite_statistics(x if good.size == len(x) else x[good], quantiles)
     if good.size < len(x):
         part = {name: _scatter(value, good, len(x)) for name, value in part.items()}
     return part | {"nonfinite": nonfinite}

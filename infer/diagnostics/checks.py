@@ -97,7 +97,7 @@ def _rhat(stats: Statistics, keep: np.ndarray) -> list[Finding]:
 
 def _ess(stats: Statistics, keep: np.ndarray) -> list[Finding]:
     c, needed = stats.columns, ESS_PER_CHAIN * stats.chains
-    both = np.where(keep, np.fmin(c["ess_bulk"], c["ess_tail"]), np.inf)
+    both = np.where(keep, np.nan_to_num(np.fmin(c["ess_bulk"], c["ess_tail"]), nan=0.0), np.inf)
     worst = np.argsort(both)
     i = worst[0]
     low = int((both < needed).sum())

@@ -1,6 +1,7 @@
 """Draws of a DataTree as blocks of scalars, so that no statistic ever needs all draws in memory.
 
-Cost: a stored variable is read once per `READ_BYTES` of it; statistics then work on at most `BLOCK_BYTES` of draws.
+Cost: a stored variable is read once per `READ_BYTES` of it, in slices of about `SLICE_BYTES`; statistics then work on
+at most `BLOCK_BYTES` of draws, or on one scalar.
 """
 
 import itertools
@@ -13,6 +14,7 @@ import numpy as np
 from ..errors import InvalidArgument
 
 READ_BYTES = 16 * 2**20
+SLICE_BYTES = 4 * 2**20
 BLOCK_BYTES = 2**20
 
 
@@ -78,6 +80,10 @@ def blocks(group: Any, var_names: str | Sequence[str] | None = None) -> Iterator
                     yield _join(waiting)
                     waiting = []
                 waiting.append(part)
+            if waiting and len(block.labels) > most:
+                yield _join(waiting)
+                waiting = []
+            block = part = None  # what was read is let go before more is read
     if waiting:
         yield _join(waiting)
 
@@ -111,12 +117,32 @@ def _read(array: Any, name: str, dims: tuple[str, ...], most: int) -> Iterator[B
     at = 0
     for index in np.ndindex(*shape[:axis]):
         for start in range(0, shape[axis] if shape else 1, width):
-            sliced = (slice(start, start + width),) if shape else ()
-            raw = np.asarray(variable[(slice(None),) * first + index + sliced].values)
-            raw = raw.reshape(*([1] if first == 1 else []), *raw.shape[:first], -1)
-            count = raw.shape[-1]
-            yield Block(labels[at : at + count], [name] * count, np.moveaxis(raw, -1, 0), np.full(count, resolution))
+            values = _scalars(variable, first, index + ((slice(start, start + width),) if shape else ()))
+            count = len(values)
+            yield Block(labels[at : at + count], [name] * count, values, np.full(count, resolution))
             at += count
+            del values  # before the next ones are read
+
+
+def _scalars(variable: Any, first: int, index: tuple[Any, ...]) -> np.ndarray:
+    """Some scalars of one variable as (scalar, chain, draw), read a slice of draws at a time.
+
+    A store decodes whole chunks, all scalars of them: a slice is a few chunks, so that few are held at once.
+    """
+    chains, draws = math.prod(variable.shape[: first - 1]), variable.shape[first - 1]
+    stored = getattr(variable, "encoding", {}).get("preferred_chunks", {})
+    chunk = int(stored.get(variable.dims[first - 1], 1))
+    step = max(1, SLICE_BYTES // (8 * chunk * chains * math.prod(variable.shape[first:]))) * chunk
+    lead = (slice(None),) * (first - 1)
+    count = math.prod(variable[(*lead, slice(0, 1), *index)].shape[first:])
+    if draws <= step:
+        raw = np.asarray(variable[(*lead, slice(None), *index)].values)
+        return np.moveaxis(raw.reshape(chains, draws, count), -1, 0)
+    out = np.empty((count, chains, draws), dtype=variable.dtype)
+    for at in range(0, draws, step):
+        raw = np.asarray(variable[(*lead, slice(at, at + step), *index)].values)
+        out[..., at : at + step] = np.moveaxis(raw.reshape(chains, -1, count), -1, 0)
+    return out
 
 
 def _join(parts: list[Block]) -> Block:

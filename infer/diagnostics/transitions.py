@@ -66,7 +66,7 @@ def bfmi(energy: np.ndarray) -> np.ndarray:
     Carlo", 2016, eq. 12).
     """
     energy = np.asarray(energy, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):  # energies of diverged chains overflow
         return np.square(np.diff(energy, axis=-1)).mean(axis=-1) / energy.var(axis=-1, ddof=1)
 
 

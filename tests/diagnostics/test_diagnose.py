@@ -48,10 +48,10 @@ def test_false_alarms_are_rare():
 
 
 def test_false_alarms_are_rare_for_slow_chains():
-    """AR(1) chains with ESS about 1,000 and 50 scalars: R-hat passes 1.01 often, but by chance."""
+    """AR(1) chains with ESS about 1,000 and 10 scalars: R-hat passes 1.01 often, but by chance."""
     flagged, above = 0, 0
     for seed in range(30):
-        x = good(seed, (4, 1000, 50))
+        x = good(seed, (4, 1000, 10))
         for t in range(1, 1000):
             x[:, t] = 0.6 * x[:, t - 1] + 0.8 * x[:, t]
         found = diagnose(tree({"x": x}), "chains")
@@ -186,6 +186,16 @@ def test_nonfinite_draws():
     assert found["non-finite draws"].value == 4
     assert found["non-finite draws"].sites == ("x[2]",)
     assert names(found) == {"non-finite draws"}
+
+
+def test_chains_that_ran_away_are_flagged_without_noise():
+    """Values whose squares overflow: every statistic that does not exist counts as bad."""
+    x, energy = good(), np.random.default_rng(0).normal(size=(4, 1000))
+    x[0, :, 1] = 1e200 * np.cumsum(x[0, :, 1])
+    energy[0] *= 1e200
+    found = diagnose(tree({"x": x}, energy=energy), "chains")
+    assert {"R-hat", "ESS"} <= names(found)
+    assert str(found)
 
 
 def diverging_at(x, low, scattered, seed=3):

@@ -44,7 +44,7 @@ def over_draws(
     static = _Static(static)
     if batch is None:
         first = jax.tree.map(lambda x: np.asarray(x)[0], values)
-        like = jax.eval_shape(lambda v: f(key, target, v, *eqx.combine(dynamic, static.value)), first)
+        like = _single.eval_shape(target, key, first, dynamic, f=f, static=static)
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
         batch = int(np.clip(BATCH_BYTES // max(size, 1), 1, BATCH))
     batch = min(batch, n)
@@ -64,6 +64,12 @@ def _batch(target: Target, key: Any, index: Any, values: Any, dynamic: Any, *, f
         return f(jax.random.fold_in(key, i), target, value, *eqx.combine(dynamic, static.value))
 
     return jax.vmap(one)(jnp.asarray(index), values)
+
+
+@partial(jax.jit, static_argnames=("f", "static"))
+def _single(target: Target, key: Any, value: Any, dynamic: Any, *, f: Callable, static: "_Static") -> Any:
+    """One draw's worth, for its shapes; at module level, so that a second call finds them."""
+    return f(key, target, value, *eqx.combine(dynamic, static.value))
 
 
 class _Static:

@@ -143,12 +143,12 @@ def rebuild_run(store: Any, attrs: dict[str, Any], target: Target, method: Abstr
             )
         run = Run(target, method, Plan.from_record(attrs["plan"]), **options)
         run.start()
-        for name in ("posterior", "sample_stats"):
+        for name in run.streams.values():
             store.truncate(name, 0)
         return run
     meta, arrays = store.load_checkpoint()
     run = Run(target, method, Plan.from_record(meta["plan"]), **options)
     read_checkpoint(run, meta, arrays)
-    for name in ("posterior", "sample_stats"):
+    for name in run.streams.values():
         store.truncate(name, run.kept)
     return run

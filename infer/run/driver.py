@@ -104,6 +104,13 @@ class Run:
         return self._stages
 
     @property
+    def streams(self) -> dict[str, str]:
+        """What chunks give → the group it is appended to. Infos of a method without a chain's draws are of iterations."""
+        if self.method.kind == "chains":
+            return {"posterior": "posterior", "sample_stats": "sample_stats"}
+        return {"sample_stats": "iterations"}
+
+    @property
     def seconds(self) -> float:
         """Wall time spent so far, before a resume included."""
         return self.seconds_before + time.monotonic() - self._begun
@@ -292,7 +299,7 @@ class Run:
             self.kept += next(iter(blocks["sample_stats"].values())).shape[1]
             for name, block in blocks.items():
                 if block:
-                    self.sink.append(name, block)
+                    self.sink.append(self.streams[name], block)
 
     # -- small parts --------------------------------------------------------------------------------------------------
 

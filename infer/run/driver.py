@@ -105,7 +105,7 @@ class Run:
 
     @property
     def streams(self) -> dict[str, str]:
-        """What chunks give → the group it is appended to. Infos of a method without a chain's draws are of iterations."""
+        """What chunks give → the group it is appended to; without draws by chain, infos are those of iterations."""
         if self.method.kind == "chains":
             return {"posterior": "posterior", "sample_stats": "sample_stats"}
         return {"sample_stats": "iterations"}

@@ -1,0 +1,115 @@
+"""One small run per method: what the laws run over. A method without an entry here fails the suite."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from pushforward.infer.method import AbstractMethod
+
+import pushforward as pf
+
+TRACES = {"gaussian": 0}
+DESIGN = np.array([[1.0, 0.9, 0.2], [0.3, 1.0, -0.5], [-0.8, 0.4, 1.2], [0.6, 0.7, 0.1]])
+NOISE, SCALE = 0.8, np.array([2.0, 1.0, 0.5])
+
+
+def model(x, y):
+    """Linear regression with known noise: its posterior is a correlated normal."""
+    TRACES["gaussian"] += 1
+    b = numpyro.sample("b", dist.Normal(jnp.zeros(3), jnp.asarray(SCALE)).to_event(1))
+    numpyro.sample("y", dist.Normal(x @ b, NOISE), obs=y)
+
+
+@cache
+def gaussian(seed: int = 0) -> pf.Target:
+    """The target of a data set; all data sets have one shape."""
+    return pf.Target.from_numpyro(model, DESIGN, np.random.default_rng(seed).normal(size=4))
+
+
+def moments(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Exact mean and covariance of `gaussian`."""
+    y = np.random.default_rng(seed).normal(size=4)
+    covariance = np.linalg.inv(DESIGN.T @ DESIGN / NOISE**2 + np.diag(1 / SCALE**2))
+    return covariance @ DESIGN.T @ y / NOISE**2, covariance
+
+
+class Entry(NamedTuple):
+    """How the laws run a method.
+
+    Parameters
+    ----------
+    make
+        The method, small; called once.
+    nudge
+        Another value of a hyper-parameter that decides no shape: it must not compile anew. None if there is none.
+    bias
+        Documented bias of means and of second moments, in units of standard deviations; 0 for exact methods.
+    owns_density
+        The method closes over the target's log density, so that other data cannot reach it.
+    """
+
+    make: Callable[[], AbstractMethod]
+    nudge: Callable[[Any], AbstractMethod] | None
+    bias: float = 0.0
+    owns_density: bool = False
+
+
+def _set(**values: Any) -> Callable[[Any], AbstractMethod]:
+    return lambda method: dataclasses.replace(method, **values)
+
+
+def _kernel() -> AbstractMethod:
+    import blackjax
+
+    return pf.Kernel(blackjax.nuts(gaussian().log_density, step_size=0.5, inverse_mass_matrix=SCALE**2))
+
+
+METHODS: dict[str, Entry] = {
+    "NUTS": Entry(lambda: pf.NUTS(max_tree_depth=6), _set(target_acceptance=0.85)),
+    "HMC": Entry(lambda: pf.HMC(num_leapfrog=2), _set(target_acceptance=0.85)),
+    "MALA": Entry(pf.MALA, _set(target_acceptance=0.6)),
+    "MCLMC": Entry(pf.MCLMC, _set(desired_energy_variance=1e-4), bias=0.1),
+    "Kernel": Entry(_kernel, None, owns_density=True),
+    "SMC": Entry(lambda: pf.SMC(num_particles=1000), _set(target_ess=0.6, num_leapfrog=8), bias=0.1),
+    "Pathfinder": Entry(lambda: pf.Pathfinder(max_iterations=40), None, bias=0.1),
+    "AutoGuide": Entry(
+        lambda: pf.AutoGuide("AutoMultivariateNormal", num_steps=1500),
+        _set(learning_rate=0.01, num_steps=1700),
+        bias=0.1,
+    ),
+}
+
+
+@cache
+def method_of(name: str) -> AbstractMethod:
+    """The entry's method; one object, since a user's kernel is told from others by identity."""
+    return METHODS[name].make()
+
+
+def run(name: str, *, seed: int = 0, method: AbstractMethod | None = None, **options: Any) -> pf.Posterior:
+    """A short fit of a method, 2 chains of 1,000 draws after 200."""
+    defaults = {"key": 0, "num_samples": 1000, "num_warmup": 200, "num_chains": 2, "progress": False}
+    return pf.fit(gaussian(seed), method_of(name) if method is None else method, **defaults | options)
+
+
+@cache
+def first_run(name: str) -> pf.Posterior:
+    """The run that compiles; the laws compare with it."""
+    return run(name)
+
+
+def concrete_methods() -> set[str]:
+    """Names of all concrete methods of the package."""
+    len(pf.methods())  # imports every module that the face knows
+    found, waiting = set(), [AbstractMethod]
+    while waiting:
+        for cls in waiting.pop().__subclasses__():
+            waiting.append(cls)
+            if cls.__module__.startswith("pushforward.") and not cls.__name__.startswith(("Abstract", "_")):
+                found.add(cls.__name__)
+    return found

@@ -1,0 +1,5 @@
+"""``python -m pushforward.cli``, the same as ``pushforward``."""
+
+from . import main
+
+main()

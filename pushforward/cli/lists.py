@@ -12,25 +12,7 @@ def methods(debug: bool) -> None:
     del debug
     import pushforward
 
-    rows = []
-    for about in pushforward.methods():
-        gives = [
-            about.draws + " draws",
-            *(["density"] if about.density else []),
-            *(["evidence"] if about.evidence else []),
-        ]
-        rows.append(
-            (
-                about.method,
-                about.kind,
-                ", ".join(about.needs) or "–",
-                "yes" if about.gradients else "no",
-                ", ".join(gives),
-                "yes" if about.exact else "no",
-                about.source,
-            )
-        )
-    print_table(("method", "kind", "needs", "gradients", "gives", "exact", "source"), rows, numeric=False)
+    click.echo(repr(pushforward.methods()))
 
 
 @click.command()

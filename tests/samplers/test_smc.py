@@ -7,7 +7,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from pushforward.samplers.smc import SMC, SMCState, cloud_metric
+from pushforward.samplers.smc import SMC, SMCState, cloud_metric, largest_correlation
 from scipy import stats
 
 import pushforward as pf
@@ -50,7 +50,7 @@ def conjugate() -> tuple[pf.Target, np.ndarray, np.ndarray, float]:
     "method",
     [
         SMC(num_particles=1000),
-        SMC(num_particles=1000, move="random_walk", num_moves=25, metric="dense", resampling="stratified"),
+        SMC(num_particles=1000, move="random_walk", max_moves=200, resampling="stratified"),
     ],
     ids=["hmc", "random walk"],
 )
@@ -112,8 +112,30 @@ def test_pooling_weighs_clouds_by_their_evidence() -> None:
 
 def test_cloud_metric_is_the_covariance_of_the_cloud() -> None:
     u = RNG.normal(size=(50, 2)) @ np.array([[2.0, 0.5], [0.0, 1.0]])
-    np.testing.assert_allclose(cloud_metric(u, "dense"), np.cov(u, rowvar=False), rtol=1e-4)
-    np.testing.assert_allclose(cloud_metric(u, "diagonal"), u.var(0), rtol=1e-4)
+    covariance = np.cov(u, rowvar=False)
+    shrunk = np.where(np.eye(2), covariance, covariance * 50 / 52)
+    np.testing.assert_allclose(cloud_metric(u, "dense"), shrunk, rtol=1e-4)
+    np.testing.assert_allclose(cloud_metric(u, "diagonal"), np.diag(covariance), rtol=1e-4)
+
+
+def test_largest_correlation() -> None:
+    before = RNG.normal(size=(40, 3))
+    after = np.stack([before[:, 0] + 0.3 * RNG.normal(size=40), RNG.normal(size=40), np.ones(40)], -1)
+    a, b = before[:, 0], after[:, 0]
+    expected = max(np.corrcoef(a, b)[0, 1], np.corrcoef((a - a.mean()) ** 2, (b - b.mean()) ** 2)[0, 1])
+    assert float(largest_correlation(before, after)) == pytest.approx(expected, rel=1e-4)
+    # Swinging to the other side is not forgetting.
+    assert float(largest_correlation(before, -before)) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_evidence_does_not_suffer_from_a_correlated_posterior() -> None:
+    # Nearly collinear covariates: moves that are too few leave the cloud behind, and the evidence far too low.
+    x = RNG.normal(size=(40, 1)) + 0.03 * RNG.normal(size=(40, 3))
+    y = x.sum(1) + NOISE * RNG.normal(size=40)
+    marginal = NOISE**2 * np.eye(40) + PRIOR**2 * x @ x.T
+    posterior = pf.fit(pf.Target.from_numpyro(regression, x, y=y), SMC(), key=0, num_chains=4, progress=False)
+    found = posterior.evidence()
+    assert found.log_evidence == pytest.approx(stats.multivariate_normal(cov=marginal).logpdf(y), abs=0.25)
 
 
 def test_refusals() -> None:

@@ -34,6 +34,9 @@ class Schedule(NamedTuple):
         The metric's estimators see the draws of iterations ``start <= t < stop``.
     ends
         Last iteration of each window, int array of shape (MAX_WINDOWS,), padded with -1; the metric is updated there.
+    directions_from
+        The low-rank metric is diagonal in the windows that end before this iteration: directions estimated from a few
+        draws on the way to the typical set would throw the chain off it.
     adapting
         False in the sampling stage: step size (its average) and metric are frozen.
     """
@@ -41,6 +44,7 @@ class Schedule(NamedTuple):
     start: Any
     stop: Any
     ends: Any
+    directions_from: Any
     adapting: Any
 
 
@@ -70,11 +74,18 @@ def window_schedule(num_warmup: int, *, first: int = 75, window: int = 25, last:
     return _schedule(first, stop, ends)
 
 
-def growing_schedule(num_warmup: int, *, early: float = 0.3, last: float = 0.15) -> Schedule:
-    """The warm-up of nutpie: short windows at once, then windows that grow by half, then the step size alone.
+def growing_schedule(num_warmup: int, *, early: float = 0.05, window: int = 30, last: float = 0.15) -> Schedule:
+    """Windows of ten draws at once, then windows that grow by half, then the step size alone, as nutpie's.
 
     Seyboldt, Carlson & Carpenter (2026), section 3.2: gradients carry enough information for a diagonal metric after
-    ten draws, so that little is spent in a bad one.
+    ten draws, so that little is spent in a bad one. Directions are learned from the longer windows only.
+
+    Parameters
+    ----------
+    num_warmup
+        Length of the warm-up in iterations.
+    early, window, last
+        Share of the windows of ten, length of the first longer window, share of the last interval.
     """
     if num_warmup < 20:
         return step_size_schedule(num_warmup)
@@ -82,13 +93,14 @@ def growing_schedule(num_warmup: int, *, early: float = 0.3, last: float = 0.15)
     early_stop = min(round(early * num_warmup), stop)
     step = max(10, -(-early_stop // (MAX_WINDOWS - 20)))
     ends = list(range(step - 1, early_stop, step))
-    begin, size = (ends[-1] + 1 if ends else 0), 80.0
+    begin, size = (ends[-1] + 1 if ends else 0), float(window)
+    directions_from = begin
     while begin < stop:
-        width = int(size) if begin + size + 1.5 * size <= stop else stop - begin
+        width = int(size) if begin + 2.5 * size <= stop else stop - begin
         begin += width
         ends.append(begin - 1)
         size *= 1.5
-    return _schedule(0, stop, ends)
+    return _schedule(0, stop, ends)._replace(directions_from=np.int32(directions_from))
 
 
 def step_size_schedule(num_warmup: int) -> Schedule:
@@ -104,7 +116,7 @@ def frozen() -> Schedule:
 def _schedule(start: int, stop: int, ends: list[int]) -> Schedule:
     padded = np.full(MAX_WINDOWS, -1, np.int32)
     padded[: len(ends)] = ends
-    return Schedule(np.int32(start), np.int32(stop), padded, np.bool_(True))
+    return Schedule(np.int32(start), np.int32(stop), padded, np.int32(start), np.bool_(True))
 
 
 class Settings(NamedTuple):
@@ -117,14 +129,13 @@ class Settings(NamedTuple):
         ``"dense"`` (covariance) or ``"low_rank"`` (diagonal plus ``max_rank`` directions).
     target_acceptance
         Mean acceptance statistic that the step size is driven to.
-    max_rank, buffer
-        Of the low-rank metric: number of directions, and how many of the last draws it is estimated from.
+    max_rank
+        Number of directions of the low-rank metric.
     """
 
     metric: str
     target_acceptance: Any
     max_rank: int
-    buffer: int
 
 
 class Adaptation(eqx.Module):
@@ -142,6 +153,11 @@ class Adaptation(eqx.Module):
         """Step size in force: the exploring iterate during warm-up, the average of the iterates after it."""
         da = self.dual_averaging
         return jnp.exp(jnp.where(adapting, da.log_step_size, da.log_step_size_avg))
+
+
+def _buffer(dim: int) -> int:
+    """How many of a window's last draws the low-rank metric is estimated from: 512, or what 8 MB hold, at least 64."""
+    return max(64, min(512, 2**20 // dim))
 
 
 @lru_cache
@@ -169,7 +185,7 @@ def start_adaptation(settings: Settings, step_size: Any, gradient: Array, metric
     from blackjax.adaptation.step_size import dual_averaging_adaptation
 
     averaging = dual_averaging_adaptation(settings.target_acceptance)
-    estimator = _estimator(settings.metric, settings.max_rank, settings.buffer).init(gradient.shape[0])
+    estimator = _estimator(settings.metric, settings.max_rank, _buffer(gradient.shape[0])).init(gradient.shape[0])
     scale = 1.0 / jnp.clip(jnp.abs(gradient), 1e-10, 1e10)
     scale = jnp.where(jnp.abs(gradient) < 1e-10, 1.0, scale)
     if metric is None:
@@ -188,20 +204,32 @@ def update_adaptation(
     position: Array,
     gradient: Array,
     acceptance: Array,
+    diverging: Array,
 ) -> Adaptation:
-    """One iteration of warm-up, and the end of a window where ``t`` is one; nothing once adapting is over."""
+    """One iteration of warm-up, and the end of a window where ``t`` is one; nothing once adapting is over.
+
+    Draws of divergent transitions are kept from the metric: they tell where the integrator failed.
+    """
     from blackjax.adaptation.step_size import dual_averaging_adaptation
 
     averaging = dual_averaging_adaptation(settings.target_acceptance)
-    estimator = _estimator(settings.metric, settings.max_rank, settings.buffer)
+    estimator = _estimator(settings.metric, settings.max_rank, _buffer(gradient.shape[0]))
 
     def end_window(state: Adaptation) -> Adaptation:
         step_size = averaging[2](state.dual_averaging)
-        return Adaptation(_start_averaging(averaging, step_size), estimator.final(state.estimator))
+        learned = estimator.final(state.estimator)
+        metric = learned.inverse_mass_matrix
+        if settings.metric == "low_rank":
+            directions = t >= schedule.directions_from
+            metric = metric._replace(U=jnp.where(directions, metric.U, 0.0), lam=jnp.where(directions, metric.lam, 1.0))
+        # A window without good draws teaches nothing.
+        sound = jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(metric)]).all()
+        metric = jax.tree.map(lambda new, old: jnp.where(sound, new, old), metric, state.metric)
+        return Adaptation(_start_averaging(averaging, step_size), learned._replace(inverse_mass_matrix=metric))
 
     def learn(state: Adaptation) -> Adaptation:
-        slow = (t >= schedule.start) & (t < schedule.stop)
-        seen = jax.lax.cond(slow, lambda e: estimator.update(e, position, gradient), lambda e: e, state.estimator)
+        good = (t >= schedule.start) & (t < schedule.stop) & ~diverging
+        seen = jax.lax.cond(good, lambda e: estimator.update(e, position, gradient), lambda e: e, state.estimator)
         state = Adaptation(averaging[1](state.dual_averaging, acceptance), seen)
         return jax.lax.cond(jnp.any(t == schedule.ends), end_window, lambda s: s, state)
 

@@ -111,7 +111,14 @@ class AbstractHMC(AbstractMethod):
         step_size = state.adaptation.step_size(schedule.adapting)
         point, info, depth, saturated = self.transition(key, state.point, target, step_size, state.adaptation.metric)
         adaptation = update_adaptation(
-            self._settings(), state.adaptation, schedule, t, point.position, point.logdensity_grad, info.acceptance_rate
+            self._settings(),
+            state.adaptation,
+            schedule,
+            t,
+            point.position,
+            point.logdensity_grad,
+            info.acceptance_rate,
+            info.is_divergent,
         )
         return HMCState(point, adaptation), HMCInfo(
             acceptance_rate=info.acceptance_rate,
@@ -142,7 +149,7 @@ class AbstractHMC(AbstractMethod):
         }
 
     def _settings(self) -> Settings:
-        return Settings(self.metric, self.target_acceptance, self.max_rank, buffer=512)
+        return Settings(self.metric, self.target_acceptance, self.max_rank)
 
     def _with(self, schedule: Schedule) -> "AbstractHMC":
         return dataclasses.replace(self, schedule=schedule)
@@ -177,8 +184,8 @@ class NUTS(AbstractHMC):
     target_acceptance
         Mean acceptance statistic that warm-up drives the step size to, in (0, 1). Raise it against divergences.
     metric
-        ``"diagonal"`` (Fisher estimate from draws and gradients, as nutpie), ``"diagonal_welford"`` (variances, as
-        Stan), ``"dense"`` (covariance, as Stan) or ``"low_rank"`` (diagonal plus ``max_rank`` directions).
+        ``"low_rank"`` (diagonal plus ``max_rank`` directions, from draws and gradients, as nutpie), ``"diagonal"``
+        (without the directions), ``"diagonal_welford"`` (variances, as Stan) or ``"dense"`` (covariance, as Stan).
     inverse_mass_matrix
         First inverse mass matrix, float array of shape (d,) or (d, d), an estimate of the posterior covariance of u.
     max_tree_depth
@@ -197,7 +204,7 @@ class NUTS(AbstractHMC):
 
     step_size: Any = None
     target_acceptance: Any = 0.8
-    metric: str = eqx.field(static=True, default="diagonal")
+    metric: str = eqx.field(static=True, default="low_rank")
     inverse_mass_matrix: Any = None
     max_tree_depth: int = eqx.field(static=True, default=10)
     max_rank: int = eqx.field(static=True, default=10)
@@ -239,7 +246,7 @@ class HMC(AbstractHMC):
     num_leapfrog: int = eqx.field(static=True, default=20)
     step_size: Any = None
     target_acceptance: Any = 0.8
-    metric: str = eqx.field(static=True, default="diagonal")
+    metric: str = eqx.field(static=True, default="low_rank")
     inverse_mass_matrix: Any = None
     max_rank: int = eqx.field(static=True, default=10)
     divergence_threshold: float = 1000.0
@@ -277,7 +284,7 @@ class MALA(AbstractHMC):
 
     step_size: Any = None
     target_acceptance: Any = 0.574
-    metric: str = eqx.field(static=True, default="diagonal")
+    metric: str = eqx.field(static=True, default="low_rank")
     inverse_mass_matrix: Any = None
     max_rank: int = eqx.field(static=True, default=10)
     divergence_threshold: float = 1000.0

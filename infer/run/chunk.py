@@ -157,11 +157,15 @@ def init_states(method: AbstractMethod, target: Target, origin: Origin, starts: 
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), states)
 
 
-@partial(jax.jit, static_argnames=("tries",))
-def find_start(target: Target, origin: Origin, given: Any, *, tries: int) -> tuple[Array, Array, Array]:
-    """First of ``tries`` random points with a finite log density and gradient: the point, the density, whether found.
+@partial(jax.jit, static_argnames=("tries", "candidates"))
+def find_start(
+    target: Target, origin: Origin, given: Any, *, tries: int, candidates: int
+) -> tuple[Array, Array, Array]:
+    """A random point with a finite log density and gradient: the point, the density, whether found.
 
-    ``given`` is None, or a point that alone is tried.
+    Of the first ``candidates`` such points among at most ``tries`` the one of highest density is taken: a single point
+    often lies where a recursion or a differential equation explodes, out of reach of every sampler. ``given`` is None,
+    or a point that alone is tried.
     """
     value_and_grad = jax.value_and_grad(target.log_density)
     key = origin.keys()
@@ -174,14 +178,20 @@ def find_start(target: Target, origin: Origin, given: Any, *, tries: int) -> tup
         return given, *evaluate(given)
 
     def attempt(carry: tuple) -> tuple:
-        i, *_ = carry
+        i, count, best, highest = carry
         u = target.initial(jax.random.fold_in(key, i))
-        return i + 1, u, *evaluate(u)
+        value, finite = evaluate(u)
+        # Until one is finite, the last one tried is kept, to say what is wrong with it.
+        better = jnp.where(count > 0, finite & (value > highest), True)
+        return i + 1, count + finite, jnp.where(better, u, best), jnp.where(better, value, highest)
 
     def going(carry: tuple) -> Array:
-        i, _, _, found = carry
-        return (i < tries) & ~found
+        i, count, *_ = carry
+        return (i < tries) & (count < candidates)
 
     u = target.initial(key)
-    nothing = (jnp.zeros((), jnp.int32), jnp.zeros_like(u), jnp.zeros((), u.dtype), jnp.zeros((), bool))
-    return jax.lax.while_loop(going, attempt, nothing)[1:]
+    none = jnp.zeros((), jnp.int32)
+    _, count, best, highest = jax.lax.while_loop(
+        going, attempt, (none, none, jnp.zeros_like(u), jnp.zeros((), u.dtype))
+    )
+    return best, highest, count > 0

@@ -14,6 +14,7 @@ from .chunk import Origin, find_start
 from .plan import START_STAGE
 
 TRIES = 100
+CANDIDATES = 4
 
 
 class Warm(NamedTuple):
@@ -47,7 +48,7 @@ def starting_points(target: Target, root: PRNGKeyArray, start: Any, num_chains: 
     for chain in range(num_chains):
         point = None if given is None else given[chain]
         origin = Origin(root, np.uint32(START_STAGE), np.uint32(chain))
-        u, value, found = find_start(target, origin, point, tries=TRIES)
+        u, value, found = find_start(target, origin, point, tries=TRIES, candidates=CANDIDATES)
         if not found:
             raise NonFinite(_explain(target, chain, np.asarray(u), float(value), point is not None))
         points.append(u if learned is None else Warm(u, learned[chain]))

@@ -391,20 +391,21 @@ class Posterior:
         attrs = self.record | {"kind": self.kind, "started": False}
         with RunStore.create(path, coords=self._coords, dims=self._dims, attrs=attrs, overwrite=overwrite) as store:
             for name in self.data.children:
-                arrays, sample_dims = self._arrays(name)
+                arrays, sample_dims, dims = self._arrays(name)
                 if self._run is not None and self.kind == "chains" and name in ("posterior", "sample_stats"):
                     store.append(name, arrays)
                 else:
-                    store.write_group(name, arrays, sample_dims=sample_dims)
+                    store.write_group(name, arrays, dims, sample_dims=sample_dims)
             if self._run is not None:
                 write_checkpoint(store, self._run)
         return path
 
-    def _arrays(self, group: str) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """Variables of a group as NumPy arrays, the dimensions that count draws in front."""
+    def _arrays(self, group: str) -> tuple[dict[str, np.ndarray], tuple[str, ...], dict[str, tuple[str, ...]]]:
+        """Variables of a group as NumPy arrays, the dimensions that count draws in front; these; and the others."""
         dataset = self.data[group].to_dataset()
         lead = tuple(dim for dim in ("chain", "draw", "particle") if dim in dataset.dims)
-        return {k: v.transpose(*lead, ...).values for k, v in dataset.data_vars.items()}, lead
+        ordered = {str(k): v.transpose(*lead, ...) for k, v in dataset.data_vars.items()}
+        return {k: v.values for k, v in ordered.items()}, lead, {k: v.dims[len(lead) :] for k, v in ordered.items()}
 
     def start_for(self, target: "Target", key: Any, num_chains: int) -> tuple[Any, Any]:
         """Points (num_chains, d) at which chains on ``target`` may begin, and what was learned, per chain or None."""
@@ -549,6 +550,7 @@ def _outcome(run: "Run") -> dict[str, Any]:
         "seconds": run.seconds,
         "evaluations": run.evaluations,
         "totals": run.totals,
+        "moved": run.moved,
     }
 
 

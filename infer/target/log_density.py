@@ -41,6 +41,7 @@ class Coordinates(eqx.Module):
         """Values by site, and the log-Jacobian of the map from u: Σ log |det dx/du|."""
         from numpyro.distributions import biject_to
 
+        u = jnp.asarray(u)  # a NumPy array keeps its 64 bits, which JAX may not have
         values, log_det = {}, jnp.zeros((), u.dtype)
         for support, (name, free) in zip(self.supports, unpack(u, self.unconstrained).items(), strict=True):
             if describe(support.value) == "real":

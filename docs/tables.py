@@ -6,11 +6,13 @@
 import dataclasses
 import inspect
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
 BEGIN, END = "<!-- methods: made by docs/tables.py -->", "<!-- end -->"
 
 
@@ -68,6 +70,15 @@ def command_line() -> str:
         text = CliRunner().invoke(cli, [name, "--help"], prog_name="pushforward", terminal_width=100).output
         parts.append(f"## {name}\n\n```text\n{text.strip()}\n```")
     return "\n\n".join(parts)
+
+
+def on_startup(**_: Any) -> None:
+    """MkDocs' hook: show mkdocstrings the package as it is imported, with the folders where setuptools puts them."""
+    package = ROOT / "build" / "package" / "pushforward"
+    shutil.rmtree(package, ignore_errors=True)
+    package.mkdir(parents=True)
+    for path in [*(ROOT / "pushforward").iterdir(), *(ROOT / name for name in ("infer", "models", "samplers"))]:
+        (package / path.name).symlink_to(path)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

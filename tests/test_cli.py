@@ -9,13 +9,13 @@ import time
 
 import numpy as np
 import pytest
-from pushforward.infer.store import open_attrs
 
 import pushforward as pf
 from pushforward.cli import run
 from pushforward.cli.cache import cache_directory
 from pushforward.cli.data import check_arguments, pick, read_data
 from pushforward.cli.settings import hyperparameters, parse, split_extra
+from pushforward.infer.store import open_attrs
 
 MODEL = """
 import numpyro

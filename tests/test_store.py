@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import xarray as xr
+
 from pushforward.infer.errors import InvalidArgument, StoreError
 from pushforward.infer.store import (
     RunStore,

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+
+import pushforward as pf
 from pushforward.infer.diagnostics.arrays import ArrayTree
 from pushforward.infer.diagnostics.diagnose import diagnose
 from pushforward.infer.diagnostics.summary import statistics
-
-import pushforward as pf
 
 
 def groups(rng):

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import integrate, special, stats
+
 from pushforward.infer.diagnostics.bridge import Evidence, bridge_sampling, evidence_from_runs, evidence_from_weights
 from pushforward.infer.errors import InvalidArgument, NonFinite
-from scipy import integrate, special, stats
 
 
 def repeat(sample, log_density, exact, times=60):

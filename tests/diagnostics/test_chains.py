@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from pushforward.infer.diagnostics import chains
 from scipy import stats
+
+from pushforward.infer.diagnostics import chains
 
 
 def autoregressive(rng, rho, shape):

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+
 from pushforward.infer.diagnostics.diagnose import diagnose
 from pushforward.infer.diagnostics.findings import Diagnosis, Finding
 from pushforward.infer.diagnostics.summary import statistics

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from pushforward.infer.diagnostics import psis as module
 from pushforward.infer.diagnostics.psis import (
     elbo,

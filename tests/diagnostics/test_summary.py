@@ -7,6 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+
 from pushforward.infer.diagnostics import draws
 from pushforward.infer.diagnostics.summary import format_summary, statistics, summary, table
 from pushforward.infer.errors import InvalidArgument

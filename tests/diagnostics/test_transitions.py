@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from pushforward.infer.diagnostics.transitions import bfmi, divergence_sites, odd_chains, sample_stat, still_chains
 
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from pushforward.infer.method import AbstractMethod
 
 import pushforward as pf
+from pushforward.infer.method import AbstractMethod
 
 TRACES = {"gaussian": 0}
 DESIGN = np.array([[1.0, 0.9, 0.2], [0.3, 1.0, -0.5], [-0.8, 0.4, 1.2], [0.6, 0.7, 0.1]])

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+
 from pushforward.infer.geometry import L1
 from pushforward.infer.target import Target
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from pushforward.infer.target import Target
 from pushforward.infer.target.composite import CompositeTarget
 from pushforward.infer.target.factors import FactorTarget

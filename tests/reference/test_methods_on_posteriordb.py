@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from pushforward.models import posteriordb
 
 import pushforward as pf
+from pushforward.models import posteriordb
 
 DATABASE = Path(__file__).resolve().parents[2].parent / "shared" / "posteriordb"
 pytestmark = pytest.mark.skipif(not DATABASE.is_dir(), reason="needs a posteriordb beside the repository")

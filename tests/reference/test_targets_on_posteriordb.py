@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro.infer.util import potential_energy
+
 from pushforward.infer.target.labelled import unpack
 from pushforward.models import posteriordb
 

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+
 from pushforward.infer.diagnostics.diagnose import diagnose
 from pushforward.infer.diagnostics.summary import summary
 from pushforward.infer.errors import InvalidArgument, StoreError

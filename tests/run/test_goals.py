@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from pushforward.infer.diagnostics.chains import chain_statistics, worst_ess, worst_rhat
 
 import pushforward as pf
+from pushforward.infer.diagnostics.chains import chain_statistics, worst_ess, worst_rhat
 
 
 def normal(u):

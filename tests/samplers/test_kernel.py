@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pushforward.samplers.kernel import Kernel, info_type, known_scalars
 
 import pushforward as pf
+from pushforward.samplers.kernel import Kernel, info_type, known_scalars
 
 MEAN, SD = np.array([1.0, -2.0]), np.array([0.5, 2.0])
 

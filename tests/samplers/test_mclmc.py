@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import pushforward as pf
 from pushforward.samplers.mclmc import (
     BUFFER,
     MCLMC,
@@ -14,8 +16,6 @@ from pushforward.samplers.mclmc import (
     search_step_size,
     tuning_schedule,
 )
-
-import pushforward as pf
 
 VARIANCES = np.array([0.04, 0.25, 1.0, 1.0, 4.0, 25.0])
 

@@ -7,10 +7,10 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from pushforward.samplers.smc import SMC, SMCState, cloud_metric, largest_correlation
 from scipy import stats
 
 import pushforward as pf
+from pushforward.samplers.smc import SMC, SMCState, cloud_metric, largest_correlation
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 3))

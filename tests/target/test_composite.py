@@ -6,10 +6,11 @@ import numpy as np
 import numpyro
 import pytest
 from numpyro import distributions as dist
+from scipy import optimize
+
 from pushforward.infer.errors import InvalidArgument, UnsupportedTarget
 from pushforward.infer.geometry import L1
 from pushforward.infer.target import Target
-from scipy import optimize
 
 SCALE = np.array([0.1, 1.0, 2.0])
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro.distributions import constraints
+from scipy import stats
+
 from pushforward.infer.errors import InvalidArgument
 from pushforward.infer.target import Target
-from scipy import stats
 
 X = np.arange(10.0)
 Y = np.array([0.3, 0.8, 2.5, 2.6, 4.4, 4.9, 6.2, 7.3, 7.7, 9.1])

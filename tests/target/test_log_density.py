@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro.distributions import constraints
+from scipy import stats
+
 from pushforward.infer.errors import InvalidArgument, NotAvailable, UnsupportedTarget
 from pushforward.infer.target import Target
-from scipy import stats
 
 
 class Pair(NamedTuple):

@@ -13,9 +13,10 @@ from numpyro import distributions as dist
 from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 from numpyro.infer.util import potential_energy
+from scipy import stats
+
 from pushforward.infer.errors import InvalidArgument, NonFinite, NotAvailable, UnsupportedTarget
 from pushforward.infer.target import Target
-from scipy import stats
 
 Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from pushforward.infer.errors import InvalidArgument, UnsupportedTarget
 from pushforward.infer.target import Target
 

@@ -9,10 +9,10 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
-from pushforward.infer.variational.autoguide import AutoGuide
-from pushforward.infer.variational.guides import laplace
 
 import pushforward as pf
+from pushforward.infer.variational.autoguide import AutoGuide
+from pushforward.infer.variational.guides import laplace
 
 MEAN = np.array([1.0, -2.0, 0.5])
 COVARIANCE = np.array([[1.0, 0.6, 0.0], [0.6, 1.0, 0.2], [0.0, 0.2, 0.25]])

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pushforward.infer.variational.pathfinder import NormalMixture, Pathfinder, PathState, normal_of_path, path_elbo
 from scipy import stats
 
 import pushforward as pf
+from pushforward.infer.variational.pathfinder import NormalMixture, Pathfinder, PathState, normal_of_path, path_elbo
 
 MEAN = np.array([1.0, -2.0, 0.5])
 COVARIANCE = np.array([[4.0, 1.5, 0.0], [1.5, 1.0, 0.2], [0.0, 0.2, 0.25]])

@@ -287,7 +287,7 @@ class Posterior:
         """Evidence lower bound and its standard error, from the kept draws of the approximation."""
         if self.approximation is None:
             raise NotAvailable(f"elbo needs a method with a density, and {self._method_name} has none; see evidence().")
-        weights = self.log_weights()
+        weights = np.asarray(self.log_weights())
         return float(weights.mean()), float(weights.std(ddof=1) / np.sqrt(weights.size))
 
     def evidence(self, *, key: Any = 2) -> Any:

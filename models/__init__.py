@@ -8,7 +8,7 @@ from typing import Any
 
 from .examples import Example, get, names
 
-__all__ = ["Example", "get", "names", "posteriordb"]
+__all__ = ["Example", "get", "names", "posteriordb"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,3 +24,6 @@ from .samplers.hmc import NUTS as NUTS
 from .samplers.kernel import Kernel as Kernel
 from .samplers.mclmc import MCLMC as MCLMC
 from .samplers.smc import SMC as SMC
+
+__version__: str
+__all__: list[str]

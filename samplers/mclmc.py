@@ -209,7 +209,7 @@ class MCLMC(AbstractMethod):
         return tuned, MCLMCInfo(
             lp=point.logdensity,
             energy_error=info.energy_change,
-            energy_variance=info.energy_change**2 / point.position.shape[0],
+            energy_variance=info.energy_change**2 / target.dim,
             diverging=~info.nonans,
             step_size=state.step_size,
             length=state.length,

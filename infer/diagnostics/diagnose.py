@@ -69,7 +69,7 @@ def diagnose(
     else:
         findings += _approximation(stats, None if broken else raw)
         size = f"{stats.draws:,} independent draws, {len(stats.labels):,} scalars"
-    if broken:
+    if raw is not None and broken:
         bad = int((np.isnan(raw) | (raw == np.inf)).sum())
         found = f"{bad:,} of {raw.size:,} log weights are NaN or +inf" if bad else "All log weights are −inf"
         findings.append(

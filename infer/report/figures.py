@@ -165,7 +165,7 @@ def _loo(tree: Any, name: str) -> Any:
 
 def _marginals(plt: Any, some: Any, tree: Any, kind: str) -> Any:
     """Histograms of q and of its reweighted draws; weights as they are, so nothing is resampled."""
-    log_weights = selection.smoothed(tree, kind)
+    log_weights = np.asarray(selection.smoothed(tree, kind))
     count = int(tree["posterior"].sizes["draw"])
     keep = np.arange(0, count, max(1, -(-count // selection.MAX_DRAWS)))
     weights = np.exp(log_weights[keep] - log_weights[keep].max())

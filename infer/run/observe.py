@@ -128,7 +128,7 @@ class _NotebookBar:
 
         self._html = HTML
         self._lines: dict[str, str] = {}
-        self._handle = display(HTML(""), display_id=True)
+        self._handle: Any = display(HTML(""), display_id=True)
 
     def show(self, seen: Seen) -> None:
         bar = f'<progress value="{seen.done}" max="{seen.total}"></progress>'

@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,8 +30,8 @@ class Layout(eqx.Module):
 
     def join(self, arrays: list[Any]) -> Any:
         """The pytree with these arrays as they are."""
-        arrays = iter(arrays)
-        return jax.tree.unflatten(self.treedef, [next(arrays) if r is None else r.value for r in self.rest])
+        given = iter(arrays)
+        return jax.tree.unflatten(self.treedef, [next(given) if r is None else r.value for r in self.rest])
 
     def fixed(self) -> list[Any]:
         """The values of the leaves that are no arrays."""
@@ -63,6 +64,7 @@ def first_that_traces(tree: Any, build: Callable[[Layout, list[Any]], Any], expl
     InvalidArgument
         None works; the message is ``explain(error)``. Errors of the package pass as they are.
     """
+    error: Any = None
     for layout, arrays in splits(tree):
         try:
             return build(layout, arrays)

@@ -80,7 +80,8 @@ def content_digest(value: Any) -> bytes:
         concrete = jax.random.key_data(value) if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key) else value
         digest.update(content_digest(np.asarray(concrete)))
     elif hasattr(value, "__qualname__"):  # a function, method or class
-        digest.update(f"{getattr(value, '__module__', '')}.{value.__qualname__}".encode())
+        name = value.__qualname__  # pyright: ignore[reportAttributeAccessIssue]
+        digest.update(f"{getattr(value, '__module__', '')}.{name}".encode())
     elif isinstance(value, bool | int | float | complex | str | bytes | np.generic):
         digest.update(repr(value).encode())
     else:

@@ -121,11 +121,11 @@ def compare(posterior: Any, reference: Any, *, rate: float = 0.01) -> Comparison
 
 def _draws(posterior: Any) -> Mapping[str, np.ndarray]:
     """Draws by name, as (chain, draw, *shape); a cloud or independent draws count as one chain."""
-    data = getattr(posterior, "data", posterior)
+    data: Any = getattr(posterior, "data", posterior)
     if isinstance(posterior, Mapping) and not hasattr(posterior, "data_vars"):
         data = posterior
     if hasattr(data, "children"):  # a DataTree
-        data = data["posterior"] if "posterior" in data.children else data
+        data = data["posterior"] if "posterior" in data.children else data  # pyright: ignore[reportAttributeAccessIssue]
     if not hasattr(data, "data_vars"):
         if not isinstance(data, Mapping):
             raise InvalidArgument(
@@ -133,7 +133,7 @@ def _draws(posterior: Any) -> Mapping[str, np.ndarray]:
             )
         return {name: np.asarray(value) for name, value in data.items()}
     arrays = {}
-    for name, variable in data.data_vars.items():
+    for name, variable in data.data_vars.items():  # pyright: ignore[reportAttributeAccessIssue]
         kept = [dim for dim in ("chain", "draw", "particle", "sample") if dim in variable.dims]
         array = np.asarray(variable.transpose(*kept, ...).values)
         arrays[str(name)] = array if len(kept) >= 2 else array[None]

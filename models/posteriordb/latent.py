@@ -47,10 +47,10 @@ class Restricted(dist.Distribution):
             key, value = carry
             key, now = jax.random.split(key)
             new = self.base.sample(now, sample_shape)
-            return key, jnp.where(self._support(value)[..., None], value, new)
+            return key, jnp.where(self.support(value)[..., None], value, new)
 
         start = key, jnp.full(sample_shape + self.base.batch_shape + self.base.event_shape, jnp.nan)
-        return jax.lax.while_loop(lambda carry: ~jnp.all(self._support(carry[1])), again, start)[1]
+        return jax.lax.while_loop(lambda carry: ~jnp.all(self.support(carry[1])), again, start)[1]
 
 
 def squared_exponential(x, alpha, rho):

@@ -68,7 +68,7 @@ def check_arguments(function: Callable, data: Mapping[str, Any], name: str) -> d
         have = f"the data have {', '.join(data)}" if data else "no data were given"
         raise InvalidArgument(f"{takes}, and {have}: {', '.join(missing)} missing; give them with --data FILE.")
     for parameter in keywords:
-        value = data.get(parameter.name)
+        value: Any = data.get(parameter.name)
         if getattr(getattr(value, "dtype", None), "kind", "f") not in "biufc":
             raise InvalidArgument(
                 f"{parameter.name} holds text ({str(value.ravel()[0])!r}, ...), and models take numbers; encode it as "

@@ -180,7 +180,7 @@ class AutoGuide(AbstractMethod):
         optimiser = jax.tree.map(lambda x: jnp.asarray(x[best]), state.optimiser)
         params = guide_params(self, target, optimiser)
         if not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(params)):
-            raise NonFinite("AutoGuide: the guide's parameters are not finite; lower learning_rate.")
+            raise NonFinite(f"AutoGuide: parameters of the guide {self.guide!r} are not finite; lower learning_rate.")
         if self._is("AutoLaplaceApproximation"):
             return laplace(target, params["auto_loc"])
         return GuideApproximation(params, target if self._is("AutoDAIS") else None, self, target.dim)

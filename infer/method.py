@@ -100,6 +100,13 @@ class AbstractMethod(eqx.Module):
         del key, target, start
         return self
 
+    def relocate(self, states: Any) -> Any:
+        """Host work between stages, from the states of all chains (stacked on the leading axis).
+
+        Returns, for each chain, the index of the chain from whose state it goes on; None (default) if from its own.
+        """
+        del states
+
     @abc.abstractmethod
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> Any:
         """State of one chain.

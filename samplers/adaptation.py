@@ -108,6 +108,18 @@ def step_size_schedule(num_warmup: int) -> Schedule:
     return _schedule(num_warmup, num_warmup, [])
 
 
+def split_schedule(schedule: Schedule, at: int) -> tuple[Schedule, Schedule]:
+    """The schedule up to iteration ``at`` and from there on, each counting from 0."""
+    shift = np.int32(at)
+    ends = np.asarray(schedule.ends)
+    late = np.where(ends >= at, ends - at, -1).astype(np.int32)
+    later = schedule._replace(
+        start=np.maximum(schedule.start - shift, 0).astype(np.int32), stop=np.int32(schedule.stop - shift),
+        ends=late, directions_from=np.int32(schedule.directions_from - shift),
+    )  # fmt: skip
+    return schedule, later
+
+
 def frozen() -> Schedule:
     """No warm-up: step size and metric stay."""
     return _schedule(0, 0, [])._replace(adapting=np.bool_(False))
@@ -139,10 +151,11 @@ class Settings(NamedTuple):
 
 
 class Adaptation(eqx.Module):
-    """What warm-up learns: dual-averaging state of the step size, state of the metric's estimator."""
+    """What warm-up learns: dual averaging of the step size, the metric's estimator, the level of the log density."""
 
     dual_averaging: Any
     estimator: Any
+    level: Array
 
     @property
     def metric(self) -> Any:
@@ -176,7 +189,9 @@ def _start_averaging(averaging: Any, step_size: Any) -> Any:
     return state._replace(log_step_size_avg=state.log_step_size)
 
 
-def start_adaptation(settings: Settings, step_size: Any, gradient: Array, metric: Any = None) -> Adaptation:
+def start_adaptation(
+    settings: Settings, step_size: Any, log_density: Array, gradient: Array, metric: Any = None
+) -> Adaptation:
     """Start from a step size and, where known, a metric; else from one scaled by the gradient.
 
     Without a metric the first one is diag(1 / abs(gradient)), the curvature of a log density that falls by one over the
@@ -193,7 +208,7 @@ def start_adaptation(settings: Settings, step_size: Any, gradient: Array, metric
         metric = {1: lambda: scale, 2: lambda: jnp.diag(scale)}[like.ndim]() if hasattr(like, "ndim") else None
         metric = like._replace(sigma=jnp.sqrt(scale)) if metric is None else metric
     estimator = estimator._replace(inverse_mass_matrix=metric)
-    return Adaptation(_start_averaging(averaging, step_size), estimator)
+    return Adaptation(_start_averaging(averaging, step_size), estimator, jnp.asarray(log_density, float))
 
 
 def update_adaptation(
@@ -201,23 +216,30 @@ def update_adaptation(
     state: Adaptation,
     schedule: Schedule,
     t: Array,
-    position: Array,
-    gradient: Array,
+    point: Any,
     acceptance: Array,
     diverging: Array,
 ) -> Adaptation:
     """One iteration of warm-up, and the end of a window where ``t`` is one; nothing once adapting is over.
 
-    Draws of divergent transitions are kept from the metric: they tell where the integrator failed.
+    Draws of divergent transitions are kept from the metric: they tell where the integrator failed. The estimator's
+    buffers of draws never pass through a `lax.cond`, which would copy them at every iteration.
     """
     from blackjax.adaptation.step_size import dual_averaging_adaptation
 
     averaging = dual_averaging_adaptation(settings.target_acceptance)
-    estimator = _estimator(settings.metric, settings.max_rank, _buffer(gradient.shape[0]))
+    estimator = _estimator(settings.metric, settings.max_rank, _buffer(point.position.shape[0]))
 
-    def end_window(state: Adaptation) -> Adaptation:
-        step_size = averaging[2](state.dual_averaging)
-        learned = estimator.final(state.estimator)
+    good = schedule.adapting & (t >= schedule.start) & (t < schedule.stop) & ~diverging
+    seen = estimator.update(state.estimator, point.position, point.logdensity_grad)
+    seen, buffers = _without_buffers(seen)
+    # A draw that is not good stays in the buffer's next free row, to be overwritten: only the counts are undone.
+    seen = jax.tree.map(lambda new, old: jnp.where(good, new, old), seen, _without_buffers(state.estimator)[0])
+
+    def end_window(both: tuple) -> tuple:
+        dual_averaging, seen = both
+        step_size = averaging[2](dual_averaging)
+        learned, _ = _without_buffers(estimator.final(_with_buffers(seen, buffers)))
         metric = learned.inverse_mass_matrix
         if settings.metric == "low_rank":
             directions = t >= schedule.directions_from
@@ -225,12 +247,60 @@ def update_adaptation(
         # A window without good draws teaches nothing.
         sound = jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(metric)]).all()
         metric = jax.tree.map(lambda new, old: jnp.where(sound, new, old), metric, state.metric)
-        return Adaptation(_start_averaging(averaging, step_size), learned._replace(inverse_mass_matrix=metric))
+        return _start_averaging(averaging, step_size), learned._replace(inverse_mass_matrix=metric)
 
-    def learn(state: Adaptation) -> Adaptation:
-        good = (t >= schedule.start) & (t < schedule.stop) & ~diverging
-        seen = jax.lax.cond(good, lambda e: estimator.update(e, position, gradient), lambda e: e, state.estimator)
-        state = Adaptation(averaging[1](state.dual_averaging, acceptance), seen)
-        return jax.lax.cond(jnp.any(t == schedule.ends), end_window, lambda s: s, state)
+    def learn(both: tuple) -> tuple:
+        dual_averaging, seen = both
+        both = averaging[1](dual_averaging, acceptance), seen
+        return jax.lax.cond(jnp.any(t == schedule.ends), end_window, lambda both: both, both)
 
-    return jax.lax.cond(schedule.adapting, learn, lambda s: s, state)
+    both = (state.dual_averaging, seen)
+    dual_averaging, seen = jax.lax.cond(schedule.adapting, learn, lambda both: both, both)
+    level = state.level + jnp.where(schedule.adapting, 0.1, 0.0) * (point.logdensity - state.level)
+    return Adaptation(dual_averaging, _with_buffers(seen, buffers), level)
+
+
+def _without_buffers(estimator: Any) -> tuple[Any, Any]:
+    """An estimator's state without the buffers of the low-rank one, and these."""
+    if not hasattr(estimator, "draws_buffer"):
+        return estimator, None
+    return estimator._replace(draws_buffer=None, grads_buffer=None), (estimator.draws_buffer, estimator.grads_buffer)
+
+
+def _with_buffers(estimator: Any, buffers: Any) -> Any:
+    return estimator if buffers is None else estimator._replace(draws_buffer=buffers[0], grads_buffer=buffers[1])
+
+
+def log_volume(metric: Any) -> np.ndarray:
+    """Log volume of the typical set, ½ log det(metric), of metrics stacked over chains; on the host, shape (chain,)."""
+    if hasattr(metric, "sigma"):
+        return np.log(np.asarray(metric.sigma)).sum(-1) + 0.5 * np.log(np.asarray(metric.lam)).sum(-1)
+    metric = np.asarray(metric)
+    if metric.ndim == 2:
+        return 0.5 * np.log(metric).sum(-1)
+    return 0.5 * np.linalg.slogdet(metric)[1]
+
+
+def hopeless(level: np.ndarray, volume: np.ndarray, dim: int, margin: float) -> np.ndarray | None:
+    """For each chain the chain to go on from, where some are in regions of negligible mass; else None.
+
+    A chain is moved if both its log density and its log density plus log volume (a Gaussian's estimate of the log mass
+    of its region) lie ``margin`` nats below those of the best chain: then less than exp(-margin) of the posterior is
+    where it is. A narrow peak and a broad plateau of like mass both stay. The volume that a stuck chain has learned
+    means nothing, so that it counts for at most 5 nats a dimension: a region 150 times as wide in every direction.
+
+    Parameters
+    ----------
+    level, volume
+        Mean log density and log volume of each chain, shape (chain,).
+    """
+    mass = level + volume
+    best = int(np.argmax(np.where(np.isfinite(mass), level, -np.inf)))
+    gained = np.minimum(volume - volume[best], 5.0 * dim)
+    lost = ~(level > level[best] - margin) & ~(level + gained > level[best] - margin)
+    if not lost.any():
+        return None
+    source = np.arange(len(level))
+    kept = source[~lost]
+    source[lost] = kept[np.arange(lost.sum()) % len(kept)]
+    return source

@@ -5,10 +5,12 @@ per leapfrog step. Warm-up and sampling differ by data only (`Schedule.adapting`
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ..infer.errors import InvalidArgument
@@ -23,11 +25,17 @@ from .adaptation import (
     Settings,
     frozen,
     growing_schedule,
+    hopeless,
+    log_volume,
+    split_schedule,
     start_adaptation,
     step_size_schedule,
     update_adaptation,
     window_schedule,
 )
+
+SETTLED = 0.2
+MARGIN = 20.0
 
 
 class HMCState(eqx.Module):
@@ -77,16 +85,29 @@ class AbstractHMC(AbstractMethod):
         raise NotImplementedError
 
     def stages(self, budget: Budget) -> tuple[Stage, ...]:
-        """Warm-up, whose draws are dropped, and sampling with step size and metric frozen."""
+        """Warm-up in two parts, whose draws are dropped, and sampling with step size and metric frozen."""
         if budget.num_warmup == 0:
             return (Stage("sample", self._with(frozen()), budget.num_samples * budget.thin),)
         # Gradients tell enough for windows of ten draws; variances and covariances need Stan's longer ones.
         make = growing_schedule if self.metric in ("diagonal", "low_rank") else window_schedule
         schedule = step_size_schedule(budget.num_warmup) if budget.warm else make(budget.num_warmup)
+        sample = Stage("sample", self._with(frozen()), budget.num_samples * budget.thin)
+        settle = max((int(end) + 1 for end in schedule.ends if end < SETTLED * budget.num_warmup), default=0)
+        if settle == 0:
+            return (Stage("warm-up", self._with(schedule), budget.num_warmup, keep=False), sample)
+        first, rest = split_schedule(schedule, settle)
         return (
-            Stage("warm-up", self._with(schedule), budget.num_warmup, keep=False),
-            Stage("sample", self._with(frozen()), budget.num_samples * budget.thin),
+            Stage("settle", self._with(first), settle, keep=False),
+            Stage("warm-up", self._with(rest), budget.num_warmup - settle, keep=False),
+            sample,
         )
+
+    def relocate(self, states: HMCState) -> Any:
+        """After the first windows, chains that settled where next to no mass is go on from one that did not."""
+        if not self.schedule.adapting:
+            return None
+        level, volume = np.asarray(states.adaptation.level), log_volume(states.adaptation.metric)
+        return hopeless(level, volume, states.point.position.shape[-1], MARGIN)
 
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> HMCState:
         """Log density and gradient at the start; step size and metric from it, from ``start``, or from the user."""
@@ -96,14 +117,14 @@ class AbstractHMC(AbstractMethod):
         if isinstance(start, HMCState):
             return start
         u, learned = (start.u, start.learned) if isinstance(start, Warm) else (start, {})
-        point = blackjax.mcmc.hmc.init(u, target.log_density)
+        point = blackjax.mcmc.hmc.init(u, finite_density(target))
         step_size = learned.get("step_size", 1.0 if self.step_size is None else self.step_size)
         metric = self.inverse_mass_matrix
         if metric is None:
             metric = learned.get("inverse_mass_matrix")
-        like = start_adaptation(self._settings(), step_size, point.logdensity_grad).metric
-        metric = _fit_metric(metric, like, self.metric)
-        return HMCState(point, start_adaptation(self._settings(), step_size, point.logdensity_grad, metric))
+        known = (self._settings(), step_size, point.logdensity, point.logdensity_grad)
+        metric = _fit_metric(metric, start_adaptation(*known).metric, self.metric)
+        return HMCState(point, start_adaptation(*known, metric))
 
     def step(self, key: PRNGKeyArray, state: HMCState, target: Target, t: Array) -> tuple[HMCState, HMCInfo]:
         """One transition, then, during warm-up, one update of step size and metric."""
@@ -111,14 +132,7 @@ class AbstractHMC(AbstractMethod):
         step_size = state.adaptation.step_size(schedule.adapting)
         point, info, depth, saturated = self.transition(key, state.point, target, step_size, state.adaptation.metric)
         adaptation = update_adaptation(
-            self._settings(),
-            state.adaptation,
-            schedule,
-            t,
-            point.position,
-            point.logdensity_grad,
-            info.acceptance_rate,
-            info.is_divergent,
+            self._settings(), state.adaptation, schedule, t, point, info.acceptance_rate, info.is_divergent
         )
         return HMCState(point, adaptation), HMCInfo(
             acceptance_rate=info.acceptance_rate,
@@ -153,6 +167,21 @@ class AbstractHMC(AbstractMethod):
 
     def _with(self, schedule: Schedule) -> "AbstractHMC":
         return dataclasses.replace(self, schedule=schedule)
+
+
+def finite_density(target: Target) -> Callable[[Array], Array]:
+    """The log density, -inf where it is not finite or so low that the squares of momenta there overflow.
+
+    BlackJAX's low-rank kinetic energy is a difference, which an overflow can make -inf: such a point would always be
+    accepted, and never be left.
+    """
+
+    def log_density(u: Array) -> Array:
+        value = target.log_density(u)
+        lowest = -1e-4 * float(jnp.finfo(value.dtype).max) ** 0.5
+        return jnp.where((value > lowest) & (value < jnp.inf), value, -jnp.inf)
+
+    return log_density
 
 
 def _fit_metric(given: Any, like: Any, name: str) -> Any:
@@ -221,7 +250,7 @@ class NUTS(AbstractHMC):
         import blackjax.mcmc.nuts
 
         kernel = blackjax.mcmc.nuts.build_kernel(divergence_threshold=self.divergence_threshold)
-        point, info = kernel(key, point, target.log_density, step_size, metric, self.max_tree_depth)
+        point, info = kernel(key, point, finite_density(target), step_size, metric, self.max_tree_depth)
         depth = info.num_trajectory_expansions
         # A trajectory that stopped at the limit neither turned nor diverged.
         saturated = (depth >= self.max_tree_depth) & ~info.is_turning & ~info.is_divergent
@@ -303,5 +332,5 @@ def _hmc_transition(
     import blackjax.mcmc.hmc
 
     kernel = blackjax.mcmc.hmc.build_kernel(divergence_threshold=method.divergence_threshold)
-    point, info = kernel(key, point, target.log_density, step_size, metric, leapfrogs)
+    point, info = kernel(key, point, finite_density(target), step_size, metric, leapfrogs)
     return point, info, 0, False

@@ -47,6 +47,7 @@ def write_checkpoint(store: Any, run: Run) -> None:
         "totals": run.totals,
         "seconds": run.seconds,
         "kept": run.kept,
+        "moved": run.moved,
         "stopped": run.stopped,
         "groups": [],
     }
@@ -66,6 +67,7 @@ def read_checkpoint(run: Run, meta: dict[str, Any], arrays: dict[str, np.ndarray
     run.stage_index, run.stage_begun = meta["stage"], meta["begun"]
     run.evaluations, run.totals = meta["evaluations"], meta["totals"]
     run.seconds_before, run.kept, run.stopped = meta["seconds"], meta["kept"], None
+    run.moved = meta["moved"]
     with precision(run.plan.precision):
         stage = run.stages[min(run.stage_index, len(run.stages) - 1)]
         run.prepared = stage.method

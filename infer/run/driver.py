@@ -78,6 +78,7 @@ class Run:
         self.totals: dict[str, dict[str, float]] = {}
         self.seconds_before = 0.0
         self.kept = 0
+        self.moved: dict[str, int] = {}
         self.stopped: str | None = None
         self._begun = self._saved = time.monotonic()
         self._terminated = False
@@ -206,6 +207,7 @@ class Run:
             if type(stage.method).prepare is not AbstractMethod.prepare:
                 key = jax.random.fold_in(jax.random.fold_in(root, self.stage_index), START_STAGE)
                 self.prepared = stage.method.prepare(key, self.target, [g.states for g in self.groups])
+            self._relocate()
         self._placed = {}
         for group in self.groups:
             chain = np.asarray(group.chains, np.uint32)
@@ -222,6 +224,19 @@ class Run:
             self.stage_begun = True
             self._save(force=True)
         self._compile(stage)
+
+    def _relocate(self) -> None:
+        """Let chains go on from others' states where the method asks for it, and keep a record of it."""
+        if self.stage_index == 0 or type(self.prepared).relocate is AbstractMethod.relocate:
+            return
+        states = self.final_states()
+        source = self.prepared.relocate(states)
+        if source is None:
+            return
+        self.moved |= {str(chain): int(to) for chain, to in enumerate(source) if to != chain}
+        for group in self.groups:
+            rows = source[group.chains[0]] if group.single else source[np.asarray(group.chains)]
+            group.states = jax.tree.map(lambda x, rows=rows: x[rows], states)
 
     def _compile(self, stage: Stage) -> None:
         """Compile before any thread starts, so that it happens once for each device and shape of group."""

@@ -121,7 +121,7 @@ def test_fit_prints_the_python_result(capsys, tmp_path):
     assert "\ntau " in shown
     assert "\nmu " not in shown
     assert run(["diagnose", str(out)]) == 0
-    assert str(same.diagnose()) in capsys.readouterr().out
+    assert str(stored.diagnose()) in capsys.readouterr().out
     assert run(["diagnose", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["flagged"] == same.diagnose().flagged
 

@@ -469,6 +469,9 @@ class Posterior:
             "warning": "" if method is None else type(method).warning,
             "log_weights": self.log_weights(),
             "asked": self.record.get("plan", {}).get("num_samples"),
+            "moved": self.record.get("moved"),
+            "max_tree_depth": getattr(method, "max_tree_depth", None),
+            "target_acceptance": getattr(method, "target_acceptance", None),
         }
 
     def _pooled(self) -> dict[str, np.ndarray]:

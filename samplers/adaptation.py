@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 MAX_WINDOWS = 64
+DENSE_DIM = 50
 
 METRICS = {
     "diagonal": "fisher_diag",
@@ -269,6 +270,38 @@ def _without_buffers(estimator: Any) -> tuple[Any, Any]:
 
 def _with_buffers(estimator: Any, buffers: Any) -> Any:
     return estimator if buffers is None else estimator._replace(draws_buffer=buffers[0], grads_buffer=buffers[1])
+
+
+def whiten(metric: Any, point: Any, log_density: Any) -> tuple[Any, Any, Any, Any]:
+    """Coordinates w about a point in which a low-rank metric is the identity: u = u₀ + L w with L Lᵀ = metric.
+
+    L = diag(σ) (I + U (√Λ - I) Uᵀ). The integrator then costs two products with L per step, of which up to
+    `DENSE_DIM` dimensions are done with a matrix; BlackJAX's own low-rank metric needs one for every velocity of every
+    U-turn test.
+
+    Returns
+    -------
+    The point, the log density and the metric (ones) in w, and the function that brings a point back to u.
+    """
+    sigma, directions, root = metric.sigma, metric.U, jnp.sqrt(metric.lam)
+    dim = sigma.shape[0]
+    if dim <= DENSE_DIM:
+        factor = sigma[:, None] * (jnp.eye(dim) + (directions * (root - 1.0)) @ directions.T)
+        apply = lambda w: factor @ w  # noqa: E731
+    else:
+        apply = lambda w: sigma * (w + directions @ ((root - 1.0) * (directions.T @ w)))  # noqa: E731
+
+    def transpose(g: Array) -> Array:
+        g = sigma * g
+        return g + directions @ ((root - 1.0) * (directions.T @ g))
+
+    def back(white: Any) -> Any:
+        g = white.logdensity_grad
+        gradient = (g + directions @ ((1.0 / root - 1.0) * (directions.T @ g))) / sigma
+        return type(white)(point.position + apply(white.position), white.logdensity, gradient)
+
+    start = type(point)(jnp.zeros_like(point.position), point.logdensity, transpose(point.logdensity_grad))
+    return start, lambda w: log_density(point.position + apply(w)), jnp.ones(dim, sigma.dtype), back
 
 
 def log_volume(metric: Any) -> np.ndarray:

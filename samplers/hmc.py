@@ -31,6 +31,7 @@ from .adaptation import (
     start_adaptation,
     step_size_schedule,
     update_adaptation,
+    whiten,
     window_schedule,
 )
 
@@ -80,7 +81,7 @@ class AbstractHMC(AbstractMethod):
         check_count("max_rank", self.max_rank)
         check_positive("divergence_threshold", self.divergence_threshold)
 
-    def transition(self, key: PRNGKeyArray, point: Any, target: Target, step_size: Array, metric: Any) -> tuple:
+    def transition(self, key: PRNGKeyArray, point: Any, log_density: Any, step_size: Array, metric: Any) -> tuple:
         """BlackJAX's kernel: the next point, its info, and its tree depth (0 where there is no tree)."""
         raise NotImplementedError
 
@@ -130,7 +131,12 @@ class AbstractHMC(AbstractMethod):
         """One transition, then, during warm-up, one update of step size and metric."""
         schedule = frozen() if self.schedule is None else self.schedule
         step_size = state.adaptation.step_size(schedule.adapting)
-        point, info, depth, saturated = self.transition(key, state.point, target, step_size, state.adaptation.metric)
+        point, log_density, metric = state.point, finite_density(target), state.adaptation.metric
+        back = None
+        if self.metric == "low_rank":
+            point, log_density, metric, back = whiten(metric, point, log_density)
+        point, info, depth, saturated = self.transition(key, point, log_density, step_size, metric)
+        point = point if back is None else back(point)
         adaptation = update_adaptation(
             self._settings(), state.adaptation, schedule, t, point, info.acceptance_rate, info.is_divergent
         )
@@ -245,12 +251,12 @@ class NUTS(AbstractHMC):
     def __check_init__(self) -> None:
         check_count("max_tree_depth", self.max_tree_depth)
 
-    def transition(self, key: PRNGKeyArray, point: Any, target: Target, step_size: Array, metric: Any) -> tuple:
+    def transition(self, key: PRNGKeyArray, point: Any, log_density: Any, step_size: Array, metric: Any) -> tuple:
         """A trajectory that doubles until it turns back, and a multinomial draw from it."""
         import blackjax.mcmc.nuts
 
         kernel = blackjax.mcmc.nuts.build_kernel(divergence_threshold=self.divergence_threshold)
-        point, info = kernel(key, point, finite_density(target), step_size, metric, self.max_tree_depth)
+        point, info = kernel(key, point, log_density, step_size, metric, self.max_tree_depth)
         depth = info.num_trajectory_expansions
         # A trajectory that stopped at the limit neither turned nor diverged.
         saturated = (depth >= self.max_tree_depth) & ~info.is_turning & ~info.is_divergent
@@ -286,9 +292,9 @@ class HMC(AbstractHMC):
     def __check_init__(self) -> None:
         check_count("num_leapfrog", self.num_leapfrog)
 
-    def transition(self, key: PRNGKeyArray, point: Any, target: Target, step_size: Array, metric: Any) -> tuple:
+    def transition(self, key: PRNGKeyArray, point: Any, log_density: Any, step_size: Array, metric: Any) -> tuple:
         """A leapfrog trajectory and its Metropolis test."""
-        return _hmc_transition(self, key, point, target, step_size, metric, self.num_leapfrog)
+        return _hmc_transition(self, key, point, log_density, step_size, metric, self.num_leapfrog)
 
 
 class MALA(AbstractHMC):
@@ -321,16 +327,16 @@ class MALA(AbstractHMC):
 
     source: ClassVar[str] = "Roberts & Tweedie 1996; BlackJAX"
 
-    def transition(self, key: PRNGKeyArray, point: Any, target: Target, step_size: Array, metric: Any) -> tuple:
+    def transition(self, key: PRNGKeyArray, point: Any, log_density: Any, step_size: Array, metric: Any) -> tuple:
         """One leapfrog step and its Metropolis test."""
-        return _hmc_transition(self, key, point, target, step_size, metric, 1)
+        return _hmc_transition(self, key, point, log_density, step_size, metric, 1)
 
 
 def _hmc_transition(
-    method: AbstractHMC, key: PRNGKeyArray, point: Any, target: Target, step_size: Array, metric: Any, leapfrogs: int
+    method: AbstractHMC, key: PRNGKeyArray, point: Any, log_density: Any, step_size: Array, metric: Any, leapfrogs: int
 ) -> tuple:
     import blackjax.mcmc.hmc
 
     kernel = blackjax.mcmc.hmc.build_kernel(divergence_threshold=method.divergence_threshold)
-    point, info = kernel(key, point, finite_density(target), step_size, metric, leapfrogs)
+    point, info = kernel(key, point, log_density, step_size, metric, leapfrogs)
     return point, info, 0, False

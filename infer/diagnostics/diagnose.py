@@ -89,6 +89,13 @@ def _told(extra: dict[str, Any], stats: Statistics) -> list[Finding]:
         size = f" after {stats.draws:,} of {asked:,} draws per chain" if missing else ""
         text = f"The run is partial: it ended early{size} ({extra['stopped']}). What follows is about the draws so far."
         findings.append(Finding("note", "partial run", text, stats.draws, asked))
+    if extra.get("moved"):
+        chains = ", ".join(sorted(extra["moved"], key=int))
+        text = (
+            f"Early in warm-up chains {chains} had settled where less than exp(-20) of the posterior is, and went on "
+            "from the place of another chain. If you expect a mode of its own there, start chains in it (start=…)."
+        )
+        findings.append(Finding("note", "chains moved", text, len(extra["moved"]), 0))
     return findings
 
 

@@ -5,11 +5,14 @@ looks when the chunk ends. Nothing in it depends on how long a run is, so that a
 the same shape or another step size compile nothing.
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ..method import AbstractMethod
@@ -21,16 +24,60 @@ SUMMED = frozenset({"num_evaluations", "n_steps"})
 
 
 class Chunk(NamedTuple):
-    """What a chunk returns: the states, the buffers of draws and infos by slot, and the number of iterations done.
+    """What a chunk returns: the states, draws and infos by slot, and the number of iterations done.
 
-    Buffers have the shape (slots, …) for a single chain and (slots, chains, …) for a group. Only the first
-    ``iterations // thin`` slots have been written.
+    Only the first ``iterations // thin`` slots have been written.
     """
 
     states: Any
-    draws: dict[str, Array]
-    infos: Any
+    draws: "Packed"
+    infos: "Packed"
     iterations: Array
+
+
+class Packed(eqx.Module):
+    """Named arrays by slot, side by side in one buffer per dtype: one write per iteration instead of one per name.
+
+    Parameters
+    ----------
+    buffers
+        Name of a dtype → array (slots, width), or (slots, chains, width) of a group of chains.
+    fields
+        Of each array: name, dtype, offset in its buffer, shape of one value. Static, so that it leaves the compiled
+        program with the buffers.
+    """
+
+    buffers: dict[str, Array]
+    fields: tuple[tuple[str, str, int, tuple[int, ...]], ...] = eqx.field(static=True)
+
+    @classmethod
+    def empty(cls, like: dict[str, Any], slots: int, lead: tuple[int, ...]) -> "Packed":
+        """Zeros for arrays of these shapes and dtypes, whose leading dimensions ``lead`` count chains."""
+        fields, widths = [], {}
+        for name, x in like.items():
+            dtype, shape = x.dtype.name, x.shape[len(lead) :]
+            fields.append((name, dtype, widths.get(dtype, 0), shape))
+            widths[dtype] = widths.get(dtype, 0) + math.prod(shape)
+        return cls({d: jnp.zeros((slots, *lead, width), d) for d, width in widths.items()}, tuple(fields))
+
+    def write(self, slot: Array, values: dict[str, Array]) -> "Packed":
+        """The same with ``values`` in a slot."""
+        rows: dict[str, list[Array]] = {}
+        for name, dtype, _, shape in self.fields:
+            value = values[name]
+            lead = value.shape[: value.ndim - len(shape)]
+            rows.setdefault(dtype, []).append(value.reshape(*lead, math.prod(shape)))
+        new = {dtype: self.buffers[dtype].at[slot].set(jnp.concatenate(row, -1)) for dtype, row in rows.items()}
+        return Packed(new, self.fields)
+
+    def unpack(self, slots: int, *, single: bool) -> dict[str, np.ndarray]:
+        """Arrays (chains, slots, …) by name on the host, copies of the first ``slots`` slots."""
+        taken = {dtype: np.array(np.asarray(buffer)[:slots]) for dtype, buffer in self.buffers.items()}
+        taken = {dtype: x[None] if single else np.swapaxes(x, 0, 1) for dtype, x in taken.items()}
+        return {
+            name: taken[dtype][..., offset : offset + math.prod(shape)].reshape(*taken[dtype].shape[:2], *shape)
+            for name, dtype, offset, shape in self.fields
+        }
 
 
 class Origin(NamedTuple):
@@ -51,7 +98,7 @@ class Origin(NamedTuple):
         return jax.vmap(fold)(self.chain) if self.chain.ndim else fold(self.chain)
 
 
-@partial(jax.jit, static_argnames=("slots", "sites", "single"), donate_argnames=("states",))
+@partial(jax.jit, static_argnames=("slots", "sites", "single", "thinned"), donate_argnames=("states",))
 def run_chunk(
     method: AbstractMethod,
     target: Target,
@@ -65,6 +112,7 @@ def run_chunk(
     slots: int,
     sites: tuple[str, ...] | None,
     single: bool,
+    thinned: bool,
 ) -> Chunk:
     """Run ``length`` iterations of ``method`` from iteration ``start``, or fewer if all chains are done.
 
@@ -78,9 +126,10 @@ def run_chunk(
     start, length, thin, keep
         Traced scalars: first iteration, number of iterations (a multiple of ``thin``, at most ``slots * thin``), how
         many iterations share a slot, and whether draws are kept (else they are not even computed).
-    slots, sites, single
-        Static: buffer length, names of the sites to keep (None: all), whether the group is one unbatched chain. One
-        chain alone stays unbatched because under `vmap` every branch of a `lax.cond` is executed.
+    slots, sites, single, thinned
+        Static: buffer length, names of the sites to keep (None: all), whether the group is one unbatched chain, whether
+        ``thin`` is above 1. One chain alone stays unbatched because under `vmap` every branch of a `lax.cond` is
+        executed.
     """
     over = (lambda f: f) if single else jax.vmap
     freezes = type(method).done is not AbstractMethod.done
@@ -105,47 +154,48 @@ def run_chunk(
 
         return over(one)(states, keys)
 
+    lead = () if single else (origin.chain.shape[0],)
     draws_like = jax.eval_shape(drawn, states, start) if method.kind == "chains" else {}
     infos_like = jax.eval_shape(advance, method, target, keys, states, start)[1]
-    empty = partial(jax.tree.map, lambda x: jnp.zeros((slots, *x.shape), x.dtype))
+    draws = Packed.empty(draws_like, slots, lead)
+    infos = Packed.empty(infos_like._asdict(), slots, lead)
 
     def body(carry: tuple) -> tuple:
-        i, states, draws, infos = carry
+        i, states, joined, draws, infos = carry
         t = start + i
         states, info = advance(method, target, keys, states, t)
         slot, within = i // thin, i % thin
-        infos = _accumulate(infos, info, slot, within == 0)
+        if thinned:
+            joined = info = _join(joined, info, within == 0)
+        infos = infos.write(slot, info._asdict())
         if draws_like:
-            draws = jax.lax.cond(
-                keep & (within == thin - 1),
-                lambda draws: jax.tree.map(lambda b, v: b.at[slot].set(v), draws, drawn(states, t)),
-                lambda draws: draws,
-                draws,
-            )
-        return i + 1, states, draws, infos
+            nothing = lambda: {name: jnp.zeros(x.shape, x.dtype) for name, x in draws_like.items()}  # noqa: E731
+            # Written at every iteration of a slot; the last one stays.
+            draws = draws.write(slot, jax.lax.cond(keep & (within == thin - 1), lambda: drawn(states, t), nothing))
+        return i + 1, states, joined, draws, infos
 
     def going(carry: tuple) -> Array:
         i, states, *_ = carry
         more = i < length
         return more & ~jnp.all(over(method.done)(states)) if freezes else more
 
-    carry = (jnp.zeros_like(start), states, empty(draws_like), empty(infos_like))
-    iterations, states, draws, infos = jax.lax.while_loop(going, body, carry)
+    joined = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), infos_like) if thinned else ()
+    carry = (jnp.zeros_like(start), states, joined, draws, infos)
+    iterations, states, _, draws, infos = jax.lax.while_loop(going, body, carry)
     return Chunk(states, draws, infos, iterations)
 
 
-def _accumulate(buffers: Any, info: Any, slot: Array, first: Array) -> Any:
-    """Write an info into its slot; iterations that share a slot add counts, join flags and keep the last float."""
+def _join(before: Any, info: Any, first: Array) -> Any:
+    """Infos of iterations that share a slot: counts are added, flags joined, of floats the last is kept."""
 
-    def one(name: str, buffer: Array, new: Array) -> Array:
+    def one(name: str, old: Array, new: Array) -> Array:
         if new.dtype == jnp.bool_:
-            new = new | (buffer[slot] & ~first)
-        elif jnp.issubdtype(new.dtype, jnp.integer):
-            join = jnp.add if name in SUMMED else jnp.maximum
-            new = jnp.where(first, new, join(buffer[slot], new))
-        return buffer.at[slot].set(new)
+            return new | (old & ~first)
+        if jnp.issubdtype(new.dtype, jnp.integer):
+            return jnp.where(first, new, (jnp.add if name in SUMMED else jnp.maximum)(old, new))
+        return new
 
-    return type(info)(*(one(name, b, v) for name, b, v in zip(info._fields, buffers, info, strict=True)))
+    return type(info)(*(one(name, b, v) for name, b, v in zip(info._fields, before, info, strict=True)))
 
 
 @partial(jax.jit, static_argnames=("single",))

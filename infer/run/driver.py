@@ -276,7 +276,8 @@ class Run:
         return (method, target, group.states, group.origin, *scalars, np.bool_(stage.keep))
 
     def _static(self, group: Group) -> dict[str, Any]:
-        return {"slots": self.slots, "sites": self.plan.sites, "single": group.single}
+        thinned = self.plan.thin > 1
+        return {"slots": self.slots, "sites": self.plan.sites, "single": group.single, "thinned": thinned}
 
     def _collect(self, stage: Stage, group: Group, chunk: Chunk, seconds: float) -> None:
         """Take over the states, and what was drawn and seen."""
@@ -284,8 +285,8 @@ class Run:
         group.states = chunk.states
         slots = -(-iterations // (self.plan.thin if stage.keep else 1))
         block = {
-            "posterior": {name: _chain_first(x, slots, group.single) for name, x in chunk.draws.items()},
-            "sample_stats": {name: _chain_first(x, slots, group.single) for name, x in chunk.infos._asdict().items()},
+            "posterior": chunk.draws.unpack(slots, single=group.single) if stage.keep else {},
+            "sample_stats": chunk.infos.unpack(slots, single=group.single),
         }
         self._check_finite(stage, group, block["posterior"])
         self._check_loss(stage, group, block["sample_stats"])
@@ -459,12 +460,6 @@ class _Infos:
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.__dict__.update(arrays)
-
-
-def _chain_first(x: Any, slots: int, single: bool) -> np.ndarray:
-    """(slots, …) or (slots, chains, …) on the device → (chains, slots written, …) on the host."""
-    x = np.asarray(x)[:slots]
-    return np.array(x[None]) if single else np.ascontiguousarray(np.swapaxes(x, 0, 1))
 
 
 def _num_cores() -> int:

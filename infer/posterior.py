@@ -367,7 +367,10 @@ class Posterior:
     # -- going on -----------------------------------------------------------------------------------------------------
 
     def extend(self, num_samples: int, *, progress: bool | None = None) -> "Posterior":
-        """The posterior with ``num_samples`` more draws per chain: bit for bit those of one longer run."""
+        """The posterior with ``num_samples`` more draws per chain: bit for bit those of one longer run.
+
+        Rules that may have ended the run early (a goal, a budget) do not count for the draws asked for here.
+        """
         check_count("num_samples", num_samples)
         if self.kind != "chains":
             raise NotAvailable(f"extend needs chains, and {self._method_name} gives {self.kind}; use sample(n).")
@@ -375,7 +378,7 @@ class Posterior:
         if self._path is not None:
             from .run.fit import resume
 
-            total = run.plan.num_samples + num_samples
+            total = run.asked + num_samples
             return resume(self._path, run.target, method=run.method, num_samples=total, progress=progress)
         run.wants_progress = progress
         run.extend(num_samples)
@@ -547,9 +550,8 @@ class Posterior:
 
 
 def _outcome(run: "Run") -> dict[str, Any]:
-    done = all(g.finished for g in run.groups) and run.complete
     return {
-        "stopped": None if run.stopped is None and done else run.stopped,
+        "stopped": run.stopped,
         "seconds": run.seconds,
         "evaluations": run.evaluations,
         "totals": run.totals,

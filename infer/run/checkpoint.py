@@ -16,7 +16,7 @@ from ..errors import StoreError
 from ..method import AbstractMethod
 from ..target import Target
 from .chunk import Origin, init_states
-from .driver import Run
+from .driver import BROKEN_OFF, Run
 from .plan import Plan
 from .precision import precision
 
@@ -47,6 +47,7 @@ def write_checkpoint(store: Any, run: Run) -> None:
         "totals": run.totals,
         "seconds": run.seconds,
         "kept": run.kept,
+        "looked": run.looked,
         "moved": run.moved,
         "stopped": run.stopped,
         "groups": [],
@@ -66,8 +67,10 @@ def read_checkpoint(run: Run, meta: dict[str, Any], arrays: dict[str, np.ndarray
     """Put a run, made from the same target, method and plan, where the checkpoint was taken."""
     run.stage_index, run.stage_begun = meta["stage"], meta["begun"]
     run.evaluations, run.totals = meta["evaluations"], meta["totals"]
-    run.seconds_before, run.kept, run.stopped = meta["seconds"], meta["kept"], None
+    run.seconds_before, run.kept, run.looked = meta["seconds"], meta["kept"], meta["looked"]
     run.moved = meta["moved"]
+    # What was broken off goes on; what a stopping rule has ended stays ended.
+    run.stopped = None if meta["stopped"] in BROKEN_OFF else meta["stopped"]
     with precision(run.plan.precision):
         stage = run.stages[min(run.stage_index, len(run.stages) - 1)]
         run.prepared = stage.method

@@ -17,12 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..errors import NonFinite
+from ..errors import InvalidArgument, NonFinite
 from ..method import AbstractMethod, Budget, Stage
 from ..target import Target
 from .chunk import SLOT_BYTES, SLOTS, Chunk, Origin, init_states, run_chunk
 from .columns import Columns, MemorySink, Sink
-from .observe import Progress, Seen, next_look
+from .observe import Progress, Seen, Stopping, next_look
 from .plan import START_STAGE, Plan
 from .precision import precision
 from .start import starting_points
@@ -31,6 +31,7 @@ CHUNK_SECONDS = 0.3
 FIRST_CHUNK = 10
 COMPILE_SECONDS = 0.5
 CHECKPOINT_SECONDS = 30.0
+BROKEN_OFF = frozenset({"interrupted", "terminated"})
 
 
 class Group:
@@ -77,7 +78,7 @@ class Run:
         self.evaluations = 0
         self.totals: dict[str, dict[str, float]] = {}
         self.seconds_before = 0.0
-        self.kept = 0
+        self.kept = self.looked = 0
         self.moved: dict[str, int] = {}
         self.stopped: str | None = None
         self._begun = self._saved = time.monotonic()
@@ -121,6 +122,11 @@ class Run:
         """Whether every stage has run to its end (or its stopping rule)."""
         return self.stage_index == len(self.stages)
 
+    @property
+    def asked(self) -> int:
+        """Draws per chain that the run ends with: those there are, where a stopping rule has ended it."""
+        return self.plan.num_samples if self.stopped in {None, *BROKEN_OFF} else self.kept
+
     def start(self, start: Any = None) -> None:
         """Find where the chains begin, and their first states."""
         with precision(self.plan.precision):
@@ -145,14 +151,19 @@ class Run:
         self.seconds_before, self._begun = self.seconds, time.monotonic()
         if self._terminated:
             raise SystemExit(128 + signal.SIGTERM)
-        if self.stopped == "interrupted" and self.kept == 0 and self.method.kind == "chains":
-            raise KeyboardInterrupt
+        if self.stopped is not None and self.kept == 0 and self.method.kind == "chains":
+            if self.stopped == "interrupted":
+                raise KeyboardInterrupt
+            raise InvalidArgument(
+                f"The run has no draws: {self.stopped}, in stage {self.stages[self.stage_index].name!r}; raise "
+                f"max_seconds or max_evaluations, or lower num_warmup={self.plan.num_warmup}."
+            )
 
     def extend(self, num_samples: int) -> None:
-        """Ask for ``num_samples`` more draws per chain; `go` then runs them."""
+        """Ask for ``num_samples`` more draws per chain, whatever the stopping rules say; `go` then runs them."""
         import dataclasses
 
-        self.plan = dataclasses.replace(self.plan, num_samples=self.plan.num_samples + num_samples)
+        self.plan = dataclasses.replace(self.plan, num_samples=self.asked + num_samples, stopping=Stopping())
         self._stages, self.stopped = None, None
         self.stage_index, self.stage_begun = min(self.stage_index, len(self.stages) - 1), True
         for group in self.groups:
@@ -183,7 +194,7 @@ class Run:
                     self._dispatch(stage, pool, running, look)
                 if not running:
                     if self.stopped is None and look is not None and any(not g.finished for g in self.groups):
-                        self.stopped = self._goal_reached()
+                        self.stopped, self.looked = self._goal_reached(), look
                         look = self._next_look(stage)
                         continue
                     break
@@ -252,7 +263,7 @@ class Run:
     def _dispatch(self, stage: Stage, pool: ThreadPoolExecutor, running: dict, look: int | None) -> None:
         """Give the free workers the groups that are furthest behind."""
         busy = {group.index for group, _ in running.values()}
-        thin, last = self.plan.thin, stage.num_steps
+        thin, last = self.plan.thin if stage.keep else 1, stage.num_steps
         if look is not None:
             last = min(last, look * thin)
         for group in sorted(self.groups, key=lambda g: g.t):
@@ -328,10 +339,7 @@ class Run:
     def _next_look(self, stage: Stage) -> int | None:
         if not (stage.keep and self.plan.stopping.looks_at_draws and self.method.kind == "chains"):
             return None
-        reached, look = min(g.t for g in self.groups) // self.plan.thin, 0
-        while look <= reached:
-            look = next_look(look)
-        return look
+        return next_look(self.looked)
 
     def _goal_reached(self) -> str | None:
         self._keep()

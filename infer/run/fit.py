@@ -187,7 +187,8 @@ def resume(
     method
         Needed only where the method holds what is not plain data (an optimiser, a kernel of the user's).
     num_samples
-        Draws per chain in all, if more than the run was asked for.
+        Draws per chain in all, if more than the run was asked for. Without it, a run that a stopping rule has ended
+        stays as it is; with it, the rules no longer count.
     progress, checkpoint_every
         As in `fit`.
 
@@ -204,8 +205,8 @@ def resume(
         method = rebuild_method(attrs["method"], method, path)
         options = {"progress": progress, "checkpoint_every": checkpoint_every}
         run = rebuild_run(opened, attrs, target, method, sink=opened, checkpoint=_saver(opened), **options)
-        if num_samples is not None and num_samples > run.plan.num_samples:
-            run.extend(num_samples - run.plan.num_samples)
+        if num_samples is not None and num_samples > run.asked:
+            run.extend(num_samples - run.asked)
         return finish(run, opened)
 
 

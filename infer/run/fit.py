@@ -1,7 +1,8 @@
 """`fit`: any method on any target it suits; `resume`: a run that was killed; `load`: a stored result."""
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,7 +230,9 @@ def load(path: str | os.PathLike, target: Target | None = None, *, method: Abstr
     run = None
     if target is not None and "method" in attrs:
         check_origin(attrs, target, path)
-        saved = latest_checkpoint(path)
+        saved = None
+        with contextlib.suppress(ValueError):  # damaged checkpoints: the draws can be read all the same
+            saved = latest_checkpoint(path)
         if saved is not None:
             run = Run(target, rebuild_method(attrs["method"], method, path), Plan.from_record(saved[0]["plan"]))
             read_checkpoint(run, *saved)
@@ -286,10 +289,15 @@ def _check_sites(sites: Sequence[str] | None, target: Target) -> tuple[str, ...]
     if sites is None:
         return None
     known = [site.name for site in target.sites]
+    if isinstance(sites, str) or not isinstance(sites, Iterable) or not (sites := tuple(sites)):
+        raise InvalidArgument(
+            f"sites must be a list of the names of the sites to keep, got {sites!r}; the target's sites are "
+            f"{', '.join(known)}."
+        )
     for name in sites:
         if name not in known:
             raise InvalidArgument(f"sites names {name!r}; the target's sites are {', '.join(known)}.")
-    return tuple(sites)
+    return sites
 
 
 def _saver(store: Any) -> Callable[[Run], None]:
@@ -298,7 +306,5 @@ def _saver(store: Any) -> Callable[[Run], None]:
 
 def _import_summary() -> None:
     """Import what the summary needs while the compiler, which holds no lock, is busy."""
-    import contextlib
-
     with contextlib.suppress(ImportError):
         import pandas  # noqa: F401

@@ -1,6 +1,7 @@
 """What can be read of a store without the right to write to it."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,28 @@ def has_checkpoint(path: str | os.PathLike) -> bool:
 
 
 def latest_checkpoint(path: str | os.PathLike) -> tuple[Any, dict[str, Any]] | None:
-    """Meta and arrays of the last intact checkpoint of a store, or None; see `RunStore.load_checkpoint`."""
+    """Meta and arrays of the last intact checkpoint of a store, or None if there is none.
+
+    Raises
+    ------
+    ValueError
+        There are checkpoints, and all are damaged.
+
+    Warns
+    -----
+    UserWarning
+        The last one is damaged, and the one before it is returned.
+    """
+    damaged: list[str] = []
     for file in checkpoints.files(Path(path) / "checkpoint"):
         try:
             record, arrays = checkpoints.read(file)
-        except ValueError:
+        except ValueError as error:
+            damaged.append(str(error))
             continue
+        if damaged:
+            warnings.warn(f"{path}: {damaged[0]}; going on from {file.name}, the one before.", stacklevel=2)
         return record["meta"], arrays
+    if damaged:
+        raise ValueError("; ".join(damaged))
     return None

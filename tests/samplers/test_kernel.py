@@ -96,7 +96,7 @@ def test_our_methods_in_blackjax_loop(method) -> None:
 def test_what_a_warm_up_learned_can_be_used() -> None:
     with jax.enable_x64(True):
         learned = {"step_size": 0.3, "inverse_mass_matrix": jnp.asarray(SD**2)}
-        algorithm = pf.as_sampling_algorithm(pf.NUTS(), gaussian(), learned=learned)
+        algorithm = pf.as_sampling_algorithm(pf.NUTS(metric="diagonal"), gaussian(), learned=learned)
         state = algorithm.init(MEAN)
         _, info = algorithm.step(jax.random.key(0), state)
         assert float(info.step_size) == pytest.approx(0.3)

@@ -1,0 +1,221 @@
+"""The Hamiltonian family: schedules, metrics, whitened coordinates, and where chains may not stay."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from blackjax.adaptation.window_adaptation import build_schedule
+from blackjax.mcmc.hmc import HMCState as Point
+from blackjax.mcmc.metrics import LowRankInverseMassMatrix
+
+import pushforward as pf
+from pushforward.samplers.adaptation import (
+    frozen,
+    growing_schedule,
+    hopeless,
+    log_volume,
+    split_schedule,
+    whiten,
+    window_schedule,
+)
+from pushforward.samplers.hmc import finite_density
+from tests.run.models import COVARIANCE, MEAN, gaussian
+
+
+def unrolled(schedule, num_warmup):
+    """Rows (slow?, end of a window?), as BlackJAX writes them."""
+    t = np.arange(num_warmup)
+    slow = (t >= schedule.start) & (t < schedule.stop)
+    return np.stack([slow, np.isin(t, schedule.ends)], axis=1)
+
+
+@pytest.mark.parametrize("num_warmup", [5, 19, 20, 75, 149, 150, 151, 500, 1000, 3000])
+def test_window_schedule_is_stans(num_warmup):
+    np.testing.assert_array_equal(unrolled(window_schedule(num_warmup), num_warmup), build_schedule(num_warmup))
+
+
+@pytest.mark.parametrize("num_warmup", [20, 60, 300, 1000, 5000, 100_000])
+def test_growing_schedule_covers_what_it_should(num_warmup):
+    schedule = growing_schedule(num_warmup)
+    ends = schedule.ends[schedule.ends >= 0]
+    widths = np.diff(np.concatenate([[-1], ends]))
+    assert schedule.start == 0
+    assert ends[-1] == schedule.stop - 1 == num_warmup - max(round(0.15 * num_warmup), 1) - 1
+    assert widths.min() >= min(10, num_warmup // 2)
+    # Directions are learned from windows of thirty draws or more.
+    late = ends >= schedule.directions_from
+    assert widths[late].min() >= min(30, schedule.stop - schedule.directions_from)
+
+
+def test_split_schedule_goes_on_where_it_was():
+    whole = growing_schedule(1000)
+    first, rest = split_schedule(whole, 200)
+    np.testing.assert_array_equal(unrolled(whole, 1000)[:200], unrolled(first, 200))
+    np.testing.assert_array_equal(unrolled(whole, 1000)[200:], unrolled(rest, 800))
+    assert rest.directions_from <= 0
+
+
+@pytest.fixture
+def low_rank():
+    rng = np.random.default_rng(0)
+    sigma = rng.uniform(0.1, 3, 6)
+    directions = np.linalg.qr(rng.normal(size=(6, 3)))[0]
+    return LowRankInverseMassMatrix(sigma, directions, np.array([9.0, 0.04, 1.0]))
+
+
+def matrix(metric):
+    inner = np.eye(6) + (metric.U * (metric.lam - 1)) @ metric.U.T
+    return metric.sigma[:, None] * inner * metric.sigma
+
+
+@pytest.mark.parametrize("dense_dim", [0, 50])
+def test_whitened_coordinates(low_rank, dense_dim, monkeypatch):
+    """In w the metric is the identity: L Lᵀ is the metric, and gradients come and go by the chain rule."""
+    monkeypatch.setattr("pushforward.samplers.adaptation.DENSE_DIM", dense_dim)
+    rng = np.random.default_rng(1)
+    precision = np.cov(rng.normal(size=(6, 50)))
+    with jax.enable_x64(True):
+
+        def log_density(u):
+            return -0.5 * u @ precision @ u + jnp.sum(jnp.sin(u))
+
+        u = jnp.asarray(rng.normal(size=6))
+        value, gradient = jax.value_and_grad(log_density)(u)
+        start, white, ones, back = whiten(jax.tree.map(jnp.asarray, low_rank), Point(u, value, gradient), log_density)
+        np.testing.assert_array_equal(ones, np.ones(6))
+        np.testing.assert_array_equal(start.position, np.zeros(6))
+        at = jnp.asarray(rng.normal(size=6))
+        factor = jax.jacobian(lambda w: back(Point(w, 0.0, gradient)).position)(at)
+        np.testing.assert_allclose(factor @ factor.T, matrix(low_rank), rtol=1e-12)
+        np.testing.assert_allclose(start.logdensity_grad, jax.grad(white)(start.position), rtol=1e-12)
+        there = back(Point(at, *jax.value_and_grad(white)(at)))
+        np.testing.assert_allclose(there.logdensity, log_density(there.position), rtol=1e-13)
+        np.testing.assert_allclose(there.logdensity_grad, jax.grad(log_density)(there.position), rtol=1e-11)
+
+
+def test_log_volume(low_rank):
+    covariances = np.stack([np.diag([1.0, 4.0]), np.array([[2.0, 1.0], [1.0, 2.0]])])
+    half = 0.5 * np.linalg.slogdet(covariances)[1]
+    np.testing.assert_allclose(log_volume(covariances), half)
+    np.testing.assert_allclose(log_volume(np.array([[1.0, 4.0]])), half[:1])
+    stacked = jax.tree.map(lambda x: np.asarray(x)[None], low_rank)
+    np.testing.assert_allclose(log_volume(stacked), 0.5 * np.linalg.slogdet(matrix(low_rank))[1])
+
+
+def test_hopeless_chains_are_told_from_wide_plateaus():
+    same = np.zeros(3)
+    assert hopeless(np.array([-10.0, -25.0, -12.0]), same, 8, 20.0) is None  # within the margin
+    np.testing.assert_array_equal(hopeless(np.array([-10.0, -50.0, -12.0]), same, 8, 20.0), [0, 0, 2])
+    # A plateau 40 nats lower and 30 nats larger holds mass of the same order: it stays.
+    assert hopeless(np.array([-10.0, -50.0, -12.0]), np.array([0.0, 30.0, 0.0]), 8, 20.0) is None
+    # The volume that a stuck chain has learned is no excuse without bound, nor are numbers that are none.
+    np.testing.assert_array_equal(
+        hopeless(np.array([-10.0, -1e9, np.nan, -11.0]), np.array([0.0, 1e9, 0.0, 0.0]), 8, 20.0), [0, 0, 3, 3]
+    )
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_densities_too_low_to_square_momenta_are_minus_infinity(bits):
+    target = pf.Target.from_log_density(lambda x: jnp.sum(x), np.zeros(1))
+    with jax.enable_x64(bits == 64):
+        density = finite_density(target)
+        lowest = float(jnp.finfo(density(jnp.ones(1)).dtype).max) ** 0.5
+        assert density(jnp.array([-1.0])) == -1.0
+        assert density(jnp.array([-lowest])) == -jnp.inf
+        assert density(jnp.array([jnp.nan])) == -jnp.inf
+        assert density(jnp.array([jnp.inf])) == -jnp.inf
+
+
+def two_modes(x):
+    """Mass of about exp(-60) at 0, the rest at 30, and nothing in between."""
+    wrong = -0.5 * jnp.sum((x / 0.5) ** 2) - 60.0
+    right = -0.5 * jnp.sum((x - 30.0) ** 2)
+    return jnp.logaddexp(wrong, right)
+
+
+def test_chains_in_a_hopeless_mode_go_on_from_another():
+    target = pf.Target.from_log_density(two_modes, np.zeros(2))
+    start = np.array([[0.0, 0.1], [30.0, 30.0], [0.1, 0.1], [30.0, 29.0]])
+    posterior = pf.fit(target, key=0, num_samples=500, num_warmup=300, start=start, progress=False)
+    assert posterior.record["moved"] == {"0": 1, "2": 3}
+    assert abs(posterior.draws()["x"].mean() - 30.0) < 0.2
+    assert "chains 0, 2 had settled" in str(posterior.diagnose()["chains moved"].message)
+
+
+def test_modes_of_like_mass_are_left_alone_and_told():
+    def log_density(x):
+        return jnp.logaddexp(-0.5 * jnp.sum((x / 0.5) ** 2), -0.5 * jnp.sum((x - 30.0) ** 2))
+
+    target = pf.Target.from_log_density(log_density, np.zeros(2))
+    start = np.array([[0.0, 0.1], [30.0, 30.0], [0.1, 0.1], [30.0, 29.0]])
+    posterior = pf.fit(target, key=0, num_samples=500, num_warmup=300, start=start, progress=False)
+    assert posterior.record["moved"] == {}
+    assert posterior.diagnose().flagged
+
+
+@pytest.mark.parametrize("metric", ["low_rank", "diagonal", "diagonal_welford", "dense"])
+def test_metrics_learn_the_scales(metric):
+    """On a Gaussian whose metric is of full rank the learned one is its covariance, or its diagonal part."""
+    posterior = pf.fit(gaussian(), pf.NUTS(metric=metric), key=1, num_samples=200, progress=False)
+    learned = posterior._learned()["inverse_mass_matrix"]
+    for chain in range(4):
+        one = jax.tree.map(lambda x, c=chain: np.asarray(x)[c], learned)
+        if metric == "low_rank":
+            inner = np.eye(3) + (one.U * (one.lam - 1)) @ one.U.T
+            found = one.sigma[:, None] * inner * one.sigma
+            # Directions within a factor of two of the diagonal are left out: as matrices they agree to that factor.
+            ratio = np.linalg.eigvals(np.linalg.solve(COVARIANCE, found)).real
+            assert ratio.min() > 0.45
+            assert ratio.max() < 2.2
+        elif metric == "dense":
+            scale = np.sqrt(np.diag(COVARIANCE))
+            np.testing.assert_allclose(one / np.outer(scale, scale), COVARIANCE / np.outer(scale, scale), atol=0.35)
+        else:
+            precision = np.diag(np.linalg.inv(COVARIANCE))
+            fisher = np.sqrt(np.diag(COVARIANCE) / precision)
+            expected = fisher if metric == "diagonal" else np.diag(COVARIANCE)
+            np.testing.assert_allclose(one, expected, rtol=0.4)
+    draws = posterior.draws()["x"].reshape(-1, 3)
+    np.testing.assert_allclose((draws.mean(0) - MEAN) / np.sqrt(np.diag(COVARIANCE)), 0.0, atol=0.25)
+
+
+def test_acceptance_is_driven_to_its_target():
+    for method, rate in ((pf.NUTS(), 0.8), (pf.NUTS(target_acceptance=0.95), 0.95), (pf.MALA(), 0.574)):
+        stats = pf.fit(gaussian(), method, key=2, progress=False).data["sample_stats"]
+        assert abs(float(stats["acceptance_rate"].mean()) - rate) < 0.1
+        assert len(np.unique(stats["step_size"].values[0])) == 1
+
+
+def test_step_size_and_metric_of_the_user_without_warmup():
+    method = pf.NUTS(step_size=0.3, inverse_mass_matrix=np.diag(COVARIANCE), metric="diagonal")
+    posterior = pf.fit(gaussian(), method, key=0, num_warmup=0, num_samples=50, progress=False)
+    np.testing.assert_allclose(posterior.data["sample_stats"]["step_size"], 0.3)
+    np.testing.assert_allclose(posterior._learned()["inverse_mass_matrix"], np.tile(np.diag(COVARIANCE), (4, 1)))
+    assert list(posterior.record["totals"]) == ["sample"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step_size": -0.1}, "step_size must be a finite number > 0, got -0.1"),
+        ({"target_acceptance": 1.0}, "target_acceptance must be a finite number strictly between 0 and 1, got 1.0"),
+        ({"metric": "full"}, "metric must be one of .*, got 'full'"),
+        ({"max_tree_depth": 0}, "max_tree_depth must be a whole number >= 1, got 0"),
+        ({"divergence_threshold": float("nan")}, "divergence_threshold must be a finite number > 0, got nan"),
+    ],
+)
+def test_ranges_of_hyperparameters(options, message):
+    with pytest.raises(pf.InvalidArgument, match=message):
+        pf.NUTS(**options)
+
+
+def test_an_inverse_mass_matrix_that_does_not_fit():
+    with pytest.raises(pf.InvalidArgument, match=r"inverse_mass_matrix has shape \(2,\)"):
+        pf.fit(gaussian(), pf.NUTS(inverse_mass_matrix=np.ones(2), metric="dense"), progress=False)
+    with pytest.raises(pf.InvalidArgument, match="use metric='dense'"):
+        pf.fit(gaussian(), pf.NUTS(inverse_mass_matrix=np.eye(3), metric="diagonal"), progress=False)
+
+
+def test_frozen_schedule_teaches_nothing():
+    assert not frozen().adapting
+    assert unrolled(frozen(), 50).sum() == 0

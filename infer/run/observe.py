@@ -5,6 +5,7 @@ import time
 import warnings
 from typing import Any, NamedTuple, Protocol
 
+from ..errors import InvalidArgument
 from ..validate import check_count, check_positive
 
 REFRESH_SECONDS = 0.1
@@ -45,8 +46,13 @@ class Progress:
     """Shows a run on a terminal or in a notebook as a bar, elsewhere as a plain line every ten seconds."""
 
     def __init__(self, wanted: bool | None = None) -> None:
-        self._display: Display | None = None if wanted is False else _display(sys.stderr)
+        self._display: Display | None = None
         self._last = 0.0
+        if wanted is not False:
+            try:
+                self._display = _display(sys.stderr)
+            except Exception as error:
+                _drop(error)
 
     def show(self, seen: Seen, *, force: bool = False) -> None:
         """Show ``seen``, at most ten times a second unless forced."""
@@ -67,7 +73,11 @@ class Progress:
             getattr(self._display, what)(*args)
         except Exception as error:
             self._display = None
-            warnings.warn(f"The progress display failed and is switched off: {error!r}", RuntimeWarning, stacklevel=4)
+            _drop(error)
+
+
+def _drop(error: Exception) -> None:
+    warnings.warn(f"The progress display failed and is switched off: {error!r}", RuntimeWarning, stacklevel=5)
 
 
 def _display(stream: Any) -> Display:
@@ -77,10 +87,11 @@ def _display(stream: Any) -> Display:
 
 
 def describe(seen: Seen) -> str:
-    """One line: stage, iterations, rate, merit, time left."""
+    """One line: stage, iterations, rate, time left, merit."""
     left = _clock((seen.total - seen.done) / seen.rate) if seen.rate > 0 else "?"
     merit = "  ".join(f"{name} {_short(value)}" for name, value in seen.merit.items())
-    return f"{seen.stage} {seen.done}/{seen.total}  {seen.rate:.3g}/s  {merit}  {left} left"
+    rate = f"{seen.rate:.0f}" if seen.rate >= 100 else f"{seen.rate:.3g}"
+    return f"{seen.stage} {seen.done}/{seen.total}  {rate}/s  {left} left  {merit}".rstrip()
 
 
 def _short(value: float) -> str:
@@ -99,12 +110,15 @@ class _TerminalBar:
     def __init__(self, stream: Any) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
+        console = Console(file=stream)
+        # A narrow terminal cuts the end of the text, never the name of the stage.
         self._bar = Progress(
-            TextColumn("{task.fields[stage]:>8}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[text]}"),
-            console=Console(file=stream),
+            TextColumn("{task.fields[stage]:>8}", table_column=Column(no_wrap=True, min_width=8)),
+            BarColumn(bar_width=30 if console.width >= 110 else 8),
+            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
+            console=console,
             auto_refresh=False,
         )
         self._tasks: dict[str, Any] = {}
@@ -140,19 +154,25 @@ class _NotebookBar:
 
 
 class _Lines:
-    """Plain lines for log files: one at the end of each stage and one every ten seconds."""
+    """Plain lines for log files: one every ten seconds, and one where a stage ends or the run stops."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._last = stream, time.monotonic()
+        self._ended: str | None = None
+        self._unsaid: Seen | None = None
 
     def show(self, seen: Seen) -> None:
-        now = time.monotonic()
-        if now - self._last >= LOG_SECONDS or seen.done == seen.total:
-            self._last = now
+        now, ends = time.monotonic(), seen.done == seen.total
+        if ends and self._ended == seen.stage:
+            return  # the last chunk and the end of the stage are both shown
+        self._ended, self._unsaid = seen.stage if ends else None, seen
+        if ends or now - self._last >= LOG_SECONDS:
+            self._last, self._unsaid = now, None
             print(describe(seen), file=self._stream, flush=True)
 
     def close(self) -> None:
-        pass
+        if self._unsaid is not None:
+            print(describe(self._unsaid), file=self._stream, flush=True)
 
 
 class Stopping(NamedTuple):
@@ -181,7 +201,9 @@ class Stopping(NamedTuple):
         if self.max_evaluations is not None:
             check_count("max_evaluations", self.max_evaluations)
         if self.target_rhat is not None:
-            check_positive("target_rhat - 1", self.target_rhat - 1)
+            check_positive("target_rhat", self.target_rhat)
+            if self.target_rhat <= 1:
+                raise InvalidArgument(f"target_rhat must be > 1, got {self.target_rhat!r}; a usual goal is 1.01.")
 
     @property
     def looks_at_draws(self) -> bool:

@@ -304,6 +304,35 @@ def whiten(metric: Any, point: Any, log_density: Any) -> tuple[Any, Any, Any, An
     return start, lambda w: log_density(point.position + apply(w)), jnp.ones(dim, sigma.dtype), back
 
 
+def variances(metric: Any) -> Array:
+    """Diagonal of a metric of any form, shape (d,)."""
+    if hasattr(metric, "sigma"):  # diag(σ) (I + U (Λ - I) Uᵀ) diag(σ)
+        return metric.sigma**2 * (1.0 + (metric.U**2 * (metric.lam - 1.0)).sum(-1))
+    return metric if metric.ndim == 1 else jnp.diagonal(metric)
+
+
+def as_metric(metric: Any, like: Any) -> Any:
+    """A metric in the form of another one: what it says of directions is lost where that form has none.
+
+    Parameters
+    ----------
+    metric
+        Variances (d,), a matrix (d, d), BlackJAX's low-rank metric, or None, which stays None.
+    like
+        A metric of the form that is wanted.
+    """
+    if metric is None:
+        return None
+    if hasattr(like, "sigma"):
+        return metric if hasattr(metric, "sigma") else like._replace(sigma=jnp.sqrt(variances(metric)))
+    if like.ndim == 1:
+        return variances(metric)
+    if hasattr(metric, "sigma"):
+        inner = jnp.eye(like.shape[0]) + (metric.U * (metric.lam - 1.0)) @ metric.U.T
+        return metric.sigma[:, None] * inner * metric.sigma
+    return metric if metric.ndim == 2 else jnp.diag(metric)
+
+
 def log_volume(metric: Any) -> np.ndarray:
     """Log volume of the typical set, ½ log det(metric), of metrics stacked over chains; on the host, shape (chain,)."""
     if hasattr(metric, "sigma"):

@@ -23,6 +23,7 @@ from .adaptation import (
     Adaptation,
     Schedule,
     Settings,
+    as_metric,
     frozen,
     growing_schedule,
     hopeless,
@@ -119,12 +120,13 @@ class AbstractHMC(AbstractMethod):
             return start
         u, learned = (start.u, start.learned) if isinstance(start, Warm) else (start, {})
         point = blackjax.mcmc.hmc.init(u, finite_density(target))
-        step_size = learned.get("step_size", 1.0 if self.step_size is None else self.step_size)
-        metric = self.inverse_mass_matrix
-        if metric is None:
-            metric = learned.get("inverse_mass_matrix")
+        step_size = learned.get("step_size", 1.0) if self.step_size is None else self.step_size
         known = (self._settings(), step_size, point.logdensity, point.logdensity_grad)
-        metric = _fit_metric(metric, start_adaptation(*known).metric, self.metric)
+        like = start_adaptation(*known).metric
+        if self.inverse_mass_matrix is not None:
+            metric = _fit_metric(self.inverse_mass_matrix, like, self.metric)
+        else:
+            metric = as_metric(learned.get("inverse_mass_matrix"), like)
         return HMCState(point, start_adaptation(*known, metric))
 
     def step(self, key: PRNGKeyArray, state: HMCState, target: Target, t: Array) -> tuple[HMCState, HMCInfo]:
@@ -191,22 +193,17 @@ def finite_density(target: Target) -> Callable[[Array], Array]:
 
 
 def _fit_metric(given: Any, like: Any, name: str) -> Any:
-    """A metric given as variances or as a matrix, in the form that the adaptation keeps; None stays None."""
-    if given is None or not hasattr(given, "ndim"):
-        return given
+    """A user's metric, variances or a matrix, in the form that the adaptation keeps."""
     given = jnp.asarray(given, float)
-    if not hasattr(like, "ndim"):
-        variances = given if given.ndim == 1 else jnp.diagonal(given)
-        return like._replace(sigma=jnp.sqrt(variances))
-    dim = like.shape[0]
+    dim = like.shape[0] if hasattr(like, "ndim") else like.sigma.shape[0]
     if given.shape not in ((dim,), (dim, dim)):
         raise InvalidArgument(
             f"inverse_mass_matrix has shape {given.shape}; on a target of dimension {dim} it must be "
             f"({dim},) or ({dim}, {dim})."
         )
-    if given.ndim > like.ndim:
+    if hasattr(like, "ndim") and given.ndim > like.ndim:
         raise InvalidArgument(f"inverse_mass_matrix is a matrix, but metric={name!r}; use metric='dense'.")
-    return jnp.diag(given) if given.ndim < like.ndim else given
+    return as_metric(given, like)
 
 
 class NUTS(AbstractHMC):

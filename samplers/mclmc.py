@@ -30,6 +30,7 @@ from ..infer.method import AbstractMethod, Budget, Stage
 from ..infer.run.start import Warm
 from ..infer.target import Target
 from ..infer.validate import check_positive
+from .adaptation import variances
 
 BUFFER = 500
 EFFECTIVE_DRAWS = 150.0
@@ -180,14 +181,16 @@ class MCLMC(AbstractMethod):
         if dim < 2:
             raise UnsupportedTarget(f"MCLMC needs a target of at least 2 dimensions, got {dim}; use NUTS().")
         metric = self.inverse_mass_matrix
-        metric = learned.get("inverse_mass_matrix", jnp.ones(dim)) if metric is None else metric
+        metric = variances(learned.get("inverse_mass_matrix", jnp.ones(dim))) if metric is None else metric
         metric = jnp.asarray(metric, float)
         if metric.shape != (dim,):
             raise InvalidArgument(f"inverse_mass_matrix has shape {metric.shape}; MCLMC takes variances, ({dim},).")
+        # Another method's step size is of another kind: only one that came with a length is this method's.
+        step_size = learned["step_size"] if "length" in learned else 0.25 * dim**0.5
         return MCLMCState(
             point=blackjax.mcmc.mclmc.init(u, target.log_density, key),
-            step_size=jnp.asarray(learned.get("step_size", _or(self.step_size, 0.25 * dim**0.5)), float),
-            length=jnp.asarray(learned.get("length", _or(self.length, dim**0.5)), float),
+            step_size=jnp.asarray(_or(self.step_size, step_size), float),
+            length=jnp.asarray(_or(self.length, learned.get("length", dim**0.5)), float),
             inverse_mass_matrix=metric,
             search=_new_search(),
             seen=(jnp.zeros(()), jnp.zeros((2, dim))),

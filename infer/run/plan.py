@@ -77,13 +77,19 @@ class Plan:
 def read_key(key: Any) -> tuple[tuple[int, ...], str]:
     """Words and generator of a key given as an int, a typed JAX key, or raw uint32 words."""
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        if not -(2**63) <= key < 2**64:
+            raise InvalidArgument(f"key must be an int of at most 64 bits, got {key}.")
         if jax.config.jax_default_prng_impl == "threefry2x32":
             # `jax.random.key`'s own words, without the small programs it compiles; and all 64 bits count.
             return (int(key) >> 32 & 0xFFFFFFFF, int(key) & 0xFFFFFFFF), "threefry2x32"
         key = jax.random.key(int(key))
     elif isinstance(key, jax.Array | np.ndarray) and not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.dtype != np.uint32 or key.ndim != 1:
-            raise InvalidArgument(f"key must be an int or a JAX key, got an array of dtype {key.dtype}.")
+        words = np.shape(jax.random.key_data(jax.random.key(0)))
+        if key.dtype != np.uint32 or key.shape != words:
+            raise InvalidArgument(
+                f"key must be an int or a JAX key, got an array of shape {key.shape} and dtype {key.dtype}; the words "
+                f"of a key are uint32 of shape {words}."
+            )
         key = jax.random.wrap_key_data(key)
     elif not isinstance(key, jax.Array) or key.ndim:
         raise InvalidArgument(f"key must be an int or one JAX key, got {key!r}.")

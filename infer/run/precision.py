@@ -29,4 +29,4 @@ def check_precision(bits: int | None) -> int:
     if bits is None:
         return default_precision()
     check_choice("precision", bits, (32, 64))
-    return bits
+    return int(bits)

@@ -63,7 +63,7 @@ def _given(target: Target, key: PRNGKeyArray, start: Any, num_chains: int) -> tu
         return from_approximation(start, key, num_chains)
     if hasattr(start, "start_for"):  # a Posterior
         return start.start_for(target, key, num_chains)
-    u = jnp.asarray(start, float)
+    u = _numbers("start", start, "; give values by site, an array, an Approximation or a Posterior")
     if u.shape not in ((target.dim,), (num_chains, target.dim)):
         raise InvalidArgument(
             f"start has shape {u.shape}; for {num_chains} chains on a target of dimension {target.dim} it must have "
@@ -83,6 +83,7 @@ def _from_values(target: Target, key: PRNGKeyArray, values: dict, num_chains: in
     for name, value in values.items():
         if name not in latent:
             raise InvalidArgument(f"start names the site {name!r}; the target's latent sites are {', '.join(latent)}.")
+        _numbers(f"start[{name!r}]", value)
         if np.shape(value) not in (latent[name], (num_chains, *latent[name])):
             raise InvalidArgument(
                 f"start[{name!r}] has shape {np.shape(value)}; give shape {latent[name]} for all chains, or "
@@ -94,6 +95,13 @@ def _from_values(target: Target, key: PRNGKeyArray, values: dict, num_chains: in
         mine = {k: v if np.shape(v) == latent[k] else np.asarray(v)[chain] for k, v in values.items()}
         points.append(target.unconstrain({k: jnp.asarray(mine.get(k, other[k]), float) for k in latent}))
     return points
+
+
+def _numbers(name: str, value: Any, remedy: str = "") -> Array:
+    try:
+        return jnp.asarray(value, float)
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"{name} must hold numbers, got {value!r}{remedy}.") from None
 
 
 def _explain(target: Target, chain: int, u: np.ndarray, value: float, given: bool) -> str:

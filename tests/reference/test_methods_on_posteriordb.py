@@ -11,8 +11,9 @@ DATABASE = Path(__file__).resolve().parents[2].parent / "shared" / "posteriordb"
 pytestmark = pytest.mark.skipif(not DATABASE.is_dir(), reason="needs a posteriordb beside the repository")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["eight_schools-eight_schools_noncentered", "arK-arK"])
+@pytest.mark.parametrize(
+    "name", ["eight_schools-eight_schools_noncentered", pytest.param("arK-arK", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("method", [pf.MCLMC(), pf.SMC(num_particles=2000)], ids=["MCLMC", "SMC"])
 def test_moments_are_those_of_the_reference(name: str, method) -> None:
     reference = posteriordb.load(name, DATABASE)

@@ -11,7 +11,8 @@ import numpy as np
 
 from . import evaluate
 from .approximation import Approximation, Particles
-from .errors import InvalidArgument, NotAvailable
+from .diagnostics.findings import cut_short
+from .errors import InvalidArgument, NotAvailable, StoreError
 from .run.plan import read_key
 from .run.precision import precision
 from .validate import check_count
@@ -173,7 +174,13 @@ class Posterior:
             else:
                 from .store import open_datatree
 
-                self._tree = open_datatree(self._path)
+                tree = open_datatree(self._path)
+                if "posterior" not in tree.children:
+                    raise StoreError(
+                        f"{self._path} has no draws yet: its run is in warm-up, has not reached the first checkpoint "
+                        f"with draws, or was killed before it; wait, or go on with resume."
+                    )
+                self._tree = tree
         return self._tree
 
     @property
@@ -537,7 +544,8 @@ class Posterior:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{size} {name}s" for name, size in self._sizes().items())
         stopped = self.record.get("stopped")
-        return f"Posterior by {self._method_name}: {sizes}" + (f"; PARTIAL: {stopped}" if stopped else "")
+        how = f"; {'PARTIAL: ' if cut_short(stopped) else ''}{stopped}" if stopped else ""
+        return f"Posterior by {self._method_name}: {sizes}{how}"
 
     def _sizes(self) -> dict[str, int]:
         shape = next(iter(self.draws().values())).shape if self._path is None else None

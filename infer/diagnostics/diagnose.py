@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import checks
-from .findings import Diagnosis, Finding
+from .findings import Diagnosis, Finding, cut_short
 from .psis import elbo, importance_evidence, k_hat_threshold, psis, weights_ess
 from .summary import Statistics, statistics
 
@@ -83,7 +83,10 @@ def _told(extra: dict[str, Any], stats: Statistics) -> list[Finding]:
     findings = []
     if extra.get("warning"):
         findings.append(Finding("note", "method", str(extra["warning"])))
-    if extra.get("stopped"):
+    if extra.get("stopped") and not cut_short(extra["stopped"]):
+        text = f"The run ended after {stats.draws:,} draws per chain, its goal reached: {extra['stopped']}."
+        findings.append(Finding("ok", "goal", text, stats.draws))
+    elif extra.get("stopped"):
         asked = extra.get("asked")
         missing = stats.kind == "chains" and asked and asked > stats.draws
         size = f" after {stats.draws:,} of {asked:,} draws per chain" if missing else ""

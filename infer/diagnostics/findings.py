@@ -8,6 +8,11 @@ from typing import Any, Literal
 Level = Literal["ok", "note", "warning"]
 
 
+def cut_short(stopped: str | None) -> bool:
+    """Whether a run with this reason to stop ended before it was done; one whose goal is reached did not."""
+    return stopped is not None and not stopped.endswith(" reached")
+
+
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """One thing that was looked at.

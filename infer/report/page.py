@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..diagnostics.findings import Diagnosis
+from ..diagnostics.findings import Diagnosis, cut_short
 from ..diagnostics.summary import format_summary
 from ..errors import InvalidArgument, StoreError
 from .figures import figures
@@ -118,7 +118,7 @@ def write_report(
 def _subtitle(record: Mapping[str, Any], diagnosis: Diagnosis) -> str:
     parts = [_method(record), diagnosis.size]
     if record.get("stopped"):
-        parts.append(f"PARTIAL: {record['stopped']}")
+        parts.append(f"{'PARTIAL: ' if cut_short(record['stopped']) else ''}{record['stopped']}")
     return " · ".join(p for p in parts if p)
 
 

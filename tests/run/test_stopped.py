@@ -22,6 +22,8 @@ def test_a_goal_reached_stays_reached_and_can_be_extended(long, tmp_path):
     again = pf.resume(tmp_path / "run", gaussian(), progress=False)
     assert again.draws()["x"].shape[1] == n
     assert again.record["stopped"] == "bulk ESS 800 reached"
+    assert repr(again).endswith("draws; bulk ESS 800 reached")
+    assert again.diagnose()["goal"].level == "ok"
     np.testing.assert_array_equal(again.extend(50, progress=False).draws()["x"], long[:, : n + 50])
     np.testing.assert_array_equal(pf.fit(gaussian(), **GOAL).extend(50, progress=False).draws()["x"], long[:, : n + 50])
 
@@ -57,6 +59,8 @@ def test_a_spent_budget_does_not_count_for_draws_asked_for_later(long):
 def test_a_budget_spent_before_the_first_draw(tmp_path, long):
     with pytest.raises(pf.InvalidArgument, match=r"no draws: the budget of 10 evaluations is spent, in stage 'settle'"):
         pf.fit(gaussian(), key=0, num_warmup=200, max_evaluations=10, progress=False, store=tmp_path / "run")
+    with pytest.raises(pf.StoreError, match="has no draws yet"):
+        pf.load(tmp_path / "run").summary()
     went_on = pf.resume(tmp_path / "run", gaussian(), num_samples=40, progress=False)
     np.testing.assert_array_equal(went_on.draws()["x"], long[:, :40])
 

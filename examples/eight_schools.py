@@ -43,15 +43,15 @@ first = pf.fit(target, pf.NUTS(), key=0)
 first.summary(round_to="auto")
 
 # %% [markdown]
-# The table looks fine. The diagnosis does not agree:
+# The means look plausible. The diagnosis says not to rely on them:
 
 # %%
 print(first.diagnose())
 
 # %% [markdown]
-# Where $\tau$ is small, the $\theta_j$ must huddle together: the posterior is a funnel, and NUTS, whose step size is
-# the same everywhere, diverges in its neck. The transitions that diverged lie where $\tau$ is small, and the neck below
-# them was never visited.
+# Where $\tau$ is small, the $\theta_j$ must huddle together: the posterior is a funnel, and the step size of NUTS, the
+# same everywhere, is too long for its neck. The sampler turns back there, at times with a divergence, and changes its
+# energy too slowly to come from one end of the funnel to the other.
 
 # %%
 draws = first.draws()

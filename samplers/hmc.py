@@ -1,7 +1,9 @@
 """Hamiltonian Monte Carlo: NUTS, HMC and MALA on BlackJAX's kernels, with one warm-up.
 
-One iteration costs the gradients of its trajectory plus O(d) (diagonal metric), O(d rank) (low-rank) or O(d²) (dense)
-per leapfrog step. Warm-up and sampling differ by data only (`Schedule.adapting`), so they are one compiled program.
+One iteration costs the gradients of its trajectory plus, per leapfrog step, O(d) (diagonal metric), O(d²) (dense), or
+O(d rank) (low-rank; O(d²) up to `adaptation.DENSE_DIM` dimensions, after O(d² rank) once per iteration). The low-rank
+metric is the identity in coordinates of its own, in which the trajectory runs (`adaptation.whiten`). The stages (settle,
+warm-up, sample) differ by data only (`schedule`), so that they are one compiled program.
 """
 
 import dataclasses
@@ -87,7 +89,11 @@ class AbstractHMC(AbstractMethod):
         raise NotImplementedError
 
     def stages(self, budget: Budget) -> tuple[Stage, ...]:
-        """Warm-up in two parts, whose draws are dropped, and sampling with step size and metric frozen."""
+        """Warm-up in two parts, whose draws are dropped, and sampling with step size and metric frozen.
+
+        Chains may be relocated between the parts; the first ends with a window of the metric, in the first fifth. A
+        warm-up without such a window (a short one, one of the step size alone) is one part.
+        """
         if budget.num_warmup == 0:
             return (Stage("sample", self._with(frozen()), budget.num_samples * budget.thin),)
         # Gradients tell enough for windows of ten draws; variances and covariances need Stan's longer ones.
@@ -216,8 +222,9 @@ class NUTS(AbstractHMC):
     target_acceptance
         Mean acceptance statistic that warm-up drives the step size to, in (0, 1). Raise it against divergences.
     metric
-        ``"low_rank"`` (diagonal plus ``max_rank`` directions, from draws and gradients, as nutpie), ``"diagonal"``
-        (without the directions), ``"diagonal_welford"`` (variances, as Stan) or ``"dense"`` (covariance, as Stan).
+        ``"low_rank"`` (diagonal plus at most ``max_rank`` directions, from draws and gradients, as nutpie),
+        ``"diagonal"`` (without the directions), ``"diagonal_welford"`` (variances, as Stan) or ``"dense"`` (covariance,
+        as Stan).
     inverse_mass_matrix
         First inverse mass matrix, float array of shape (d,) or (d, d), an estimate of the posterior covariance of u.
     max_tree_depth

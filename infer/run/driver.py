@@ -7,6 +7,7 @@ waits for another, but for a stage to end.
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from .start import starting_points
 
 CHUNK_SECONDS = 0.3
 FIRST_CHUNK = 10
+SWITCH_SECONDS = 2e-4
 COMPILE_SECONDS = 0.5
 CHECKPOINT_SECONDS = 30.0
 BROKEN_OFF = frozenset({"interrupted", "terminated"})
@@ -43,7 +45,7 @@ class Group:
         self.snapshot: Any = None
         self.origin: Any = None
         self.t = 0
-        self.length = FIRST_CHUNK
+        self.length = 1
         self.finished = False
 
     @property
@@ -90,6 +92,8 @@ class Run:
         self.groups = [
             Group(i, range(a, min(a + size, plan.num_chains)), devices[i % len(devices)]) for i, a in enumerate(starts)
         ]
+        for group in self.groups:
+            group.length = chunk_length or FIRST_CHUNK
         self.columns = Columns(len(self.groups))
         self.workers = len(devices) if len(devices) > 1 or devices[0].platform != "cpu" else _num_cores()
         self._one_device = len(devices) == 1
@@ -169,6 +173,18 @@ class Run:
         for group in self.groups:
             group.finished = False
 
+    def fork(self) -> "Run":
+        """A copy that can go on in memory while this run, and the posterior made of it, stay what they are."""
+        import copy
+
+        twin = copy.copy(self)
+        twin.groups = [copy.copy(group) for group in self.groups]
+        for group in twin.groups:
+            group.states = jax.device_get(group.states)  # those on the device are given away to the next chunk
+        twin.columns, twin.sink = copy.deepcopy(self.columns), copy.deepcopy(self.sink)
+        twin.totals, twin.moved, twin._placed = copy.deepcopy(self.totals), dict(self.moved), {}
+        return twin
+
     def final_states(self) -> Any:
         """States of all chains, stacked on a leading axis, on the host's default device."""
         with precision(self.plan.precision):
@@ -228,7 +244,7 @@ class Run:
                 states = self._place(group.states, group.device)
                 method, target = self._on(group.device)
                 group.states = init_states(method, target, group.origin, states, single=group.single)
-                group.t, group.length, group.finished = 0, self.chunk_length or FIRST_CHUNK, False
+                group.t, group.finished = 0, False
                 self._snapshot(group)
         self.slots = self._num_slots()
         if not self.stage_begun:
@@ -429,10 +445,15 @@ class Run:
     @contextmanager
     def _pool(self) -> Iterator[ThreadPoolExecutor]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="pushforward")
+        # A worker that leaves compiled code asks for the interpreter; Python's 5 ms of waiting are a third of a short
+        # chunk, and were seen to leave one core of two idle.
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(min(interval, SWITCH_SECONDS))
         try:
             yield pool
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            sys.setswitchinterval(interval)
 
     @contextmanager
     def _terminable(self) -> Iterator[None]:

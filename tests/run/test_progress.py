@@ -147,7 +147,7 @@ def test_a_notebook_has_one_display_that_is_updated(monkeypatch):
     assert stream.getvalue() == ""
     last = shown[-1]
     assert '<progress value="40" max="40">' in last
-    assert last.count("<progress") == len(set(part.split()[0] for part in last.split("<code>")[1:])) >= 2
+    assert last.count("<progress") == len({part.split()[0] for part in last.split("<code>")[1:]}) >= 2
     assert last.index("warm-up") < last.index("sample")
 
 

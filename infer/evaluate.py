@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .target import Target
+from .validate import check_count
 
 BATCH_BYTES = 64 * 2**20
 BATCH = 1000
@@ -38,6 +39,10 @@ def over_draws(
     -------
     The pytree that ``f`` returns, with a leading axis n.
     """
+    if batch is not None:
+        check_count("batch", batch)
+    # Draws in 32 bits may meet a 64-bit scope, where JAX could take the program that 32 bits compiled for its own.
+    values = jax.tree.map(_as_scoped, values)
     n = jax.tree.leaves(values)[0].shape[0]
     key = jax.random.key(0) if key is None else key
     dynamic, static = eqx.partition(extra, lambda x: isinstance(x, np.ndarray | jax.Array))
@@ -56,6 +61,12 @@ def over_draws(
         out = _batch(target, key, np.arange(begin, begin + batch), chosen, dynamic, f=f, static=static)
         parts.append(jax.tree.map(lambda x, skip=a - begin: np.asarray(x)[skip:], out))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def _as_scoped(x: Any) -> np.ndarray:
+    """Floating-point draws in the precision of the scope; others as they are."""
+    x = np.asarray(x)
+    return x.astype(jax.dtypes.canonicalize_dtype(float), copy=False) if x.dtype.kind == "f" else x
 
 
 @partial(jax.jit, static_argnames=("f", "static"))
@@ -78,7 +89,7 @@ class _Static:
     def __init__(self, value: Any) -> None:
         self.value = value
         leaves, treedef = jax.tree.flatten(value)
-        self._key = (treedef, tuple(leaves))
+        self._key = (treedef, tuple((type(leaf), leaf) for leaf in leaves))  # True == 1 == 1.0
 
     def __hash__(self) -> int:
         return hash(self._key)

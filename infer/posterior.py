@@ -387,6 +387,7 @@ class Posterior:
 
             total = run.asked + num_samples
             return resume(self._path, run.target, method=run.method, num_samples=total, progress=progress)
+        run = run.fork()
         run.wants_progress = progress
         run.extend(num_samples)
         run.go()

@@ -2,8 +2,8 @@
 
 One iteration costs the gradients of its trajectory plus, per leapfrog step, O(d) (diagonal metric), O(d²) (dense), or
 O(d rank) (low-rank; O(d²) up to `adaptation.DENSE_DIM` dimensions, after O(d² rank) once per iteration). The low-rank
-metric is the identity in coordinates of its own, in which the trajectory runs (`adaptation.whiten`). The stages (settle,
-warm-up, sample) differ by data only (`schedule`), so that they are one compiled program.
+metric is the identity in coordinates of its own, in which the trajectory runs (`adaptation.whiten`). The stages
+(settle, warm-up, sample) differ by data only (`schedule`), so that they are one compiled program.
 """
 
 import dataclasses

@@ -35,6 +35,12 @@ class MemorySink:
             self._blocks[group] = blocks = [joined]
         return blocks[0] if blocks else {}
 
+    def copy(self) -> "MemorySink":
+        """Another one that holds the same arrays."""
+        twin = MemorySink()
+        twin._blocks = {group: list(blocks) for group, blocks in self._blocks.items()}
+        return twin
+
 
 class Columns:
     """Blocks of each group of chains that wait for the slower ones."""
@@ -45,6 +51,12 @@ class Columns:
     def add(self, group: int, blocks: dict[str, Block]) -> None:
         """Add what a chunk of ``group`` gave: arrays (chains, n, …) by name, for ``posterior`` and ``sample_stats``."""
         self.waiting[group].append(blocks)
+
+    def copy(self) -> "Columns":
+        """Another one that holds the same arrays."""
+        twin = Columns(0)
+        twin.waiting = [list(blocks) for blocks in self.waiting]
+        return twin
 
     def ready(self, group: int) -> int:
         """Number of draws of ``group`` that wait."""

@@ -181,7 +181,7 @@ class Run:
         twin.groups = [copy.copy(group) for group in self.groups]
         for group in twin.groups:
             group.states = jax.device_get(group.states)  # those on the device are given away to the next chunk
-        twin.columns, twin.sink = copy.deepcopy(self.columns), copy.deepcopy(self.sink)
+        twin.columns, twin.sink = self.columns.copy(), self.sink.copy()  # type: ignore[attr-defined]
         twin.totals, twin.moved, twin._placed = copy.deepcopy(self.totals), dict(self.moved), {}
         return twin
 

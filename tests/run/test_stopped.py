@@ -72,3 +72,12 @@ def test_warm_up_is_counted_whole_where_draws_are_thinned():
     plain = pf.fit(gaussian(), num_samples=50, **options)
     assert thinned.record["totals"] == plain.record["totals"]
     np.testing.assert_array_equal(thinned.draws()["x"], plain.draws()["x"][:, 9::10])
+
+
+def test_extending_leaves_the_posterior_as_it_is(long, tmp_path):
+    short = pf.fit(gaussian(), key=0, num_warmup=200, num_samples=50, progress=False)
+    for _ in range(2):
+        np.testing.assert_array_equal(short.extend(30, progress=False).draws()["x"], long[:, :80])
+    short.save(tmp_path / "saved")
+    loaded = pf.load(tmp_path / "saved", gaussian())
+    np.testing.assert_array_equal(loaded.extend(10, progress=False).draws()["x"], long[:, :60])

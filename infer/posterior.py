@@ -220,7 +220,9 @@ class Posterior:
         return {name: value[chosen] for name, value in pooled.items()}
 
     def log_prob(self, values: Any) -> Any:
-        """Log density of the approximation at ``values``: a dict by site (in constrained coordinates), or u itself.
+        """Log density of the approximation at ``values``: a dict by site (in constrained coordinates), or u.
+
+        One value of each site, or n of each as `sample` gives them; u of shape (d,) or (n, d).
 
         For a dict the density is that of the constrained values of a u of the same dimension, the log-Jacobian of the
         transformation left in u: comparable with ``target.log_density(target.unconstrain(values))``.
@@ -231,13 +233,28 @@ class Posterior:
             The method has no density; evaluate ``target.log_density`` for the posterior's own, up to a constant.
         """
         if self.approximation is None:
+            if self.kind == "approximation":
+                self._need_target("log_prob")
             raise NotAvailable(
                 f"log_prob needs a method with a density, and {self._method_name} gives {self.kind}; use "
                 f"target.log_density(u) for the unnormalised log posterior."
             )
         with precision(self._bits):
-            u = self._need_target("log_prob").unconstrain(values) if isinstance(values, dict) else jnp.asarray(values)
+            u = self._to_u(values) if isinstance(values, dict) else jnp.asarray(values, float)
+            dim = u.shape[-1] if self.target is None else self.target.dim
+            if u.shape not in ((dim,), (len(u), dim)):
+                raise InvalidArgument(f"log_prob got u of shape {u.shape}; it must be ({dim},) or (n, {dim}).")
             return np.asarray(evaluate.approximation_log_prob(self.approximation, u))
+
+    def _to_u(self, values: "Mapping[str, Any]") -> Any:
+        """Values by site as u; or n of each, as `sample` gives them, as (n, d)."""
+        target = self._need_target("log_prob")
+        sites = {site.name: site for site in target.sites if site.kind == "latent"}
+        given = {name: np.asarray(value) for name, value in values.items() if name in sites}
+        stacked = all(value.ndim and value.shape[1:] == sites[name].shape for name, value in given.items())
+        if stacked and given.keys() == sites.keys() and len({len(value) for value in given.values()}) == 1:
+            return jnp.asarray(evaluate.over_draws(evaluate.unconstrain_draw, target, given))
+        return target.unconstrain(values)
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
@@ -322,11 +339,8 @@ class Posterior:
     def unconstrained(self) -> np.ndarray:
         """The kept draws as u: array of shape (chain, draw, d) or (particle, d)."""
         target = self._need_target("unconstrained")
-        names = [site.name for site in target.sites if site.kind == "latent"]
         draws = self.draws()
-        missing = [name for name in names if name not in draws]
-        if missing:
-            raise NotAvailable(f"The draws lack the latent sites {', '.join(missing)}; fit with sites=None.")
+        names = self._need_latents(target, draws)
         lead = len(self.sample_dims)
         flat = {name: _flatten(draws[name], lead) for name in names}
         with precision(self._bits):
@@ -499,6 +513,7 @@ class Posterior:
         target = self._need_target(group)
         lead = len(self.sample_dims)
         draws = self.draws()
+        self._need_latents(target, draws)
         flat = {name: _flatten(value, lead) for name, value in draws.items()}
         with precision(self._bits):
             out = evaluate.over_draws(f, target, flat, *extra, key=_key(key), batch=batch)
@@ -509,17 +524,29 @@ class Posterior:
             raise NotAvailable(f"{what} needs the target; give it to load(path, target) or from_draws(..., target=).")
         return self.target
 
+    def _need_latents(self, target: "Target", draws: "Mapping[str, Any]") -> list[str]:
+        """Names of the latent sites, all of which were kept: one left out would be drawn anew from its prior."""
+        names = [site.name for site in target.sites if site.kind == "latent"]
+        missing = [name for name in names if name not in draws]
+        if missing:
+            raise NotAvailable(f"The draws lack the latent sites {', '.join(missing)}; fit with sites=None.")
+        return names
+
     def _need_run(self, what: str) -> "Run":
         if self._run is None:
-            raise NotAvailable(f"{what} needs the states of the run, and this posterior has none; fit it anew.")
+            raise NotAvailable(
+                f"{what} needs the states of the run, and this posterior has none; fit it anew, or load it with its "
+                f"target."
+            )
         return self._run
 
     def _build(self) -> Any:
         import arviz_base
 
         tree = arviz_base.from_dict(
-            self._groups, sample_dims=list(self.sample_dims), dims=self._dims_of(self._groups), coords=self._coords
-        )
+            self._groups, sample_dims=list(self.sample_dims), dims=self._dims_of(self._groups), coords=self._coords,
+            check_conventions=False,
+        )  # fmt: skip
         tree.attrs = {"pushforward": _text(self.record), "kind": self.kind}
         return tree
 
@@ -534,7 +561,7 @@ class Posterior:
         sample = ["chain", "draw"] if name.startswith("prior") else list(self.sample_dims)
         tree[name] = arviz_base.dict_to_dataset(
             dict(arrays), sample_dims=[] if name.endswith("data") else sample, dims=dims, coords=coords,
-            skip_event_dims=name == "log_likelihood",
+            skip_event_dims=name == "log_likelihood", check_conventions=False,
         )  # fmt: skip
         return tree[name].to_dataset()
 
@@ -543,7 +570,7 @@ class Posterior:
         return {name: list(dims) for name, dims in self._dims.items() if name in names}
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{size} {name}s" for name, size in self._sizes().items())
+        sizes = ", ".join(f"{size} {name}{'s' * (size != 1)}" for name, size in self._sizes().items())
         stopped = self.record.get("stopped")
         how = f"; {'PARTIAL: ' if cut_short(stopped) else ''}{stopped}" if stopped else ""
         return f"Posterior by {self._method_name}: {sizes}{how}"
@@ -601,6 +628,8 @@ def _with_observed(groups: dict, target: "Target | None") -> dict:
 
 
 def _check_leading(groups: dict) -> None:
+    if not groups["posterior"]:
+        raise InvalidArgument("draws is an empty dict; give arrays (chain, draw, …) by the names of the sites.")
     shapes = {name: value.shape[:2] for arrays in groups.values() for name, value in arrays.items()}
     if any(len(shape) < 2 for shape in shapes.values()) or len(set(shapes.values())) > 1:
         raise InvalidArgument(

@@ -629,7 +629,9 @@ def _with_observed(groups: dict, target: "Target | None") -> dict:
 
 def _check_leading(groups: dict) -> None:
     if not groups["posterior"]:
-        raise InvalidArgument("draws is an empty dict; give arrays (chain, draw, …) by the names of the sites.")
+        raise InvalidArgument(
+            f"draws is the empty dict {groups['posterior']}; give arrays (chain, draw, …) by the names of the sites."
+        )
     shapes = {name: value.shape[:2] for arrays in groups.values() for name, value in arrays.items()}
     if any(len(shape) < 2 for shape in shapes.values()) or len(set(shapes.values())) > 1:
         raise InvalidArgument(

@@ -306,7 +306,7 @@ def test_from_numpyro_and_a_tree(chains):
         numpyro.infer.NUTS(eight_schools), num_warmup=100, num_samples=100, num_chains=2, progress_bar=False,
         chain_method="sequential",
     )  # fmt: skip
-    mcmc.run(jax.random.key(0), SIGMA.copy(), y=Y.copy())
+    mcmc.run(jax.random.key(0), SIGMA, y=Y)  # in 32 bits, on the very arrays that later targets get
     theirs = pf.Posterior.from_draws(mcmc, target=schools())
     assert theirs.draws()["theta"].shape == (2, 100, 8)
     assert "2 chains × 100 draws" in str(theirs.diagnose())

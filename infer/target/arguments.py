@@ -89,7 +89,9 @@ def as_given(leaf: Any) -> Any:
         return leaf if is_key or isinstance(leaf, jax.core.Tracer) else np.asarray(leaf)
     if type(leaf).__name__ in ("Series", "Index", "RangeIndex", "DataArray") and hasattr(leaf, "__array__"):
         return np.asarray(leaf)
-    return leaf
+    # A copy: the target does not follow later changes, and JAX, which knows constants by the identity of their array,
+    # would take for it what a program outside of the 64-bit scope made of the same array, in 32 bits.
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def is_array(leaf: Any) -> bool:

@@ -63,7 +63,9 @@ def chains(tree: Any, stats: Statistics, extra: dict[str, Any]) -> list[Finding]
         + _errors(stats, keep)
     )
     slow = any(f.level == "warning" and f.name in ("ESS", "R-hat") for f in findings)
-    return findings + _divergences(tree) + _energy(tree, names) + _depth(tree, extra, slow) + _acceptance(tree, extra)
+    energy = _energy(tree, names)
+    alone = not any(finding.level == "warning" for finding in findings + energy)
+    return findings + _divergences(tree, alone) + energy + _depth(tree, extra, slow) + _acceptance(tree, extra)
 
 
 def _rhat(stats: Statistics, keep: np.ndarray) -> list[Finding]:
@@ -191,7 +193,7 @@ def _odd(tree: Any, stats: Statistics, keep: np.ndarray, names: list[str], still
     return findings
 
 
-def _divergences(tree: Any) -> list[Finding]:
+def _divergences(tree: Any, alone: bool) -> list[Finding]:
     diverging = sample_stat(tree, "diverging")
     if diverging is None:
         return []
@@ -210,7 +212,10 @@ def _divergences(tree: Any) -> list[Finding]:
             "non-centred parameterisation."
         )
         return [Finding("warning", "divergences", text, count, 0, names)]
-    text += ", too few and too scattered to bias the result; target_acceptance=0.95 should remove them."
+    if alone:
+        text += ", too few and too scattered to bias the result; target_acceptance=0.95 should remove them."
+    else:
+        text += "; with the warnings here they point to a region that is hard to explore: see those."
     return [Finding("note", "divergences", text, count, 0)]
 
 

@@ -16,6 +16,9 @@ class Sink(Protocol):
     def append(self, group: str, block: Block) -> None:
         """Keep ``block`` after what ``group`` has."""
 
+    def flush(self) -> None:
+        """Let others see what there is."""
+
 
 class MemorySink:
     """Keeps blocks in memory."""
@@ -26,6 +29,9 @@ class MemorySink:
     def append(self, group: str, block: Block) -> None:
         """Keep ``block`` after what is there."""
         self._blocks.setdefault(group, []).append(block)
+
+    def flush(self) -> None:
+        """Nothing to do: nobody else looks."""
 
     def arrays(self, group: str) -> Block:
         """All blocks of a group joined along the draws."""

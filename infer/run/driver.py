@@ -31,6 +31,7 @@ from .start import starting_points
 CHUNK_SECONDS = 0.3
 FIRST_CHUNK = 10
 SWITCH_SECONDS = 2e-4
+FLUSH_SECONDS = 2.0
 COMPILE_SECONDS = 0.5
 CHECKPOINT_SECONDS = 30.0
 BROKEN_OFF = frozenset({"interrupted", "terminated"})
@@ -83,8 +84,8 @@ class Run:
         self.kept = self.looked = 0
         self.moved: dict[str, int] = {}
         self.stopped: str | None = None
-        self._begun = self._saved = time.monotonic()
-        self._terminated = False
+        self._begun = self._saved = self._flushed = time.monotonic()
+        self._terminated = self._interrupted = False
         self._stages: tuple[Stage, ...] | None = None
         devices = jax.local_devices()
         size = plan.chains_per_program
@@ -141,10 +142,10 @@ class Run:
 
     def go(self) -> None:
         """Run what is left of the stages; on Ctrl-C, keep what there is and say so in ``stopped``."""
-        self._begun = self._saved = time.monotonic()
+        self._begun = self._saved = self._flushed = time.monotonic()
         progress = Progress(self.wants_progress)
         try:
-            with precision(self.plan.precision), self._terminable(), self._pool() as pool:
+            with precision(self.plan.precision), self._stoppable(), self._pool() as pool:
                 while not self.complete and self.stopped is None:
                     self._run_stage(self.stages[self.stage_index], pool, progress)
                     if self.stopped is None:
@@ -204,8 +205,8 @@ class Run:
         self._stage_from = (time.monotonic(), self._done(stage))
         while True:
             try:
-                if self._terminated:
-                    self.stopped = "terminated"
+                if self._terminated or self._interrupted:
+                    self.stopped = "terminated" if self._terminated else "interrupted"
                 if self.stopped is None:
                     self._dispatch(stage, pool, running, look)
                 if not running:
@@ -332,6 +333,7 @@ class Run:
     def _after_chunk(self, stage: Stage, progress: Progress) -> None:
         if stage.keep:
             self._keep()
+        self._flush()
         self._save()
         self._show(stage, progress)
         self.stopped = self.stopped or self.plan.stopping.budget_spent(self.seconds, self.evaluations)
@@ -416,6 +418,12 @@ class Run:
         if self.checkpoint is not None:
             group.snapshot = (group.t, jax.device_get(group.states))
 
+    def _flush(self) -> None:
+        """Let readers of a store see the draws so far, every few seconds."""
+        if self.checkpoint is not None and time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.sink.flush()
+            self._flushed = time.monotonic()
+
     def _save(self, *, force: bool = False) -> None:
         if self.checkpoint is None:
             return
@@ -456,21 +464,35 @@ class Run:
             sys.setswitchinterval(interval)
 
     @contextmanager
-    def _terminable(self) -> Iterator[None]:
-        """While running with checkpoints, let SIGTERM save and exit; only the main thread may set handlers."""
-        if self.checkpoint is None or threading.current_thread() is not threading.main_thread():
+    def _stoppable(self) -> Iterator[None]:
+        """While running, Ctrl-C ends the run after its chunks (pressed again, at once), and SIGTERM saves and exits.
+
+        A flag instead of an exception, which could fall between a chunk and the taking over of its states. Only the
+        main thread may set handlers; without checkpoints SIGTERM does what it did.
+        """
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def handle(signum: int, frame: Any) -> None:
+        def interrupt(signum: int, frame: Any) -> None:
+            if self._interrupted:
+                signal.default_int_handler(signum, frame)
+            self._interrupted = True
+
+        def terminate(signum: int, frame: Any) -> None:
             del signum, frame
             self._terminated = True
 
-        previous = signal.signal(signal.SIGTERM, handle)
+        previous = {}
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            previous[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+        if self.checkpoint is not None:
+            previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, terminate)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 @jax.jit

@@ -191,3 +191,42 @@ def test_a_full_disk_keeps_what_was_written(tmp_path, monkeypatch):
     np.testing.assert_array_equal(kept, whole[:, : kept.shape[1]])
     resumed = pf.resume(path, schools(), progress=False).draws()["mu"]
     np.testing.assert_array_equal(resumed, whole)
+
+
+def test_one_ctrl_c_ends_the_run_after_its_chunks():
+    """A real SIGINT in a child process: the posterior comes back, partial, and extending it completes the draws."""
+    code = (
+        "import os, signal, threading\n"
+        "import pushforward as pf\n"
+        "from pushforward.infer.run import driver\n"
+        "from tests.run.models import schools\n"
+        "target = schools()\n"
+        "original = driver.Run._after_chunk\n"
+        "def after_chunk(self, stage, progress):\n"
+        "    original(self, stage, progress)\n"
+        "    if stage.keep and self.kept == 100:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "driver.Run._after_chunk = after_chunk\n"
+        "posterior = pf.fit(target, num_samples=2000, num_warmup=50, chunk_length=50, progress=False)\n"
+        "assert posterior.record['stopped'] == 'interrupted', posterior\n"
+        "assert 100 <= posterior.draws()['mu'].shape[1] < 400, posterior\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_draws_are_seen_between_checkpoints(tmp_path, monkeypatch):
+    from pushforward.infer.run import driver
+
+    monkeypatch.setattr(driver, "FLUSH_SECONDS", 0.0)
+    seen = []
+
+    def after_chunk(self, stage, progress, original=driver.Run._after_chunk):
+        original(self, stage, progress)
+        if stage.keep and self.kept:
+            seen.append((self.kept, pf.load(tmp_path / "run").draws()["mu"].shape[1]))
+
+    monkeypatch.setattr(driver.Run, "_after_chunk", after_chunk)
+    pf.fit(schools(), num_samples=300, num_warmup=30, chunk_length=50, store=tmp_path / "run", progress=False)
+    assert len(seen) > 3
+    assert all(kept == visible for kept, visible in seen)

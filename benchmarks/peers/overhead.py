@@ -27,12 +27,14 @@ def main():
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     target = posteriordb.load(args.target, args.posteriordb).target()
-    learned = pf.fit(target, pf.NUTS(), num_chains=1, progress=False)
+    learned = pf.fit(target, pf.NUTS(metric="diagonal"), num_chains=1, progress=False)
     state = learned._run.final_states()
     values = jax.vmap(learned._run.prepared.learned)(state)
     settings = jax.tree.map(lambda x: np.asarray(x)[0], values)
     start = np.asarray(state.point.position)[0]
-    nuts = pf.NUTS(step_size=float(settings["step_size"]), inverse_mass_matrix=settings["inverse_mass_matrix"])
+    nuts = pf.NUTS(
+        step_size=float(settings["step_size"]), inverse_mass_matrix=settings["inverse_mass_matrix"], metric="diagonal"
+    )
     kernel = blackjax.nuts(
         target.log_density, settings["step_size"], jax.tree.map(jnp.asarray, settings["inverse_mass_matrix"])
     )

@@ -135,7 +135,7 @@ def _facts(record: Mapping[str, Any]) -> str:
     evaluations = record.get("evaluations")
     facts = {
         "Method": _method(record),
-        "Key": record.get("key", plan.get("key")),
+        "Key": _key(record.get("key", plan.get("key"))),
         "Warm-up": plan.get("num_warmup"),
         "Precision": f"{plan['precision']} bits" if "precision" in plan else None,
         "Time": f"{seconds:,.1f} s" if isinstance(seconds, int | float) else None,
@@ -148,6 +148,13 @@ def _facts(record: Mapping[str, Any]) -> str:
         for name, value in facts.items()
         if value not in (None, "")
     )
+
+
+def _key(words: Any) -> Any:
+    """The integer that a key was made from, where its words are those of one."""
+    if isinstance(words, list | tuple) and len(words) == 2:
+        return f"{(int(words[0]) << 32) + int(words[1]):,}"
+    return words
 
 
 def _finding(f: Any) -> str:

@@ -7,7 +7,6 @@ waits for another, but for a stage to end.
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,6 @@ from .start import starting_points
 
 CHUNK_SECONDS = 0.3
 FIRST_CHUNK = 10
-SWITCH_SECONDS = 2e-4
 FLUSH_SECONDS = 2.0
 COMPILE_SECONDS = 0.5
 CHECKPOINT_SECONDS = 30.0
@@ -276,6 +274,9 @@ class Run:
             meanwhile.start()
             lowered.compile()
             meanwhile.cancel()
+            # JAX fills its cache of calls at the first one, and that crashed when two threads made it at once: it is
+            # made here, with no iterations, and only gives the states back.
+            key.states = run_chunk(*self._arguments(stage, key, 0), **self._static(key)).states
 
     def _dispatch(self, stage: Stage, pool: ThreadPoolExecutor, running: dict, look: int | None) -> None:
         """Give the free workers the groups that are furthest behind."""
@@ -453,15 +454,10 @@ class Run:
     @contextmanager
     def _pool(self) -> Iterator[ThreadPoolExecutor]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="pushforward")
-        # A worker that leaves compiled code asks for the interpreter; Python's 5 ms of waiting are a third of a short
-        # chunk, and were seen to leave one core of two idle.
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(min(interval, SWITCH_SECONDS))
         try:
             yield pool
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            sys.setswitchinterval(interval)
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:

@@ -274,8 +274,8 @@ class Run:
             meanwhile.start()
             lowered.compile()
             meanwhile.cancel()
-            # JAX fills its cache of calls at the first one, and that crashed when two threads made it at once: it is
-            # made here, with no iterations, and only gives the states back.
+            # JAX fills its cache of calls at the first one. A crash was seen once where two threads may have made it
+            # together (the cause is not established), so it is made here, with no iterations, and gives the states back.
             key.states = run_chunk(*self._arguments(stage, key, 0), **self._static(key)).states
 
     def _dispatch(self, stage: Stage, pool: ThreadPoolExecutor, running: dict, look: int | None) -> None:

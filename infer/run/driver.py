@@ -275,7 +275,7 @@ class Run:
             lowered.compile()
             meanwhile.cancel()
             # JAX fills its cache of calls at the first one. A crash was seen once where two threads may have made it
-            # together (the cause is not established), so it is made here, with no iterations, and gives the states back.
+            # together (the cause is not established), so it is made here; without iterations it returns the states.
             key.states = run_chunk(*self._arguments(stage, key, 0), **self._static(key)).states
 
     def _dispatch(self, stage: Stage, pool: ThreadPoolExecutor, running: dict, look: int | None) -> None:

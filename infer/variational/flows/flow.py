@@ -1,0 +1,83 @@
+"""`Flow`: the density that a bijection pushes a standard normal forward to; `flow_transform`: its map, for samplers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ...approximation import Approximation
+from ...errors import NotAvailable
+from .bijection import Bijection
+
+
+class Flow(Approximation):
+    """q = T # N(0, I): u = T(z), log q(u) = log N(z) − log|det ∂T/∂z|.
+
+    Parameters
+    ----------
+    bijection
+        T; its inexact arrays are the parameters.
+    """
+
+    bijection: Bijection
+
+    @property
+    def dim(self) -> int:
+        """Dimension of u."""
+        return self.bijection.dim
+
+    def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """``n`` independent draws and their log densities, without an inverse."""
+        return self.push(self.sample_base(key, n))
+
+    def sample_base(self, key: PRNGKeyArray, n: int) -> Float[Array, "n d"]:
+        """``n`` draws z of the base."""
+        return jax.random.normal(key, (n, self.dim), self.dtype)
+
+    def push(self, z: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """T(z) and log q(T(z)) of each row."""
+        u, log_det = jax.vmap(self.bijection.transform_and_log_det)(z)
+        return u, standard_normal(z) - log_det
+
+    def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log density at any ``u``; `NotAvailable` where T has no inverse (planar, bnaf)."""
+        z, log_det = self.bijection.inverse_and_log_det(u)
+        return standard_normal(z) + log_det
+
+    @property
+    def dtype(self) -> Any:
+        """That of the parameters."""
+        return jnp.result_type(*(x.dtype for x in jax.tree.leaves(self.bijection) if eqx.is_inexact_array(x)))
+
+
+def standard_normal(z: Float[Array, "... d"]) -> Float[Array, "..."]:
+    """Log density of N(0, I)."""
+    return -0.5 * jnp.sum(z**2, axis=-1) - 0.5 * z.shape[-1] * jnp.log(2 * jnp.pi)
+
+
+def flow_transform(approximation: Any) -> Callable[[Float[Array, " d"]], tuple[Array, Array]]:
+    """The map z ↦ (u, log|det ∂u/∂z|) under which ``approximation`` is a standard normal.
+
+    A sampler in z of log π(u) + log|det| samples π in u (Hoffman et al. 2019, NeuTra-lizing bad geometry,
+    arXiv:1903.03704): mind the plus.
+
+    Parameters
+    ----------
+    approximation
+        A `Flow`, or a `Posterior` whose ``approximation`` is one.
+
+    Raises
+    ------
+    NotAvailable
+        It is no flow.
+    """
+    found = getattr(approximation, "approximation", approximation)
+    if not isinstance(found, Flow):
+        raise NotAvailable(
+            f"A transform needs the result of a normalizing flow, got {type(found).__name__}; fit "
+            f"pushforward.NormalizingFlow() first."
+        )
+    return found.bijection.transform_and_log_det

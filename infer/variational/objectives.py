@@ -1,0 +1,419 @@
+"""Objectives: functions of the log weights log w = log π(u) − log q(u) of draws u, to be maximised.
+
+An objective says what is optimised; how its gradient is estimated is the business of `estimators`. It maps K log
+weights on the last axis to one number, and the M rows before it are averaged:
+
+    ELBO        mean of log w                                                          (Jordan et al. 1999)
+    IWAE        log (1/K) Σ w                                                          (Burda et al. 2016)
+    MIWAE       the mean of M such terms: `IWAE` with num_draws = M                    (Rainforth et al. 2018, eq. 9)
+    CIWAE       b ELBO + (1 − b) IWAE, of the same draws                               (eq. 10)
+    PIWAE       for the model IWAE of all M K draws, for the guide MIWAE               (eq. 11, 12)
+    Rényi       1/(1 − α) log (1/K) Σ w^(1 − α)                                        (Li & Turner 2016, eq. 7)
+    CUBO        minus 1/n log (1/K) Σ w^n, an upper bound                              (Dieng et al. 2017, eq. 4)
+    log-variance  −½ Var(log w) at draws that are held fixed                           (Richter et al. 2020)
+    forward KL  −KL(π‖q) from draws of π, or by self-normalised weights (wake)         (Bornschein & Bengio 2015)
+
+Only functionals that are linear in expectations have unbiased estimates: IWAE with K > 1, Rényi and CUBO are bounds
+whose estimates at finite K are biased, and are reported as such (`bound`).
+"""
+
+import abc
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import stop_gradient
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..errors import InvalidArgument
+from ..validate import check_count, check_positive
+
+Sampling = Literal["reparameterised", "fixed", "given"]
+
+
+class Objective(eqx.Module):
+    """A function of log weights, to be maximised.
+
+    Attributes
+    ----------
+    num_draws, num_samples
+        M independent terms that are averaged, of K draws each.
+    sampling
+        ``"reparameterised"``: an expectation over draws of q, whose dependence on q counts. ``"fixed"``: draws of q
+        held fixed, only log q at them depends on q. ``"given"``: draws of the posterior, see `ForwardKL`.
+    linear
+        Whether it is the mean of the log weights (so that the score term has mean zero and may be dropped).
+    bound
+        Which bound of log Z its estimates have in expectation: ``"lower"``, ``"upper"`` (of minus its value) or None.
+    """
+
+    num_draws: eqx.AbstractVar[int]
+    num_samples: eqx.AbstractVar[int]
+    sampling: ClassVar[Sampling] = "reparameterised"
+    linear: ClassVar[bool] = False
+    bound: ClassVar[str | None] = "lower"
+
+    def __check_init__(self) -> None:
+        check_count("num_draws", self.num_draws)
+        check_count("num_samples", self.num_samples)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Draws per step, (M, K)."""
+        return self.num_draws, self.num_samples
+
+    @abc.abstractmethod
+    def terms(self, log_w: Float[Array, "*m k"]) -> Float[Array, "*m"]:
+        """One term for each row of K log weights."""
+
+    def __call__(self, log_w: Float[Array, "*m k"]) -> Float[Array, ""]:
+        """The estimate from all rows, by whose gradient the guide is moved."""
+        return jnp.mean(self.terms(log_w))
+
+    def model(self, log_w: Float[Array, "*m k"]) -> Float[Array, ""]:
+        """The estimate by whose gradient parameters of the model are moved; the same unless an objective says so."""
+        return self(log_w)
+
+    def coefficients(self, log_w: Float[Array, "*m k"]) -> tuple[Float[Array, "*m k"], Float[Array, "*m k"]]:
+        """Derivatives g = ∂L/∂log w, and g − ∂²L/∂(log w)², the weights of doubly reparameterised draws.
+
+        E[g ∇_φ log q] = E[∂g/∂log w · ∂log w/∂u · ∂u/∂φ], by reparameterising a second time (Tucker et al. 2019,
+        eq. 7), so that the whole gradient is the sum of (g − ∂g/∂log w) ∂log w/∂u ∂u/∂φ; for IWAE these weights are w̃².
+        Here by differentiation, O(M K) evaluations; objectives with a closed form override it.
+        """
+        flat = jnp.ravel(log_w)
+        first = jax.grad(lambda x: self(x.reshape(log_w.shape)))
+
+        def second(i: Array) -> Array:
+            direction = (jnp.arange(flat.size) == i).astype(flat.dtype)
+            return jax.jvp(first, (flat,), (direction,))[1][i]
+
+        g, h = first(flat), jax.lax.map(second, jnp.arange(flat.size), batch_size=min(flat.size, 64))
+        return g.reshape(log_w.shape), (g - h).reshape(log_w.shape)
+
+
+class ELBO(Objective):
+    """Evidence lower bound: E_q[log π − log q] = log Z − KL(q‖π).
+
+    Parameters
+    ----------
+    num_draws
+        Draws of q per step, M.
+    """
+
+    num_draws: int = eqx.field(static=True, default=16)
+    num_samples: int = eqx.field(static=True, default=1)
+    linear: ClassVar[bool] = True
+
+    def terms(self, log_w: Float[Array, "*m k"]) -> Float[Array, "*m"]:
+        """Means of the rows."""
+        return jnp.mean(log_w, -1)
+
+    def coefficients(self, log_w: Float[Array, "*m k"]) -> tuple[Float[Array, "*m k"], Float[Array, "*m k"]]:
+        """Both 1 / (M K)."""
+        even = jnp.full_like(log_w, 1 / log_w.size)
+        return even, even
+
+
+class Renyi(Objective):
+    """Rényi bound of order α: 1/(1 − α) log (1/K) Σ w^(1 − α). α = 0 is IWAE, α → 1 the ELBO.
+
+    Parameters
+    ----------
+    alpha
+        Order; below 1 the estimates are lower bounds in expectation for α ≥ 0, above 1 they weigh low log weights.
+    num_samples
+        K, at least 2 for a bound other than the ELBO.
+    num_draws
+        M, terms that are averaged.
+
+    References
+    ----------
+    Li & Turner (2016), Rényi divergence variational inference, eq. 7.
+    """
+
+    alpha: float = 0.5
+    num_samples: int = eqx.field(static=True, default=8)
+    num_draws: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self) -> None:
+        if isinstance(self.alpha, int | float) and (not np.isfinite(self.alpha) or self.alpha == 1):
+            raise InvalidArgument(f"alpha must be a finite number other than 1, got {self.alpha!r}; for 1 use ELBO.")
+
+    def terms(self, log_w: Float[Array, "*m k"]) -> Float[Array, "*m"]:
+        """Power means of the rows."""
+        return power_mean(log_w, 1 - self.alpha)
+
+    def coefficients(self, log_w: Float[Array, "*m k"]) -> tuple[Float[Array, "*m k"], Float[Array, "*m k"]]:
+        """w̃ and α w̃ + (1 − α) w̃², over M, with w̃ ∝ w^(1 − α)."""
+        return _power_coefficients(log_w, 1 - self.alpha)
+
+
+class IWAE(Objective):
+    """Importance-weighted bound log (1/K) Σ w: nondecreasing in K, at most log Z. With ``num_draws`` M > 1 it is MIWAE.
+
+    Parameters
+    ----------
+    num_samples, num_draws
+        K and M.
+
+    References
+    ----------
+    Burda, Grosse & Salakhutdinov (2016); Rainforth et al. (2018), Tighter variational bounds are not necessarily
+    better: the signal-to-noise ratio of the guide's gradient falls as sqrt(M / K), unless it is doubly reparameterised.
+    """
+
+    num_samples: int = eqx.field(static=True, default=8)
+    num_draws: int = eqx.field(static=True, default=1)
+
+    def terms(self, log_w: Float[Array, "*m k"]) -> Float[Array, "*m"]:
+        """Log mean weights of the rows."""
+        return power_mean(log_w, 1.0)
+
+    def coefficients(self, log_w: Float[Array, "*m k"]) -> tuple[Float[Array, "*m k"], Float[Array, "*m k"]]:
+        """w̃ and w̃², over M."""
+        return _power_coefficients(log_w, 1.0)
+
+
+class CIWAE(Objective):
+    """Convex combination b ELBO + (1 − b) IWAE of the same K draws.
+
+    Parameters
+    ----------
+    weight
+        b, between 0 (IWAE) and 1 (ELBO).
+    num_samples, num_draws
+        K and M.
+
+    References
+    ----------
+    Rainforth et al. (2018), eq. 10.
+    """
+
+    weight: float = 0.5
+    num_samples: int = eqx.field(static=True, default=8)
+    num_draws: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self) -> None:
+        if isinstance(self.weight, int | float) and not 0 <= self.weight <= 1:
+            raise InvalidArgument(f"weight must lie between 0 (IWAE) and 1 (ELBO), got {self.weight!r}.")
+
+    def terms(self, log_w: Float[Array, "*m k"]) -> Float[Array, "*m"]:
+        """The combination, row by row."""
+        return self.weight * jnp.mean(log_w, -1) + (1 - self.weight) * power_mean(log_w, 1.0)
+
+    def coefficients(self, log_w: Float[Array, "*m k"]) -> tuple[Float[Array, "*m k"], Float[Array, "*m k"]]:
+        """The same combination of the ELBO's and IWAE's."""
+        g, c = _power_coefficients(log_w, 1.0)
+        even = self.weight / log_w.size
+        return even + (1 - self.weight) * g, even + (1 - self.weight) * c
+
+
+class PIWAE(Objective):
+    """The model is moved by IWAE of all M K draws, the guide by the mean of M IWAE terms of K draws.
+
+    Parameters
+    ----------
+    num_samples, num_draws
+        K and M.
+
+    References
+    ----------
+    Rainforth et al. (2018), eq. 11 and 12.
+    """
+
+    num_samples: int = eqx.field(static=True, default=8)
+    num_draws: int = eqx.field(static=True, default=8)
+
+    def terms(self, log_w: Float[Array, "*m k"]) -> Float[Array, "*m"]:
+        """IWAE terms of the rows, for the guide."""
+        return power_mean(log_w, 1.0)
+
+    def model(self, log_w: Float[Array, "*m k"]) -> Float[Array, ""]:
+        """IWAE of all draws."""
+        return power_mean(jnp.ravel(log_w), 1.0)
+
+    def coefficients(self, log_w: Float[Array, "*m k"]) -> tuple[Float[Array, "*m k"], Float[Array, "*m k"]]:
+        """MIWAE's."""
+        return _power_coefficients(log_w, 1.0)
+
+
+class CUBO(Objective):
+    """χ upper bound: its value is minus 1/n log (1/K) Σ wⁿ, so that raising it lowers the bound of log Z.
+
+    Parameters
+    ----------
+    order
+        n, at least 1; 2 minimises the χ² divergence, which governs the variance of importance weights.
+    num_samples, num_draws
+        K and M. The estimate of the bound is biased low at finite K.
+
+    References
+    ----------
+    Dieng et al. (2017), Variational inference via χ upper bound minimization, eq. 4.
+    """
+
+    order: float = 2.0
+    num_samples: int = eqx.field(static=True, default=32)
+    num_draws: int = eqx.field(static=True, default=1)
+    bound: ClassVar[str | None] = "upper"
+
+    def __check_init__(self) -> None:
+        check_positive("order", self.order)
+        if isinstance(self.order, int | float) and self.order < 1:
+            raise InvalidArgument(f"order must be at least 1, got {self.order!r}; below that use Renyi.")
+
+    def terms(self, log_w: Float[Array, "*m k"]) -> Float[Array, "*m"]:
+        """Minus the power means of the rows."""
+        return -power_mean(log_w, self.order)
+
+    def coefficients(self, log_w: Float[Array, "*m k"]) -> tuple[Float[Array, "*m k"], Float[Array, "*m k"]]:
+        """−w̃ and −((1 − n) w̃ + n w̃²), over M, with w̃ ∝ wⁿ."""
+        g, c = _power_coefficients(log_w, self.order)
+        return -g, -c
+
+
+class LogVariance(Objective):
+    """−½ Var(log w) of K draws that are held fixed; zero only where q = π, with or without Z.
+
+    Its gradient in log q at draws of q is the leave-one-out score-function gradient of the ELBO (VarGrad).
+
+    Parameters
+    ----------
+    num_samples, num_draws
+        K, at least 2, and M.
+
+    References
+    ----------
+    Richter et al. (2020), VarGrad: a low-variance gradient estimator for variational inference.
+    """
+
+    num_samples: int = eqx.field(static=True, default=16)
+    num_draws: int = eqx.field(static=True, default=1)
+    sampling: ClassVar[Sampling] = "fixed"
+    bound: ClassVar[str | None] = None
+
+    def __check_init__(self) -> None:
+        check_count("num_samples", self.num_samples, minimum=2)
+
+    def terms(self, log_w: Float[Array, "*m k"]) -> Float[Array, "*m"]:
+        """Minus half the unbiased variances of the rows."""
+        return -0.5 * jnp.var(log_w, axis=-1, ddof=1)
+
+
+class ForwardKL(Objective):
+    """−KL(π‖q) from given draws of π: maximum likelihood of the draws under q.
+
+    Its value is the mean of log q − log π at the draws, −KL(π‖q) − log Z; of log q alone where there is no log density.
+
+    Parameters
+    ----------
+    draws
+        Unconstrained draws of the posterior, shape (n, d); each step takes M of them, with replacement.
+    num_draws
+        M.
+
+    Raises
+    ------
+    InvalidArgument
+        ``draws`` is not an array of shape (n, d).
+    """
+
+    draws: Any
+    num_draws: int = eqx.field(static=True, default=64)
+    num_samples: int = eqx.field(static=True, default=1)
+    sampling: ClassVar[Sampling] = "given"
+    bound: ClassVar[str | None] = None
+
+    def __check_init__(self) -> None:
+        if np.ndim(self.draws) != 2:
+            raise InvalidArgument(f"draws must be an array of shape (n, d), got shape {np.shape(self.draws)}.")
+
+    def terms(self, log_w: Float[Array, "*m k"]) -> Float[Array, "*m"]:
+        """Means of −log w."""
+        return -jnp.mean(log_w, -1)
+
+    def take(self, key: PRNGKeyArray, shape: tuple[int, int]) -> Float[Array, "m k d"]:
+        """The draws of a step."""
+        draws = jnp.asarray(self.draws)
+        return draws[jax.random.randint(key, shape, 0, draws.shape[0])]
+
+
+class WakeKL(Objective):
+    """−KL(π‖q) with the self-normalised weights of draws of q, held fixed ("wake"); blind where q has no mass.
+
+    Parameters
+    ----------
+    num_samples, num_draws
+        K, whose weights are normalised together (at least 2), and M.
+
+    References
+    ----------
+    Bornschein & Bengio (2015), Reweighted wake-sleep.
+    """
+
+    num_samples: int = eqx.field(static=True, default=32)
+    num_draws: int = eqx.field(static=True, default=1)
+    sampling: ClassVar[Sampling] = "fixed"
+    bound: ClassVar[str | None] = None
+
+    def __check_init__(self) -> None:
+        check_count("num_samples", self.num_samples, minimum=2)
+
+    def terms(self, log_w: Float[Array, "*m k"]) -> Float[Array, "*m"]:
+        """The estimate of log Z minus the weighted means of log w; the weights are held fixed."""
+        weights = stop_gradient(jax.nn.softmax(log_w, -1))
+        return stop_gradient(power_mean(log_w, 1.0)) - jnp.sum(weights * log_w, -1)
+
+
+class FunctionObjective(Objective):
+    """A user's function of K log weights, to be maximised.
+
+    Parameters
+    ----------
+    function
+        Of an array of shape (K,), made of `jax.numpy` operations, to a scalar.
+    num_samples, num_draws
+        K, and M terms that are averaged.
+    """
+
+    function: Any = eqx.field(static=True)
+    num_samples: int = eqx.field(static=True, default=8)
+    num_draws: int = eqx.field(static=True, default=1)
+    bound: ClassVar[str | None] = None
+
+    def __check_init__(self) -> None:
+        if not callable(self.function):
+            raise InvalidArgument(
+                f"objective must be an Objective or a function of log weights, got {self.function!r}."
+            )
+        like = jax.ShapeDtypeStruct((self.num_samples,), np.float32)
+        out = jax.eval_shape(self.function, like)
+        if getattr(out, "shape", None) != ():
+            raise InvalidArgument(
+                f"objective must map {self.num_samples} log weights to one number, got {out}; reduce over all of them."
+            )
+
+    def terms(self, log_w: Float[Array, "*m k"]) -> Float[Array, "*m"]:
+        """The function of each row."""
+        return jnp.vectorize(self.function, signature="(k)->()")(log_w)
+
+
+def as_objective(given: Any, **options: Any) -> Objective:
+    """An `Objective` from one, or from a function of K log weights (with ``num_samples``, ``num_draws``)."""
+    return given if isinstance(given, Objective) else FunctionObjective(given, **options)
+
+
+def power_mean(log_w: Float[Array, "*m k"], power: Any) -> Float[Array, "*m"]:
+    """1/p log (1/K) Σ w^p over the last axis, in log space."""
+    return (logsumexp(power * log_w, axis=-1) - np.log(log_w.shape[-1])) / power
+
+
+def _power_coefficients(log_w: Float[Array, "*m k"], power: Any) -> tuple[Array, Array]:
+    """Weights g = w̃ and g − ∂g/∂log w = (1 − p) w̃ + p w̃² of power means with w̃ ∝ w^p, divided by the number of rows."""
+    rows = log_w.size // log_w.shape[-1]
+    w = jax.nn.softmax(power * log_w, -1)
+    return w / rows, ((1 - power) * w + power * w**2) / rows

@@ -16,6 +16,15 @@ from .infer.run.fit import load as load
 from .infer.run.fit import resume as resume
 from .infer.target import Target as Target
 from .infer.variational.autoguide import AutoGuide as AutoGuide
+from .infer.variational.gaussian.advi import ADVI as ADVI
+from .infer.variational.gaussian.approximation import GaussianApproximation as GaussianApproximation
+from .infer.variational.gaussian.bwsgd import BWSGD as BWSGD
+from .infer.variational.gaussian.fbgvi import FBGVI as FBGVI
+from .infer.variational.gaussian.fbgvi import SVRGVI as SVRGVI
+from .infer.variational.gaussian.glm import glm_target as glm_target
+from .infer.variational.gaussian.laplace import Laplace as Laplace
+from .infer.variational.gaussian.natural import NGVI as NGVI
+from .infer.variational.gaussian.natural import SqrtNGVI as SqrtNGVI
 from .infer.variational.pathfinder import Pathfinder as Pathfinder
 from .samplers.blackjax_adapter import as_sampling_algorithm as as_sampling_algorithm
 from .samplers.hmc import HMC as HMC

@@ -1,0 +1,416 @@
+"""`AbstractGaussianVI`: what all iterations on one Gaussian share: state, step size, records, refusals, result.
+
+A concrete method says how (mean, factor) moves for given expectations and step size (`move`); the expectations are of
+`oracle`, the covariance structures of `family` and `pushforward.infer.linalg`.
+"""
+
+import abc
+import warnings
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ...errors import InvalidArgument, NonFinite
+from ...linalg import AbstractFactor
+from ...method import AbstractMethod, Budget, Stage
+from ...run.start import Warm
+from ...target import Target
+from ...validate import check_choice, check_count, check_positive
+from . import findings
+from .approximation import GaussianApproximation
+from .family import COVARIANCES, check_blocks, check_covariance, check_size, first_factor, site_blocks
+from .oracle import EXPECTATIONS, Frame, Moments, Settings, moments, power_iteration
+from .whitening import WHITENINGS, whitened
+
+FINITE, NOT_FINITE, DIVERGED, LOST = 0, 1, 2, 3
+PATIENCE = 50
+"""Steps in a row with step × curvature above 2 after which a run counts as diverging."""
+MEMORY = 0.1
+"""Weight of the newest estimate in the running curvature and ELBO."""
+DECAY = 0.1
+"""Part of the steps in which the step size halves, once it decays."""
+FINAL_DRAWS = 1024
+
+
+class GaussianState(eqx.Module):
+    """State of a run.
+
+    Parameters
+    ----------
+    mean, factor
+        The Gaussian, in the coordinates of ``frame`` (None: those of u).
+    direction, curvature
+        Of largest curvature of E ∇²V: power iteration's vector and running estimate.
+    size
+        Step size, before it decays.
+    elbo
+        Running mean of the ELBO's estimates.
+    failure, failed_at, failed_draw
+        0, or why the run was frozen; the iteration and the draw at which a gradient was not finite.
+    above, worst, hot
+        Steps with step × curvature above 1; its largest value; steps in a row with it above 2.
+    num_steps, skipped
+        Steps taken, and draws left out since they were not finite.
+    halfway
+        Norm of the mean and trace of the covariance in the middle of the run, to see whether they still grow.
+    extra
+        What a method adds (an optimiser's state).
+    """
+
+    mean: Float[Array, " d"]
+    factor: AbstractFactor
+    frame: Frame | None
+    direction: Float[Array, " d"]
+    curvature: Float[Array, ""]
+    size: Float[Array, ""]
+    elbo: Float[Array, ""]
+    failure: Int[Array, ""]
+    failed_at: Int[Array, ""]
+    failed_draw: Float[Array, " d"]
+    above: Int[Array, ""]
+    worst: Float[Array, ""]
+    hot: Int[Array, ""]
+    num_steps: Int[Array, ""]
+    skipped: Int[Array, ""]
+    halfway: Float[Array, "2"]
+    extra: Any
+
+
+class GaussianInfo(NamedTuple):
+    """What is known of a step; see `AbstractGaussianVI`."""
+
+    elbo: Array
+    elbo_se: Array
+    gradient_norm: Array
+    variance_mean: Array
+    variance_scale: Array
+    step_size: Array
+    curvature: Array
+    step_times_curvature: Array
+    skipped: Array
+    num_hvps: Array
+    num_evaluations: Array
+
+
+class AbstractGaussianVI(AbstractMethod):
+    """Iterations on one Gaussian N(m, C Cᵀ).
+
+    The record of a run (``posterior.iterations``) holds for each step the ELBO and its standard error, the squared
+    norm of the Bures–Wasserstein gradient of KL (``gradient_norm``: |g|² + tr[(S − Σ⁻¹) Σ (S − Σ⁻¹)], with its noise),
+    the variances of the estimates of g and of S C, step size, curvature λ_max(S) and their product, draws skipped,
+    Hessian–vector products, and evaluations (a gradient and a Hessian–vector product count one each).
+    """
+
+    num_steps: eqx.AbstractVar[int]
+    step_size: eqx.AbstractVar[Any]
+    expectation: eqx.AbstractVar[str]
+    covariance: eqx.AbstractVar[str]
+    num_draws: eqx.AbstractVar[Any]
+    initial_covariance: eqx.AbstractVar[Any]
+    whiten: eqx.AbstractVar[Any]
+    skip_nonfinite: eqx.AbstractVar[bool]
+
+    kind: ClassVar = "approximation"
+    exact: ClassVar[bool] = False
+    evidence: ClassVar[bool] = True
+    density: ClassVar[bool] = True
+    default_chains: ClassVar[int] = 1
+    triangular: ClassVar[bool] = False
+    structures: ClassVar[tuple[str, ...]] = COVARIANCES
+    curvature_decides: ClassVar[bool] = True
+
+    def __check_init__(self) -> None:
+        check_count("num_steps", self.num_steps)
+        if self.step_size is not None:
+            check_positive("step_size", self.step_size)
+        check_choice("expectation", self.expectation, EXPECTATIONS)
+        check_choice("covariance", self.covariance, self.structures)
+        if self.num_draws is not None:
+            check_count("num_draws", self.num_draws)
+        if self.initial_covariance is not None:
+            check_covariance("initial_covariance", self.initial_covariance)
+        if self.whiten is not None:
+            check_choice("whiten", self.whiten, WHITENINGS)
+            if self.covariance != "full":
+                raise InvalidArgument(
+                    f"whiten={self.whiten!r} mixes the coordinates, so that covariance={self.covariance!r} would lose "
+                    f"its meaning; use covariance='full', or whiten=None."
+                )
+            if self.initial_covariance is not None:
+                raise InvalidArgument(
+                    f"whiten={self.whiten!r} brings its own covariance; leave out initial_covariance (of shape "
+                    f"{np.shape(self.initial_covariance)})."
+                )
+
+    # -- what a method says -----------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def move(
+        self, state: GaussianState, estimate: Moments, size: Float[Array, ""], t: Array
+    ) -> tuple[Float[Array, " d"], AbstractFactor, Any]:
+        """New mean, factor and extra state."""
+
+    def first_size(self, curvature: Float[Array, ""], dim: int) -> Float[Array, ""]:
+        """Step size where the user gives none: half the largest that is safe, 1/λ_max.
+
+        With gradients alone S C is so noisy far from the optimum that it must be about 1 + d/n times smaller.
+        """
+        noise = 1.0 + dim / self._draws(dim) if self.expectation == "stein" else 1.0
+        return 0.5 / (noise * jnp.maximum(curvature, 10 * jnp.finfo(curvature.dtype).tiny))
+
+    def first_extra(self, mean: Float[Array, " d"], factor: AbstractFactor) -> Any:
+        """State that the method adds; default: none."""
+        del mean, factor
+
+    def decay(self, t: Array) -> Array | float:
+        """Factor of the step size at iteration t: 1 in the first half, then k₀/(k₀ + k)."""
+        if getattr(self, "schedule", "constant") == "constant":
+            return 1.0
+        late = jnp.maximum(t - 0.5 * self.num_steps, 0.0)
+        return DECAY * self.num_steps / (DECAY * self.num_steps + late)
+
+    # -- the driver's functions -------------------------------------------------------------------------------------
+
+    def stages(self, budget: Budget) -> tuple[Stage, ...]:
+        """One: the iteration."""
+        del budget
+        return (Stage("optimise", self, self.num_steps),)
+
+    def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "AbstractGaussianVI":
+        """Refuse what cannot work, before anything is compiled."""
+        name, dim = type(self).__name__, target.dim
+        check_size(name, self.covariance, dim)
+        if self.expectation == "gauss_hermite" and "gaussian_expectations" not in target.structure():
+            raise InvalidArgument(
+                f"expectation='gauss_hermite' needs a target made with glm_target(design, response, ...), got a "
+                f"{type(target).__name__}; use expectation='price' or 'stein'."
+            )
+        shape = np.shape(self.initial_covariance) if self.initial_covariance is not None else ()
+        if shape and shape[0] != dim:
+            raise InvalidArgument(f"initial_covariance has shape {shape}; the target has dimension {dim}.")
+        if self.covariance == "low_rank" and self._rank >= dim:
+            raise InvalidArgument(f"rank must be below the dimension {dim}, got {self._rank}; use covariance='full'.")
+        if self.covariance == "block":
+            check_blocks(self._blocks(target), dim)
+        settings = self.settings_of(dim)
+        if self.expectation == "stein" and settings.control != "full" and settings.num_draws < dim / 4:
+            warnings.warn(
+                f"{name}: {settings.num_draws} gradients a step without the control variate of the matrix part are "
+                f"few in dimension {dim}; use control='full', or num_draws of at least {-(-dim // 4)}.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        if self.expectation != "gauss_hermite" and self.whiten is None:
+            findings.check_curvature(key, target, start, self._first_covariance(None, dim))
+        return self
+
+    def init(self, key: PRNGKeyArray, target: Target, start: Any) -> GaussianState:
+        """The Gaussian around the start, and its curvature."""
+        u = start.u if isinstance(start, Warm) else start
+        dim = target.dim
+        key_frame, key_factor, key_power = jax.random.split(key, 3)
+        frame = None if self.whiten is None else whitened(key_frame, target, u, self.whiten)
+        mean = u if frame is None else jnp.zeros_like(u)
+        covariance = jnp.asarray(self._first_covariance(start, dim), u.dtype)
+        factor = first_factor(
+            key_factor, covariance, dim, self.covariance, triangular=self._triangular, blocks=self._blocks(target),
+            rank=self._rank,
+        )  # fmt: skip
+        curvature, direction = power_iteration(key_power, target, frame, mean, factor, self.settings_of(dim))
+        size = self.first_size(curvature, dim) if self.step_size is None else jnp.asarray(self.step_size, u.dtype)
+        none, zero = jnp.zeros((), jnp.int32), jnp.zeros((), u.dtype)
+        return GaussianState(
+            mean=mean, factor=factor, frame=frame, direction=direction, curvature=curvature, size=size,
+            elbo=target.log_density(u), failure=none, failed_at=none, failed_draw=jnp.zeros_like(u), above=none,
+            worst=zero, hot=none, num_steps=none, skipped=none, halfway=jnp.zeros(2, u.dtype),
+            extra=self.first_extra(mean, factor),
+        )  # fmt: skip
+
+    def step(
+        self, key: PRNGKeyArray, state: GaussianState, target: Target, t: Array
+    ) -> tuple[GaussianState, GaussianInfo]:
+        """Estimate the expectations, move, and keep the records."""
+        settings = self.settings_of(target.dim)
+        estimate = moments(key, target, state.frame, state.mean, state.factor, state.direction, settings)
+        curvature, direction = _track(state, estimate.image, t)
+        size = state.size
+        if self.step_size is None:
+            suited = self.first_size(curvature, target.dim)
+            size = jnp.where(t < 0.5 * self.num_steps, suited, jnp.minimum(size, suited))
+        used = size * self.decay(t)
+        mean, factor, extra = self.move(state, estimate, used, t)
+
+        product = used * curvature
+        hot = jnp.where(product > 2, state.hot + 1, 0)
+        lost = ~_all_finite((mean, factor))
+        failure = jnp.where(lost, LOST, jnp.where(self.curvature_decides & (hot >= PATIENCE), DIVERGED, FINITE))
+        failure = jnp.where(estimate.finite, failure, NOT_FINITE).astype(state.failure.dtype)
+        fine = failure == FINITE
+        middle = t == jnp.asarray(self.num_steps // 2, t.dtype)
+        sizes = jnp.stack([jnp.linalg.norm(state.mean), state.factor.trace()])
+        elbo = state.elbo + jnp.where(t == 0, 1.0, MEMORY) * (estimate.elbo - state.elbo)
+        new = GaussianState(
+            mean=mean, factor=factor, frame=state.frame, direction=direction, curvature=curvature, size=size,
+            elbo=elbo, failure=failure, failed_at=state.failed_at, failed_draw=state.failed_draw,
+            above=state.above + (product > 1), worst=jnp.maximum(state.worst, product), hot=hot,
+            num_steps=state.num_steps + 1, skipped=state.skipped + estimate.skipped.astype(state.skipped.dtype),
+            halfway=jnp.where(middle, sizes, state.halfway), extra=extra,
+        )  # fmt: skip
+        old = eqx.tree_at(
+            lambda s: (s.failure, s.failed_at, s.failed_draw),
+            state,
+            (failure, t.astype(state.failed_at.dtype), self._in_u(state, estimate.bad)),
+        )
+        new = jax.tree.map(lambda good, kept: jnp.where(fine, good, kept), new, old)
+        push = jax.tree.map(jnp.subtract, estimate.push, state.factor.push_inverse())
+        norm = jnp.sum(estimate.gradient**2) + sum(jnp.sum(a**2) for a in jax.tree.leaves(push))
+        return new, GaussianInfo(
+            elbo=estimate.elbo, elbo_se=estimate.elbo_se, gradient_norm=norm, variance_mean=estimate.variance_mean,
+            variance_scale=estimate.variance_push, step_size=used, curvature=curvature, step_times_curvature=product,
+            skipped=estimate.skipped, num_hvps=estimate.num_hvps, num_evaluations=estimate.num_evaluations,
+        )  # fmt: skip
+
+    def done(self, state: GaussianState) -> Bool[Array, ""] | bool:
+        """Whether the run has failed."""
+        return state.failure != FINITE
+
+    def result(self, state: GaussianState, target: Target) -> GaussianApproximation:
+        """The Gaussian of the restart with the largest ELBO."""
+        ok = np.asarray(state.failure) == FINITE
+        if not ok.any():
+            self._explain(jax.tree.map(lambda x: x[0], state), target)
+        if self.curvature_decides:
+            findings.warn_of_large_steps(type(self).__name__, state)
+        elbos = np.where(ok, final_elbos(state, target)[0], -np.inf)
+        return to_u(jax.tree.map(lambda x: jnp.asarray(x[int(np.argmax(elbos))]), state))
+
+    def remarks(self, state: GaussianState, target: Target) -> list[dict[str, Any]]:
+        """What the diagnosis says beyond the draws: step size, convergence, restarts."""
+        return findings.remarks(self, state, target)
+
+    def merit(self, infos: GaussianInfo) -> dict[str, Array]:
+        """ELBO, and step × curvature."""
+        return {"elbo": infos.elbo.mean(), "step × curvature": infos.step_times_curvature.max()}
+
+    def learned(self, state: GaussianState) -> dict[str, Array]:
+        """Step size, curvature, and their product."""
+        return {
+            "step_size": state.size,
+            "curvature": state.curvature,
+            "step_times_curvature": state.size * state.curvature,
+        }
+
+    # -- small parts ------------------------------------------------------------------------------------------------
+
+    def settings_of(self, dim: int) -> Settings:
+        """How expectations are estimated."""
+        return Settings(
+            expectation=self.expectation, num_draws=self._draws(dim), antithetic=getattr(self, "antithetic", True),
+            control=getattr(self, "control", "full"), coefficient=getattr(self, "coefficient", 1.0),
+            skip_nonfinite=self.skip_nonfinite,
+        )  # fmt: skip
+
+    def _draws(self, dim: int) -> int:
+        del dim
+        return int(self.num_draws) if self.num_draws is not None else {"price": 8, "stein": 16}.get(self.expectation, 8)
+
+    def _first_covariance(self, start: Any, dim: int) -> Any:
+        if self.initial_covariance is not None:
+            return self.initial_covariance
+        learned = start.learned.get("inverse_mass_matrix") if isinstance(start, Warm) else None
+        usable = learned is not None and np.shape(learned) == (dim,) and self.whiten is None
+        return learned if usable else 1.0
+
+    def _blocks(self, target: Target) -> tuple[tuple[int, ...], ...]:
+        if self.covariance != "block":
+            return ()
+        given = getattr(self, "blocks", None)
+        return site_blocks(target) if given is None else tuple(tuple(int(i) for i in block) for block in given)
+
+    @property
+    def _rank(self) -> int:
+        return int(getattr(self, "rank", 1))
+
+    @property
+    def _triangular(self) -> bool:
+        return self.triangular or getattr(self, "geometry", "bures") == "cholesky"
+
+    @staticmethod
+    def _in_u(state: GaussianState, y: Float[Array, " d"]) -> Float[Array, " d"]:
+        return y if state.frame is None else state.frame.shift + state.frame.scale @ y
+
+    def _explain(self, state: GaussianState, target: Target) -> None:
+        """Raise what froze a run."""
+        name, t = type(self).__name__, int(state.failed_at)
+        if int(state.failure) == DIVERGED:
+            raise NonFinite(
+                f"{name} diverges: step_size × curvature was {float(state.worst):.3g} at iteration {t} and stayed "
+                f"above 2; use a step_size of at most {0.5 / float(state.curvature):.3g}, or None to choose it."
+            )
+        if int(state.failure) == LOST:
+            raise NonFinite(
+                f"{name}: mean or covariance left the finite numbers at iteration {t}, with step_size "
+                f"{float(state.size):.3g} and curvature {float(state.curvature):.3g}; use a smaller step_size."
+            )
+        u = jnp.asarray(state.failed_draw)
+        value, gradient = jax.value_and_grad(target.log_density)(u)
+        shown = np.array2string(np.asarray(u), precision=4, threshold=6)
+        raise NonFinite(
+            f"{name}: the log density ({float(value):.6g}) or its derivatives (largest gradient entry "
+            f"{float(jnp.max(jnp.abs(gradient))):.3g}) are not finite at the draw {shown} of iteration {t}; give the "
+            f"support of constrained parameters to the target, or leave such draws out with skip_nonfinite=True."
+        )
+
+
+def to_u(state: GaussianState) -> GaussianApproximation:
+    """The Gaussian of one state in the coordinates u."""
+    from ...linalg import Triangular
+
+    if state.frame is None:
+        return GaussianApproximation(state.mean, state.factor)
+    # With (L C)ᵀ = Q R, Σ = Rᵀ R; no product of the factor with itself.
+    r = jnp.linalg.qr((state.frame.scale @ state.factor.dense()).T, mode="r")
+    tril = r.T * jnp.sign(jnp.diagonal(r))
+    return GaussianApproximation(state.frame.shift + state.frame.scale @ state.mean, Triangular(tril))
+
+
+@jax.jit
+def _final_elbos(state: GaussianState, target: Target) -> tuple[Array, Array]:
+    def one(state: GaussianState) -> tuple[Array, Array]:
+        q = to_u(state)
+        z = jax.random.normal(jax.random.key(0), (FINAL_DRAWS, q.loc.shape[0]), q.loc.dtype)
+
+        def weight(z: Array) -> Array:
+            u = q.loc + q.factor.apply(z)
+            return target.log_density(u) + 0.5 * jnp.sum(z**2)
+
+        each = jax.vmap(weight)(z) + q.factor.log_det() + 0.5 * z.shape[1] * jnp.log(2 * jnp.pi)
+        return each.mean(), each.std() / jnp.sqrt(FINAL_DRAWS)
+
+    return jax.lax.map(one, state)
+
+
+def final_elbos(state: GaussianState, target: Target) -> tuple[np.ndarray, np.ndarray]:
+    """ELBO of each restart, by common draws, and standard errors."""
+    state = jax.tree.map(jnp.asarray, state)
+    elbo, error = _final_elbos(state, target)
+    return np.nan_to_num(np.asarray(elbo), nan=-np.inf), np.asarray(error)
+
+
+def _track(state: GaussianState, image: Array, t: Array) -> tuple[Array, Array]:
+    """Running curvature and direction: one step of power iteration.
+
+    The direction does not depend on the draws of this step, so that its Rayleigh quotient is unbiased, noise or not.
+    """
+    quotient = jnp.abs(jnp.vdot(state.direction, image))
+    curvature = state.curvature + MEMORY * (quotient - state.curvature)
+    norm = jnp.linalg.norm(image)
+    return curvature, jnp.where(norm > 0, image / jnp.where(norm > 0, norm, 1.0), state.direction)
+
+
+def _all_finite(tree: Any) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree) if x.dtype.kind == "f"]))

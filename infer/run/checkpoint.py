@@ -19,10 +19,11 @@ from .chunk import Origin, init_states
 from .driver import BROKEN_OFF, Run
 from .plan import Plan
 from .precision import precision
+from .prepared import decode, encode
 
-ENTRY = "entry"
 STATE = "state"
 WAITING = "waiting"
+PREPARED = "prepared-"
 
 
 @lru_cache
@@ -36,8 +37,12 @@ def versions() -> dict[str, str]:
 
 
 def write_checkpoint(store: Any, run: Run) -> None:
-    """Make all draws so far visible, then save the run atomically."""
+    """Make all draws so far visible, then save the run atomically; once a stage, the method prepared for it."""
     store.flush()
+    for stage, method in run.methods.items():
+        own, name = run.stages[stage].method, f"{PREPARED}{stage}"
+        if _prepares(own) and name not in store.kept:
+            store.keep(name, *encode(method, own))
     arrays: dict[str, np.ndarray] = {}
     meta = {
         "stage": run.stage_index,
@@ -63,8 +68,8 @@ def write_checkpoint(store: Any, run: Run) -> None:
     store.checkpoint(meta, arrays)
 
 
-def read_checkpoint(run: Run, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Put a run, made from the same target, method and plan, where the checkpoint was taken."""
+def read_checkpoint(run: Run, path: Any, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Put a run, made from the same target, method and plan, where the checkpoint of a store was taken."""
     run.stage_index, run.stage_begun = meta["stage"], meta["begun"]
     run.evaluations, run.totals = meta["evaluations"], meta["totals"]
     run.seconds_before, run.kept, run.looked = meta["seconds"], meta["kept"], meta["looked"]
@@ -72,10 +77,11 @@ def read_checkpoint(run: Run, meta: dict[str, Any], arrays: dict[str, np.ndarray
     # What was broken off goes on; what a stopping rule has ended stays ended.
     run.stopped = None if meta["stopped"] in BROKEN_OFF else meta["stopped"]
     with precision(run.plan.precision):
-        stage = run.stages[min(run.stage_index, len(run.stages) - 1)]
-        run.prepared = stage.method
+        methods = prepared_methods(run, path)
+        run.methods = dict(enumerate(methods))
+        run.prepared = methods[-1] if methods else run.method
         for group, saved in zip(run.groups, meta["groups"], strict=True):
-            like = _states_like(run, group)
+            like = _states_like(run, methods, group)
             leaves = [arrays[f"{STATE}/{group.index}/{i}"] for i in range(len(jax.tree.leaves(like)))]
             _check_shapes(like, leaves)
             group.states = jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(leaf) for leaf in leaves])
@@ -91,17 +97,28 @@ def read_checkpoint(run: Run, meta: dict[str, Any], arrays: dict[str, np.ndarray
                 run.columns.add(group.index, waiting)
 
 
-def _states_like(run: Run, group: Any) -> Any:
+def prepared_methods(run: Run, path: Any) -> list[AbstractMethod]:
+    """The methods of the stages that have begun, as they were prepared."""
+    from ..store import read_kept
+
+    own = [stage.method for stage in run.stages[: run.stage_index + run.stage_begun]]
+    return [decode(*read_kept(path, f"{PREPARED}{i}"), m) if _prepares(m) else m for i, m in enumerate(own)]
+
+
+def _prepares(method: AbstractMethod) -> bool:
+    return type(method).prepare is not AbstractMethod.prepare
+
+
+def _states_like(run: Run, methods: list[AbstractMethod], group: Any) -> Any:
     """Shapes of a group's states, by tracing what made them."""
     single = group.single
     start = jnp.zeros((run.target.dim,)) if single else jnp.zeros((len(group.chains), run.target.dim))
     chain = np.asarray(group.chains, np.uint32)
     origin = Origin(run.plan.root(), np.uint32(0), chain[0] if single else chain)
     states = start
-    last = run.stage_index if run.stage_begun else run.stage_index - 1
-    for stage in run.stages[: last + 1]:
+    for method in methods:
         states = jax.eval_shape(
-            lambda states, stage=stage: init_states(stage.method, run.target, origin, states, single=single), states
+            lambda states, method=method: init_states(method, run.target, origin, states, single=single), states
         )
     return states
 
@@ -153,7 +170,7 @@ def rebuild_run(store: Any, attrs: dict[str, Any], target: Target, method: Abstr
         return run
     meta, arrays = store.load_checkpoint()
     run = Run(target, method, Plan.from_record(meta["plan"]), **options)
-    read_checkpoint(run, meta, arrays)
+    read_checkpoint(run, store.path, meta, arrays)
     for name in run.streams.values():
         store.truncate(name, run.kept)
     return run

@@ -76,6 +76,7 @@ class Run:
         self.wants_progress = progress
         self.stage_index, self.stage_begun = 0, False
         self.prepared: AbstractMethod = method
+        self.methods: dict[int, AbstractMethod] = {}  # as prepared for each stage so far
         self.evaluations = 0
         self.totals: dict[str, dict[str, float]] = {}
         self.seconds_before = 0.0
@@ -233,6 +234,7 @@ class Run:
             if type(stage.method).prepare is not AbstractMethod.prepare:
                 key = jax.random.fold_in(jax.random.fold_in(root, self.stage_index), START_STAGE)
                 self.prepared = stage.method.prepare(key, self.target, [g.states for g in self.groups])
+            self.methods = self.methods | {self.stage_index: self.prepared}
             self._relocate()
         self._placed = {}
         for group in self.groups:

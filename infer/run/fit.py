@@ -235,7 +235,7 @@ def load(path: str | os.PathLike, target: Target | None = None, *, method: Abstr
             saved = latest_checkpoint(path)
         if saved is not None:
             run = Run(target, rebuild_method(attrs["method"], method, path), Plan.from_record(saved[0]["plan"]))
-            read_checkpoint(run, *saved)
+            read_checkpoint(run, path, *saved)
     return Posterior.from_store(Path(path), attrs, target, run)
 
 

@@ -5,8 +5,17 @@ is left of a damaged one. Nothing here knows of methods or targets: only names, 
 """
 
 from .integrity import repair
-from .read import has_checkpoint, latest_checkpoint, open_attrs
+from .read import has_checkpoint, latest_checkpoint, open_attrs, read_kept
 from .run_store import RunStore
 from .tree import open_datatree, save_datatree
 
-__all__ = ["RunStore", "has_checkpoint", "latest_checkpoint", "open_attrs", "open_datatree", "repair", "save_datatree"]
+__all__ = [
+    "RunStore",
+    "has_checkpoint",
+    "latest_checkpoint",
+    "open_attrs",
+    "open_datatree",
+    "read_kept",
+    "repair",
+    "save_datatree",
+]

@@ -29,6 +29,17 @@ def write(directory: Path, meta: Any, arrays: dict[str, Any]) -> Path:
         Arrays by name, of any shape (0-d included) and any dtype but object.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    previous = files(directory)
+    number = int(previous[0].stem) + 1 if previous else 0
+    final = directory / f"{number:08d}.npz"
+    save(final, meta, arrays)
+    for old in previous[_KEPT - 1 :]:
+        old.unlink(missing_ok=True)
+    return final
+
+
+def save(final: Path, meta: Any, arrays: dict[str, Any]) -> None:
+    """Write one file, whole or not at all, and wait until it is on the disk."""
     values = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     for name, value in values.items():
         if value.dtype.hasobject:
@@ -45,9 +56,7 @@ def write(directory: Path, meta: Any, arrays: dict[str, Any]) -> Path:
     members["index"] = np.frombuffer(index, np.uint8)
     members["sha256"] = np.frombuffer(_digest(index, values.values()), np.uint8)
 
-    previous = files(directory)
-    number = int(previous[0].stem) + 1 if previous else 0
-    final, pending = directory / f"{number:08d}.npz", directory / "pending"
+    pending = final.with_name("pending")
     try:
         with open(pending, "wb") as stream:
             np.savez(stream, **members)
@@ -57,10 +66,7 @@ def write(directory: Path, meta: Any, arrays: dict[str, Any]) -> Path:
     except OSError:
         pending.unlink(missing_ok=True)
         raise
-    sync_path(directory)
-    for old in previous[_KEPT - 1 :]:
-        old.unlink(missing_ok=True)
-    return final
+    sync_path(final.parent)
 
 
 def read(file: Path) -> tuple[Any, dict[str, np.ndarray]]:

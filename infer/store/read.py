@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from ..errors import StoreError
 from . import checkpoint as checkpoints
 from .integrity import read_root
 from .layout import MARKER, from_json
@@ -19,6 +20,23 @@ def open_attrs(path: str | os.PathLike) -> dict[str, Any]:
 def has_checkpoint(path: str | os.PathLike) -> bool:
     """Whether a store has a checkpoint, intact or not."""
     return bool(checkpoints.files(Path(path) / "checkpoint"))
+
+
+def read_kept(path: str | os.PathLike, name: str) -> tuple[Any, dict[str, Any]]:
+    """Meta and arrays that `RunStore.keep` wrote under a name.
+
+    Raises
+    ------
+    StoreError
+        There are none, or they are damaged.
+    """
+    try:
+        return checkpoints.read(Path(path) / "checkpoint" / f"{name}.npz")
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path} cannot be resumed: what its checkpoints need under the name {name!r} is missing or damaged "
+            f"({error}); its draws are readable, the run has to be fitted again."
+        ) from error
 
 
 def latest_checkpoint(path: str | os.PathLike) -> tuple[Any, dict[str, Any]] | None:

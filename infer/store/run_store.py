@@ -35,6 +35,8 @@ class RunStore:
         The directory.
     attrs : dict
         What was given as ``attrs`` (the record of the run).
+    kept : set
+        Names that `keep` has written since the store was opened.
     """
 
     def __init__(self, path: Path, lock: Lock, attrs: dict[str, Any], labels: Labels):
@@ -42,6 +44,7 @@ class RunStore:
         self._lock, self._disk, self._labels = lock, Disk(path), labels
         self._catalog = Catalog(self._disk)
         self._streams: dict[str, Stream] = {}
+        self.kept: set[str] = set()
         self._failure = ""
         self._closed = False
 
@@ -188,6 +191,20 @@ class RunStore:
             self._disk.sync()
             draws = {group: stream.count for group, stream in self._streams.items()}
             checkpoints.write(self.path / "checkpoint", {"draws": draws, "meta": meta}, dict(arrays))
+
+    def keep(self, name: str, meta: Any, arrays: Mapping[str, Any]) -> None:
+        """Write what checkpoints go back to but do not repeat, as durable as they are; `read_kept` reads it.
+
+        Parameters
+        ----------
+        name
+            A word; what was kept under it before is replaced.
+        """
+        check_name("kept", name)
+        with self._writing():
+            (self.path / "checkpoint").mkdir(exist_ok=True)
+            checkpoints.save(self.path / "checkpoint" / f"{name}.npz", meta, dict(arrays))
+        self.kept.add(name)
 
     def truncate(self, group: str, n: int) -> None:
         """Keep the first ``n`` draws of ``group``: drop what was written after the last checkpoint.

@@ -150,6 +150,14 @@ class AbstractMethod(eqx.Module):
         del state
         return {}
 
+    def remarks(self, state: Any, target: Target) -> list[dict[str, Any]]:
+        """What `Posterior.diagnose` says of a finished run beyond its draws, on the host, from all chains' states.
+
+        Each entry is the keyword arguments of a `Finding`: level, name, message, and what else there is.
+        """
+        del state, target
+        return []
+
     @classmethod
     def about(cls) -> Needs:
         """The facts that `pf.methods()` lists."""

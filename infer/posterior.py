@@ -256,6 +256,32 @@ class Posterior:
             return jnp.asarray(evaluate.over_draws(evaluate.unconstrain_draw, target, given))
         return target.unconstrain(values)
 
+    @property
+    def iterations(self) -> dict[str, np.ndarray]:
+        """What was recorded at each iteration of a method that is no sampler (its ELBO, step size, …), by name.
+
+        Arrays of shape (restart, iteration); of runs into a store and after `load` too.
+
+        Raises
+        ------
+        NotAvailable
+            Chains keep such records for each draw, in ``data["sample_stats"]``; or the run is not at hand.
+        """
+        if self.kind == "chains":
+            raise NotAvailable(f"iterations of {self._method_name} are its draws; see data['sample_stats'].")
+        if self._path is not None and "iterations" in self.data.children:
+            dataset = self.data["iterations"].to_dataset()
+            return {str(k): v.transpose("chain", "draw").values for k, v in dataset.data_vars.items()}
+        arrays = self._iterations()
+        if not arrays:
+            raise NotAvailable(f"The iterations of {self._method_name} were not kept; fit it anew.")
+        return arrays
+
+    def _iterations(self) -> dict[str, np.ndarray]:
+        """Those of a run in memory; empty where there is none."""
+        arrays = getattr(getattr(self._run, "sink", None), "arrays", None)
+        return {} if arrays is None or self.kind == "chains" else dict(arrays("iterations"))
+
     # -- what it says -------------------------------------------------------------------------------------------------
 
     def summary(self, var_names: Sequence[str] | None = None, **options: Any) -> Any:
@@ -421,6 +447,8 @@ class Posterior:
                     store.append(name, arrays)
                 else:
                     store.write_group(name, arrays, dims, sample_dims=sample_dims)
+            if self._path is None and (iterations := self._iterations()):
+                store.write_group("iterations", iterations, sample_dims=("chain", "draw"))
             if self._run is not None:
                 write_checkpoint(store, self._run)
         return path
@@ -495,9 +523,17 @@ class Posterior:
             "log_weights": self.log_weights(),
             "asked": self.record.get("plan", {}).get("num_samples"),
             "moved": self.record.get("moved"),
+            "remarks": self._remarks(),
             "max_tree_depth": getattr(method, "max_tree_depth", None),
             "target_acceptance": getattr(method, "target_acceptance", None),
         }
+
+    def _remarks(self) -> list[dict[str, Any]]:
+        """What the method says of its run; nothing where the run's states are not at hand."""
+        if self._run is None or not self._run.complete:
+            return []
+        with precision(self._bits):
+            return self._run.prepared.remarks(self._run.final_states(), self._run.target)
 
     def _pooled(self) -> dict[str, np.ndarray]:
         return {name: _flatten(value, len(self.sample_dims)) for name, value in self.draws().items()}

@@ -33,8 +33,8 @@ def diagnose(
         ``"chains"``, ``"particles"`` or ``"approximation"``.
     extra
         What the tree does not know, all optional: ``"method"`` (its name), ``"warning"`` (a sentence about the method,
-        e.g. that it is unadjusted), ``"stopped"`` (why the run ended early), ``"asked"`` (draws per chain asked for),
-        ``"max_tree_depth"``, ``"target_acceptance"``, ``"log_weights"`` (as the argument).
+        e.g. that it is unadjusted), ``"remarks"`` (findings of the method itself, as dicts), ``"stopped"`` (why the run
+        ended early), ``"asked"`` (draws per chain asked for), ``"max_tree_depth"``, ``"target_acceptance"``, ``"log_weights"`` (as the argument).
     log_weights
         Log weights of the draws. For an approximation log π − log q as it is, not normalised: it gives ELBO, evidence
         and k-hat.
@@ -99,7 +99,7 @@ def _told(extra: dict[str, Any], stats: Statistics) -> list[Finding]:
             "from the place of another chain. If you expect a mode of its own there, start chains in it (start=…)."
         )
         findings.append(Finding("note", "chains moved", text, len(extra["moved"]), 0))
-    return findings
+    return findings + [Finding(**remark) for remark in extra.get("remarks") or ()]
 
 
 def _approximation(stats: Statistics, raw: np.ndarray | None) -> list[Finding]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ...errors import InvalidArgument, NotAvailable
+from .. import score_recursion as recursion
 
 Structure = Literal["elementwise", "coupling", "autoregressive", "linear", "planar", "continuous", "chain", "other"]
 CHECKPOINTED = 16
@@ -64,6 +65,15 @@ class Bijection(eqx.Module):
             f"{type(self).__name__} has no inverse, so the flow has no density at given points; use the densities that "
             f"sample_and_log_prob gives with its draws, or a coupling, autoregressive or spline family."
         )
+
+    def push_score(
+        self, x: Float[Array, " d"], g: Float[Array, " d"]
+    ) -> tuple[Float[Array, " d"], Float[Array, ""], Float[Array, " d"]]:
+        """T(x), log|det|, and the score at T(x) of a density whose score at x is ``g``, at held parameters.
+
+        G' = (G − ∂ log|det J|) J⁻¹ (Vaitl et al. 2024, arXiv:2403.15881, algorithm 1); here by the dense Jacobian.
+        """
+        return recursion.dense(self, x, g)
 
     def transform(self, x: Float[Array, " d"], condition: Any = None) -> Float[Array, " d"]:
         """T(x)."""
@@ -121,6 +131,14 @@ class Chain(Bijection):
             total += log_det
         return y, total
 
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """All of them in order."""
+        total = jnp.zeros((), x.dtype)
+        for bijection in self.bijections:
+            x, log_det, g = bijection.push_score(x, g)
+            total += log_det
+        return x, total, g
+
 
 class Stack(Bijection):
     """Layers of one kind, applied by `jax.lax.scan`.
@@ -153,6 +171,18 @@ class Stack(Bijection):
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
         """Last to first."""
         return self._scan(lambda layer, y: layer.inverse_and_log_det(y, condition), y, reverse=True)
+
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """First to last."""
+
+        def body(carry: tuple[Array, Array, Array], layer: Bijection) -> tuple[tuple[Array, Array, Array], None]:
+            x, total, g = carry
+            x, log_det, g = layer.push_score(x, g)
+            return (x, total + jax.lax.stop_gradient(log_det), jax.lax.stop_gradient(g)), None
+
+        body = jax.checkpoint(body) if self.num_layers > CHECKPOINTED else body
+        carry = (x, jnp.zeros((), x.dtype), jax.lax.stop_gradient(g))
+        return jax.lax.scan(body, carry, self.layer)[0]
 
     def _scan(self, apply: Any, x: Array, *, reverse: bool) -> tuple[Array, Array]:
         def body(carry: tuple[Array, Array], layer: Bijection) -> tuple[tuple[Array, Array], None]:
@@ -189,6 +219,12 @@ class Invert(Bijection):
         """The map."""
         return self.bijection.transform_and_log_det(y, condition)
 
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """By a pullback of the map, which is the cheap direction."""
+        y, log_det = self.transform_and_log_det(x)
+        _, pull = jax.vjp(recursion.held(self.bijection).transform_and_log_det, jax.lax.stop_gradient(y))
+        return y, jax.lax.stop_gradient(log_det), pull((jax.lax.stop_gradient(g), jnp.ones_like(log_det)))[0]
+
 
 class Permutation(Bijection):
     """y = x[indices].
@@ -216,6 +252,10 @@ class Permutation(Bijection):
         """And back."""
         del condition
         return jnp.zeros_like(y).at[self.indices].set(y), jnp.zeros((), y.dtype)
+
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """In the new order."""
+        return x[self.indices], jnp.zeros((), x.dtype), g[self.indices]
 
 
 class Foreign(Bijection):
@@ -266,6 +306,12 @@ class Foreign(Bijection):
     def transform_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
         """The bijection's own."""
         return self.bijection.transform_and_log_det(x, condition)
+
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """By the rule for flowjax's class, else by the dense Jacobian."""
+        from paramax import unwrap
+
+        return recursion.push(unwrap(self.bijection), x, g)
 
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
         """The bijection's own, where it has one."""

@@ -5,6 +5,7 @@ importance weights and evidence biased. It costs d forward derivatives of the ne
 dimensions take a coupling family. Solved by diffrax (Tsit5, adaptive), backwards by its checkpointed adjoint.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -12,10 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from .. import score_recursion as recursion
 from .bijection import Bijection, Structure
 from .networks import Network
 
 MAX_STEPS = 512
+FIRST_STEP = 0.1
 
 
 class Continuous(Bijection):
@@ -60,24 +63,44 @@ class Continuous(Bijection):
         del condition
         return self._solve(y, 1.0, 0.0)[0]
 
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """dG/dt = −G ∂v/∂x − ∂ div v/∂x, solved with x."""
+        fixed, at = recursion.held(self), jax.lax.stop_gradient(x)
+        field = recursion.score_field(
+            lambda t, x: fixed.field_and_divergence(t, x)[0], lambda t, x: fixed.field_and_divergence(t, x)[1]
+        )
+        (_, log_det, pushed), _ = _integrate(
+            field, (at, jnp.zeros((), x.dtype), jax.lax.stop_gradient(g)), (0.0, 1.0), self.tolerance
+        )
+        y, _ = _integrate(lambda t, x: self.network(jnp.append(x, t)), x, (0.0, 1.0), self.tolerance)
+        return y, jax.lax.stop_gradient(log_det), jax.lax.stop_gradient(pushed)
+
     def num_field_evaluations(self, x: Array) -> Array:
         """Evaluations of the field that the solver takes from ``x``: six per step."""
         return 6 * self._solve(x, 0.0, 1.0)[1]
 
     def _solve(self, x: Array, t0: float, t1: float) -> tuple[tuple[Array, Array], Array]:
-        import diffrax
+        def field(t: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            return self.field_and_divergence(t, state[0])
 
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: self.field_and_divergence(t, y[0])),
-            diffrax.Tsit5(),
-            t0,
-            t1,
-            0.1 if t1 > t0 else -0.1,
-            (x, jnp.zeros((), x.dtype)),
-            stepsize_controller=diffrax.PIDController(rtol=self.tolerance, atol=self.tolerance),
-            max_steps=MAX_STEPS,
-            throw=False,  # a field too stiff for the steps gives a non-finite draw, which the optimiser counts
-        )
-        good = solution.result == diffrax.RESULTS.successful
-        end, log_det = (jnp.where(good, leaf[-1], jnp.nan) for leaf in solution.ys)
-        return (end, log_det), solution.stats["num_steps"]
+        return _integrate(field, (x, jnp.zeros((), x.dtype)), (t0, t1), self.tolerance)
+
+
+def _integrate(field: Callable, start: Any, span: tuple[float, float], tolerance: float) -> tuple[Any, Array]:
+    """The state at the end of the span, NaN where the solver gave up, and the number of steps."""
+    import diffrax
+
+    t0, t1 = span
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: field(t, y)),
+        diffrax.Tsit5(),
+        t0,
+        t1,
+        FIRST_STEP * (t1 - t0),
+        start,
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+        max_steps=MAX_STEPS,
+        throw=False,  # a field too stiff for the steps gives a non-finite draw, which the optimiser counts
+    )
+    good = solution.result == diffrax.RESULTS.successful
+    return jax.tree.map(lambda leaf: jnp.where(good, leaf[-1], jnp.nan), solution.ys), solution.stats["num_steps"]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...errors import InvalidArgument
+from .. import score_recursion as recursion
 from .bijection import Bijection, Structure
 from .networks import Network
 from .transformers import Transformer
@@ -57,6 +58,12 @@ class Elementwise(Triangular):
     def transform_and_log_diagonal(self, x: Array) -> tuple[Array, Array]:
         """τ(x; θ) and log τ'."""
         return self.transformer.forward(self.params, x)
+
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """(G − ∂ log τ') / τ'."""
+        fixed, (x_held, g) = recursion.held(self), jax.lax.stop_gradient((x, g))
+        log_det, _, pushed = recursion.elementwise(fixed.transform_and_log_det, x_held, g)
+        return self.transform(x), log_det, pushed
 
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
         """τ⁻¹."""
@@ -102,6 +109,20 @@ class Coupling(Triangular):
     def _params(self, kept: Array) -> Array:
         return self.network(kept).reshape(self.dim - self.split, self.transformer.num_params)
 
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """One forward pass and two pullbacks."""
+        at = self.split
+        parts = (self._params, self._transform)
+        fixed = recursion.held(self)
+        y, log_det, pushed = recursion.coupling(
+            *parts, (fixed._params, fixed._transform), (x[:at], x[at:]), (g[:at], g[at:])
+        )
+        return jnp.concatenate([x[:at], y]), log_det, jnp.concatenate(pushed)
+
+    def _transform(self, params: Array, x: Array) -> tuple[Array, Array]:
+        y, log_slope = self.transformer.forward(params, x)
+        return y, jnp.sum(log_slope)
+
     def transform_and_log_diagonal(self, x: Array) -> tuple[Array, Array]:
         """The kept part with zeros, the moved part with log τ'."""
         kept, moved = x[: self.split], x[self.split :]
@@ -145,6 +166,15 @@ class Autoregressive(Triangular):
 
     def _params(self, x: Array) -> Array:
         return self.network(x).reshape(self.dim, self.transformer.num_params)
+
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """By Jacobi iterations, which end: the strict triangle is nilpotent."""
+        fixed = recursion.held(self)
+        return recursion.autoregressive(self._params, self._transform, (fixed._params, fixed._transform), x, g)
+
+    def _transform(self, params: Array, x: Array) -> tuple[Array, Array]:
+        y, log_slope = self.transformer.forward(params, x)
+        return y, jnp.sum(log_slope)
 
     def transform_and_log_diagonal(self, x: Array) -> tuple[Array, Array]:
         """One network."""

@@ -33,6 +33,17 @@ class Flow(Approximation):
         """``n`` independent draws and their log densities, without an inverse."""
         return self.push(self.sample_base(key, n))
 
+    def sample_and_score(
+        self, key: PRNGKeyArray, n: int
+    ) -> tuple[Float[Array, "n d"], Float[Array, " n"], Float[Array, "n d"]]:
+        """Draws, their log densities, and ∇_u log q there without an inverse; only the draws carry gradients."""
+
+        def one(z: Array) -> tuple[Array, Array, Array]:
+            u, log_det, score = self.bijection.push_score(z, -z)
+            return u, jax.lax.stop_gradient(standard_normal(z) - log_det), jax.lax.stop_gradient(score)
+
+        return jax.vmap(one)(self.sample_base(key, n))
+
     def sample_base(self, key: PRNGKeyArray, n: int) -> Float[Array, "n d"]:
         """``n`` draws z of the base."""
         return jax.random.normal(key, (n, self.dim), self.dtype)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .. import score_recursion as recursion
 from .bijection import Bijection, Structure
 
 SOFTPLUS_ONE = 0.5413248546129181  # log(e − 1), where softplus is 1
@@ -46,6 +47,10 @@ class Whitening(Bijection):
         """L⁻¹ (y − m)."""
         del condition
         return _affine_inverse(*self._fixed(), y)
+
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """G L⁻¹."""
+        return (*self.transform_and_log_det(x), _push(self._fixed()[1], g))
 
 
 class AffineMap(Bijection):
@@ -89,6 +94,10 @@ class AffineMap(Bijection):
         """M⁻¹ (y − δ)."""
         del condition
         return _affine_inverse(self.loc, self._scale(), y)
+
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """G M⁻¹."""
+        return (*self.transform_and_log_det(x), _push(self._scale(), g))
 
 
 class LUMixing(Bijection):
@@ -137,6 +146,12 @@ class LUMixing(Bijection):
         x = solve_triangular(upper, solve_triangular(lower, y, lower=True, unit_diagonal=True), lower=False)
         return x, -jnp.sum(self.log_diagonal)
 
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """G U⁻¹ L⁻¹, in the new order."""
+        lower, upper = self._factors()
+        pushed = recursion.triangular(lower, recursion.triangular(upper, g, lower=False), lower=True)
+        return (*self.transform_and_log_det(x), pushed[self.indices])
+
 
 def random_permutation(key: PRNGKeyArray, dim: int) -> Int[Array, " d"]:
     """A random order that swaps the two halves, so that what one coupling layer kept the next one moves."""
@@ -156,3 +171,10 @@ def _affine_inverse(loc: Array, scale: Array, y: Array) -> tuple[Array, Array]:
     if scale.ndim == 1:
         return (y - loc) / scale, -jnp.sum(jnp.log(scale))
     return solve_triangular(scale, y - loc, lower=True), -jnp.sum(jnp.log(jnp.diagonal(scale)))
+
+
+def _push(scale: Array, g: Array) -> Array:
+    """G' with G' A = G."""
+    if scale.ndim == 1:
+        return jax.lax.stop_gradient(g / scale)
+    return recursion.triangular(scale, g, lower=True)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import score_recursion as recursion
 from .bijection import Bijection, Structure
 from .linear import SOFTPLUS_ONE
 
@@ -58,6 +59,10 @@ class Planar(Bijection):
         inner = jax.nn.softplus(self.w @ self.u) - 1
         return x + self.direction() * t, jnp.log1p((1 - t**2) * inner)
 
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """By Sherman and Morrison, O(d)."""
+        return recursion.planar(self.w, self.direction(), self.b, x, g)
+
 
 class Radial(Bijection):
     """f(z) = z + β̂ (z − z₀) / (α + r), r = ‖z − z₀‖, at O(d).
@@ -103,6 +108,16 @@ class Radial(Bijection):
         away = x - self.center
         r = jnp.sqrt(jnp.sum(away**2) + 1e-12)  # a gradient at z₀ too
         return x + beta / (alpha + r) * away, self._log_det(r)
+
+    def push_score(self, x: Array, g: Array) -> tuple[Array, Array, Array]:
+        """J = (1 + β̂h) I − β̂ h² / r (x − z₀)(x − z₀)ᵀ, by Sherman and Morrison."""
+        fixed, (at, g) = recursion.held(self), jax.lax.stop_gradient((x, g))
+        (alpha, beta), away = fixed._constrained(), at - fixed.center
+        r = jnp.sqrt(jnp.sum(away**2) + 1e-12)
+        h = 1 / (alpha + r)
+        gradient = jax.grad(lambda x: fixed.transform_and_log_det(x)[1])(at)
+        pushed = recursion.rank_one(g - gradient, away, -beta * h**2 / r * away, 1 + beta * h)
+        return (*self.transform_and_log_det(x), pushed)
 
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
         """The positive root of r² + (α + β̂ − ρ) r − αρ = 0, ρ = ‖y − z₀‖."""

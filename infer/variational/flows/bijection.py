@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ...errors import InvalidArgument, NotAvailable
@@ -274,27 +275,28 @@ class Foreign(Bijection):
     dim: int = eqx.field(static=True)
 
     @classmethod
-    def wrap(cls, bijection: Any, dim: int) -> "Foreign":
-        """Take a bijection of shape (dim,) without condition.
+    def wrap(cls, bijection: Any) -> Bijection:
+        """Take a bijection of shape (d,) without condition; one of ours is left as it is.
 
         Raises
         ------
         InvalidArgument
             It lacks the interface, has another shape, or needs a condition.
         """
+        if isinstance(bijection, Bijection):
+            return bijection
         if not (hasattr(bijection, "transform_and_log_det") and hasattr(bijection, "shape")):
             raise InvalidArgument(
-                f"family must be a name or a bijection with shape and transform_and_log_det (flowjax's interface), got "
-                f"{type(bijection).__name__}."
+                f"bijection must have shape and transform_and_log_det (flowjax's interface), got {bijection!r}."
             )
-        if tuple(bijection.shape) != (dim,) or getattr(bijection, "cond_shape", None) is not None:
+        shape, condition = tuple(bijection.shape), getattr(bijection, "cond_shape", None)
+        if len(shape) != 1 or condition is not None:
             raise InvalidArgument(
-                f"The bijection has shape {tuple(bijection.shape)} and condition shape "
-                f"{getattr(bijection, 'cond_shape', None)}; the target needs shape ({dim},) and no condition."
+                f"bijection has shape {shape} and condition shape {condition}; shape (d,) and none are needed."
             )
         leaves, treedef = jax.tree.flatten(bijection)
-        arrays = tuple(jnp.asarray(x) for x in leaves if eqx.is_array_like(x))
-        return cls(arrays, (tuple(None if eqx.is_array_like(x) else (x,) for x in leaves), treedef), dim)
+        arrays = tuple(np.asarray(x) for x in leaves if eqx.is_array_like(x))
+        return cls(arrays, (tuple(None if eqx.is_array_like(x) else (x,) for x in leaves), treedef), shape[0])
 
     @property
     def bijection(self) -> Any:

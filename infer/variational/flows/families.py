@@ -117,13 +117,20 @@ def build(key: PRNGKeyArray, family: Any, dim: int, shape: Shape = Shape()) -> B
     check_dim(family, dim)
     affine = AffineMap.make(dim, full=dim <= FULL_DIM)
     if not isinstance(family, str):
-        own = family if isinstance(family, Bijection) else Foreign.wrap(family, dim)
+        own = Foreign.wrap(family)
         if own.dim != dim:
-            raise InvalidArgument(f"The bijection has dimension {own.dim}, the target {dim}; they must be equal.")
-        return Chain((own, affine))
+            raise InvalidArgument(
+                f"The bijection has shape ({own.dim},), and the target has dimension {dim}; they must be equal."
+            )
+        return Chain((as_default(own), affine))
     num_layers = shape.num_layers or DEFAULT_LAYERS.get(family, 8)
     layers = eqx.filter_vmap(lambda k: _layer(k, family, dim, shape))(jax.random.split(key, num_layers))
     return Chain((Stack(layers), affine))
+
+
+def as_default(bijection: Bijection) -> Bijection:
+    """The same with its floating-point arrays in JAX's present default precision."""
+    return jax.tree.map(lambda x: jnp.asarray(x, float) if eqx.is_inexact_array_like(x) else jnp.asarray(x), bijection)
 
 
 def default_hidden(dim: int) -> tuple[int, int]:

@@ -13,6 +13,31 @@ from ...errors import NotAvailable
 from .bijection import Bijection
 
 
+class Training(eqx.Module):
+    """How a flow was found.
+
+    Parameters
+    ----------
+    values
+        Objective of each restart at the end (of the ELBO by fresh draws; of the forward KL, the mean log density of the
+        draws held out), shape (r,).
+    means
+        Mean of u of each restart, shape (r, d); None for a single one.
+    skipped
+        Steps of each restart that were not finite and were skipped, shape (r,).
+    chosen
+        The restart that was kept.
+    iterate
+        Which of its parameters: ``"last"``, ``"average"`` or ``"best"``.
+    """
+
+    values: Float[Array, " r"]
+    means: Float[Array, "r d"] | None
+    skipped: Any
+    chosen: int = eqx.field(static=True)
+    iterate: str = eqx.field(static=True)
+
+
 class Flow(Approximation):
     """q = T # N(0, I): u = T(z), log q(u) = log N(z) − log|det ∂T/∂z|.
 
@@ -20,14 +45,22 @@ class Flow(Approximation):
     ----------
     bijection
         T; its inexact arrays are the parameters.
+    training
+        What is known of its training, a `Training`, or None.
     """
 
     bijection: Bijection
+    training: Any = None
 
     @property
     def dim(self) -> int:
         """Dimension of u."""
         return self.bijection.dim
+
+    @property
+    def base(self) -> "StandardNormal":
+        """N(0, I), as flowjax's distributions have one."""
+        return StandardNormal(self.dim)
 
     def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         """``n`` independent draws and their log densities, without an inverse."""
@@ -62,6 +95,25 @@ class Flow(Approximation):
     def dtype(self) -> Any:
         """That of the parameters."""
         return jnp.result_type(*(x.dtype for x in jax.tree.leaves(self.bijection) if eqx.is_inexact_array(x)))
+
+
+class StandardNormal(eqx.Module):
+    """N(0, I) in d dimensions."""
+
+    dim: int = eqx.field(static=True)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(d,)."""
+        return (self.dim,)
+
+    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Array, "*shape d"]:
+        """Independent draws."""
+        return jax.random.normal(key, (*shape, self.dim))
+
+    def log_prob(self, z: Float[Array, "... d"]) -> Float[Array, "..."]:
+        """Log density."""
+        return standard_normal(z)
 
 
 def standard_normal(z: Float[Array, "... d"]) -> Float[Array, "..."]:

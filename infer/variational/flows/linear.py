@@ -30,13 +30,20 @@ class Whitening(Bijection):
         L, lower triangular with positive diagonal, shape (d, d); or a diagonal of shape (d,).
     """
 
-    loc: Float[Array, " d"]
-    scale: Float[Array, "..."]
+    loc: Any
+    scale: Any
     dim: int = eqx.field(static=True)
     structure: ClassVar[Structure] = "linear"
 
+    @classmethod
+    def make(cls, loc: Float[Array, " d"], scale: Float[Array, "..."]) -> "Whitening":
+        """With both marked as fixed, for paramax and so for our estimators."""
+        from paramax import NonTrainable
+
+        return cls(NonTrainable(loc), NonTrainable(scale), loc.shape[0])
+
     def _fixed(self) -> tuple[Array, Array]:
-        return jax.lax.stop_gradient((self.loc, self.scale))
+        return self.loc.unwrap(), self.scale.unwrap()
 
     def transform_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
         """The draws of N(m, L Lᵀ) where x is standard."""

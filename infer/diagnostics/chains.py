@@ -5,10 +5,11 @@ localization: an improved R-hat for assessing convergence of MCMC", Bayesian Ana
 numbers those of ArviZ (held equal to 1e-10 by a test). ArviZ computes them scalar by scalar, and importing it costs
 seconds; here they are a handful of array operations over all scalars, on NumPy alone.
 
-Cost per scalar of N draws: two sorts, and five times one FFT of each half chain and one inverse FFT; about ten
+Cost per scalar of N draws: two sorts, and five times one FFT of each half chain and one inverse FFT; about six
 arrays of N doubles live at a time.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -21,9 +22,15 @@ TAIL = 0.05
 
 
 def split_chains(x: np.ndarray) -> np.ndarray:
-    """Split chains in halves: (scalar, chain, draw) to (scalar, 2 chain, draw // 2), an odd middle draw left out."""
-    half = x.shape[-1] // 2
-    return np.concatenate((x[..., :half], x[..., x.shape[-1] - half :]), axis=1)
+    """Split chains in halves: (scalar, chain, draw) to (scalar, 2 chain, draw // 2), an odd middle draw left out.
+
+    The halves of a chain follow each other; of an even number of draws it is a view.
+    """
+    scalars, chains, draws = x.shape
+    half = draws // 2
+    if draws % 2:
+        x = np.stack((x[..., :half], x[..., half + 1 :]), axis=2)
+    return x.reshape(scalars, 2 * chains, half)
 
 
 def rank_normalize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,15 +49,14 @@ def rank_normalize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ordered : array of shape (scalar, chain * draw)
     """
     flat = x.reshape(x.shape[0], -1)
-    order = np.argsort(flat, axis=-1)
-    ordered = np.take_along_axis(flat, order, axis=-1)
-    scores = np.broadcast_to(_normal_scores(flat.shape[-1])[::2], flat.shape)
-    tied = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=-1))
-    if tied.size:
-        scores = scores.copy()
-        scores[tied] = _tied_scores(ordered[tied])
-    z = np.empty_like(flat)
-    np.put_along_axis(z, order, scores, axis=-1)
+    n = flat.shape[-1]
+    z, ordered = np.empty_like(flat), np.empty_like(flat)
+    for row, into, sorted_row in zip(flat, z, ordered, strict=True):  # one at a time: each needs its order
+        order = np.argsort(row)
+        np.take(row, order, out=sorted_row, mode="clip")  # as "raise", without a buffer
+        scores = _untied_scores(n)
+        _average_ties(scores, sorted_row)
+        into[order] = scores
     return z.reshape(x.shape), ordered
 
 
@@ -84,13 +90,13 @@ def effective_sample_size(x: np.ndarray, between: bool = True) -> np.ndarray:
     """
     chains, n = x.shape[1:]
     means = x.mean(axis=-1)
-    centred = x - means[..., None]
     # Autocovariances are needed summed over chains only, and the transform is linear: one inverse FFT per scalar.
-    spectrum = np.fft.rfft(centred, n=_fft_length(2 * n), axis=-1)
-    del centred
-    power = (spectrum.real**2 + spectrum.imag**2).mean(axis=1)
-    del spectrum
-    covariance = np.fft.irfft(power, n=_fft_length(2 * n), axis=-1)[:, :n] / n
+    length = _fft_length(2 * n)
+    power = np.zeros((len(x), length // 2 + 1))
+    for chain in range(chains):
+        spectrum = np.fft.rfft(x[:, chain] - means[:, chain, None], n=length, axis=-1)
+        power += spectrum.real**2 + spectrum.imag**2
+    covariance = np.fft.irfft(power, n=length, axis=-1)[:, :n] / (chains * n)
     within = covariance[:, :1] * (n / (n - 1))
     total = covariance[:, :1].copy()
     if chains > 1 and between:
@@ -150,12 +156,14 @@ def _finite_statistics(x: np.ndarray, quantiles: tuple[float, ...]) -> dict[str,
     z, ordered = rank_normalize(split)
     out["ess_bulk"] = effective_sample_size(z)
     out["ess_within"] = effective_sample_size(z, between=False)
-    out["chain_score"] = z.mean(axis=-1).reshape(scalars, 2, chains).mean(axis=1)
+    out["chain_score"] = z.mean(axis=-1).reshape(scalars, chains, 2).mean(axis=-1)
     r_hat = split_rhat(z)
     del z
     middle = ordered.shape[-1] // 2  # the number of draws in half chains is even
     median = (ordered[:, middle - 1] + ordered[:, middle]) / 2
-    z = rank_normalize(np.abs(split - median[:, None, None]))[0]
+    folded = split - median[:, None, None]
+    z = rank_normalize(np.abs(folded, out=folded))[0]
+    del folded
     # The larger one, not a NaN that only one of them has.
     out["r_hat"] = np.maximum(r_hat, split_rhat(z))
     del z
@@ -167,9 +175,10 @@ def _finite_statistics(x: np.ndarray, quantiles: tuple[float, ...]) -> dict[str,
         effective_sample_size((split <= low).astype(float)), effective_sample_size((split <= high).astype(float))
     )
     out["ess_mean"] = effective_sample_size(split)
-    np.subtract(split, mean[:, None, None], out=split)
-    out["ess_sd"] = effective_sample_size(np.square(split, out=split))
-    del split
+    del ordered
+    squares = split - mean[:, None, None]
+    out["ess_sd"] = effective_sample_size(np.square(squares, out=squares))
+    del squares
     second = np.square(flat - mean[:, None])
     variance, fourth = second.mean(axis=-1), np.square(second).mean(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -255,27 +264,41 @@ def _integrated_time(rho: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(pairs[:, 0]), np.nan, -1.0 + 2.0 * monotone + even)
 
 
-def _tied_scores(ordered: np.ndarray) -> np.ndarray:
-    """Normal scores, by average ranks, of rows that are sorted and have ties."""
-    rows, n = ordered.shape
-    position = np.broadcast_to(np.arange(n), (rows, n))
-    new = np.ones((rows, n), dtype=bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    first = np.maximum.accumulate(np.where(new, position, 0), axis=-1)
-    ends = np.ones((rows, n), dtype=bool)
-    ends[:, :-1] = new[:, 1:]
-    last = np.minimum.accumulate(np.where(ends, position, n)[:, ::-1], axis=-1)[:, ::-1]
-    return _normal_scores(n)[first + last]
+def _untied_scores(n: int) -> np.ndarray:
+    """Normal scores of the ranks 1, 2, …, n."""
+    scores = np.empty(n)
+    scores[n // 2 :] = _upper_scores(n)[(n - 1) % 2 :: 2]
+    np.negative(scores[: (n - 1) // 2 : -1], out=scores[: n // 2])
+    return scores
+
+
+def _average_ties(scores: np.ndarray, ordered: np.ndarray) -> None:
+    """Give the places of equal numbers the score of their average rank, in place."""
+    n = len(ordered)
+    before_equal = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if not before_equal.size:
+        return
+    breaks = np.flatnonzero(np.diff(before_equal) > 1)
+    first = before_equal[np.append(0, breaks + 1)]
+    last = before_equal[np.append(breaks, -1)] + 1
+    from_centre = first + last - (n - 1)  # twice the distance of the average rank from (n + 1)/2
+    values = np.copysign(_upper_scores(n)[np.abs(from_centre)], from_centre)
+    lengths = last - first + 1
+    places = np.repeat(first - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+    scores[places] = np.repeat(values, lengths)
 
 
 @lru_cache(maxsize=8)
-def _normal_scores(n: int) -> np.ndarray:
-    """Φ⁻¹((r − 3/8) / (n + 1/4)) for the ranks r = 1, 1.5, …, n; the standard library's Φ⁻¹ spares importing SciPy."""
+def _upper_scores(n: int) -> np.ndarray:
+    """Φ⁻¹((r − 3/8) / (n + 1/4)) for the ranks r = (n + 1)/2, (n + 2)/2, …, n, the others being minus these.
+
+    The standard library's Φ⁻¹ spares importing SciPy.
+    """
     inverse: Callable[[float], float] = NormalDist().inv_cdf
-    upper = ((np.arange(n, 2 * n) / 2 + 0.5 - 0.375) / (n + 0.25)).tolist()  # ranks from (n + 1)/2 on
-    half = np.fromiter(map(inverse, upper), float, len(upper))
-    half[0] = 0.0
-    scores = np.concatenate((-half[:0:-1], half))
+    upper = (np.arange(n, 2 * n) / 2 + 0.5 - 0.375) / (n + 0.25)
+    parts = (upper[at : at + 10_000].tolist() for at in range(0, n, 10_000))  # few Python floats at a time
+    scores = np.fromiter(map(inverse, itertools.chain.from_iterable(parts)), float, n)
+    scores[0] = 0.0
     scores.setflags(write=False)
     return scores
 

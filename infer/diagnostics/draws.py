@@ -13,8 +13,8 @@ import numpy as np
 
 from ..errors import InvalidArgument
 
-READ_BYTES = 16 * 2**20
-SLICE_BYTES = 4 * 2**20
+READ_BYTES = 4 * 2**20
+SLICE_BYTES = 2**20
 BLOCK_BYTES = 2**20
 
 
@@ -146,7 +146,9 @@ def _scalars(variable: Any, first: int, index: tuple[Any, ...]) -> np.ndarray:
 
 
 def _join(parts: list[Block]) -> Block:
-    """One block of contiguous float64 draws."""
+    """One block of contiguous float64 draws; one part that is so already is taken as it is."""
+    if len(parts) == 1 and parts[0].values.dtype == np.float64 and parts[0].values.flags.c_contiguous:
+        return parts[0]
     values = np.empty((sum(len(p.labels) for p in parts), *parts[0].values.shape[1:]))
     at = 0
     for part in parts:

@@ -14,6 +14,7 @@ from ..target import Target
 from ..validate import check_count, check_nonnegative
 from .checkpoint import check_origin, read_checkpoint, rebuild_run, versions, write_checkpoint
 from .driver import CHECKPOINT_SECONDS, Run
+from .memory import give_back
 from .observe import Stopping
 from .plan import (
     Plan,
@@ -244,6 +245,8 @@ def finish(run: Run, store: Any = None) -> "Posterior":
     from ..posterior import Posterior
 
     run.go()
+    if store is not None:
+        give_back()
     return Posterior.from_run(run, store)
 
 

@@ -90,11 +90,14 @@ def test_rhat_sees_location_and_scale():
 
 
 def test_normal_scores():
-    ranks = np.arange(1, 12.5, 0.5)[: 2 * 12 - 1]
-    np.testing.assert_allclose(
-        chains._normal_scores(12), stats.norm.ppf((ranks - 0.375) / 12.25), rtol=1e-12, atol=1e-15
-    )
-    assert chains._normal_scores(13)[12] == 0.0
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 11, 12, 13):
+        cases = [rng.permutation(n), np.zeros(n), rng.integers(0, 3, n), np.sort(rng.integers(0, 7, n))]
+        for x in map(np.asarray, cases):
+            z, ordered = chains.rank_normalize(x.astype(float).reshape(1, 1, n))
+            expected = stats.norm.ppf((stats.rankdata(x) - 0.375) / (n + 0.25))  # average ranks
+            np.testing.assert_allclose(z[0, 0], expected, rtol=1e-12, atol=1e-15)
+            np.testing.assert_array_equal(ordered[0], np.sort(x))
 
 
 def test_fft_length():

@@ -17,6 +17,7 @@ from .refuse import (
     check_enumerable,
     check_observed,
     is_discrete,
+    known_support,
     refuse_delta,
     refuse_subsample,
 )
@@ -78,11 +79,15 @@ class Plan:
 
 @dataclasses.dataclass
 class Discovery:
-    """A `Plan`, and what of the observed values was seen: the array given by the user, or a concrete value."""
+    """A `Plan`, and what of the observed values was seen: the array given by the user, or a concrete value.
+
+    ``supports`` has the name of the distribution and its support, where that is known and nothing masks.
+    """
 
     plan: Plan
     seen: dict[str, Any]
     masks: dict[str, Any]
+    supports: dict[str, tuple[str, Any]]
 
 
 def unvalidated[**P, R](fn: Callable[P, R]) -> Callable[P, R]:
@@ -154,7 +159,7 @@ def _trace(model: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
 def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
     latent, deterministic, after, discrete = [], [], [], []
     unconstrained, observed, factors, improper, local = [], [], [], [], []
-    dims, seen, masks = {}, {}, {}
+    dims, seen, masks, supports = {}, {}, {}, {}
     depth, scanned = 0, False
     for name, site in trace.items():
         if site["type"] == "plate":
@@ -179,6 +184,9 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
             observed.append((name, shape))
             seen[name] = value
             masks[name] = mask_of(site["fn"])
+            support = known_support(site["fn"])
+            if support is not None and masks[name] is None:
+                supports[name] = (type(innermost(site["fn"])).__name__, support)
         elif is_discrete(site):
             check_enumerable(site)
             discrete.append(Site(name, shape, dtype, describe(site["fn"].support), "discrete"))
@@ -212,7 +220,7 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
         downstream=tuple(site.name for site in after),
         scanned=scanned,
     )
-    return Discovery(plan, *_concrete(seen, masks, leaves))
+    return Discovery(plan, *_concrete(seen, masks, leaves), supports)
 
 
 def _concrete(seen: dict, masks: dict, leaves: list[Any]) -> tuple[dict, dict]:

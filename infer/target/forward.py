@@ -11,6 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 from ..errors import NonFinite
 from .arguments import count_nan
 from .discover import is_factor, mask_of, unvalidated, zeros_where_latent
+from .refuse import check_support
 
 if TYPE_CHECKING:
     from .numpyro_model import NumPyroTarget
@@ -56,7 +57,7 @@ def check_nan(target: "NumPyroTarget", masks: Mapping[str, Any]) -> None:
     NonFinite
         The message names the site and says how many.
     """
-    values = {name: target.data[v] if isinstance(v, int) else v.value for name, v in target.seen}
+    values = _seen(target)
     for name, value in values.items():
         if name in masks and masks[name] is None and count_nan(value):
             _refuse_nan(name, count_nan(value), np.size(value))
@@ -67,6 +68,23 @@ def check_nan(target: "NumPyroTarget", masks: Mapping[str, Any]) -> None:
     for name, shape in target.plan.observed:
         if counts[name]:
             _refuse_nan(name, int(counts[name]), int(np.prod(shape)))
+
+
+def check_supports(target: "NumPyroTarget", supports: Mapping[str, tuple[str, Any]]) -> None:
+    """Raise if an observed value is impossible, as far as that is known without running the model.
+
+    Parameters
+    ----------
+    supports
+        Name of an observed site → name of its distribution, and its support.
+    """
+    for name, value in _seen(target).items():
+        if name in supports:
+            check_support(name, *supports[name], value)
+
+
+def _seen(target: "NumPyroTarget") -> dict[str, Any]:
+    return {name: target.data[v] if isinstance(v, int) else v.value for name, v in target.seen}
 
 
 @jax.jit

@@ -26,7 +26,7 @@ from ..errors import InvalidArgument, NotAvailable, PushforwardError
 from .arguments import Layout, as_array, first_line, first_that_traces, name_of, shown, unwrap_partial
 from .base import Site, Target
 from .discover import Plan, discover, unvalidated
-from .forward import check_nan, observed_values, simulate
+from .forward import check_nan, check_supports, observed_values, simulate
 from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
 from .static import ByContent, Labels
 
@@ -325,6 +325,7 @@ def _build(layout: Layout, data: list[Any], reparam: tuple, labels: Labels) -> N
     if target.plan.scanned and not _drawable(target):
         target = dataclasses.replace(target, plan=target.plan.without_discrete())
     check_nan(target, found.masks)
+    check_supports(target, found.supports)
     return target
 
 

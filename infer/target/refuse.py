@@ -3,6 +3,8 @@
 import importlib.util
 from typing import Any
 
+import jax
+import jax.core
 import numpy as np
 
 from ..errors import InvalidArgument, UnsupportedTarget
@@ -72,6 +74,60 @@ def check_arguments(site: dict[str, Any]) -> None:
                 f"the site {site['name']!r} has {name}={value!r} in its {type(fn).__name__} distribution; it must "
                 f"be {describe(constraint)}."
             )
+
+
+def known_support(fn: Any) -> Any:
+    """The support of a distribution over numbers, where the model's numbers alone decide it; else None.
+
+    Supports that depend on latents or on traced data are left to the check of the start, and of circular ones any
+    number is a point.
+    """
+    from numpyro.distributions import constraints
+
+    try:
+        support = fn.support
+    except (AttributeError, NotImplementedError):
+        return None
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    of_numbers = (
+        type(constraints.boolean),
+        type(constraints.nonnegative_integer),
+        constraints.integer_interval,
+        constraints.integer_greater_than,
+        constraints.greater_than,
+        constraints.greater_than_eq,
+        constraints.less_than,
+        constraints.interval,
+    )
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(support))
+    return None if traced or not isinstance(support, of_numbers) or support is constraints.circular else support
+
+
+def check_support(name: str, distribution: str, support: Any, value: Any) -> None:
+    """Observed numbers must be possible; the edge of an open interval is, as data rounded to 0 are.
+
+    Raises
+    ------
+    InvalidArgument
+        The message names the site, the first such value, where it is, and the support.
+    """
+    value = np.asarray(value)
+    if value.dtype.kind not in "biuf":
+        return
+    inside = np.asarray(support(value)) | np.isnan(value)
+    for bound in ("lower_bound", "upper_bound"):
+        if hasattr(support, bound):
+            inside = inside | (value == np.asarray(getattr(support, bound)))
+    if inside.shape != value.shape or inside.all():
+        return
+    at = tuple(int(i) for i in np.argwhere(~inside)[0])
+    where = f"at index {at[0] if len(at) == 1 else at} " if at else ""
+    raise InvalidArgument(
+        f"the observed site {name!r} has {int((~inside).sum())} of {value.size} values outside the support of its "
+        f"distribution {distribution} (the first is {value[at]} {where}and must be {describe(support)}); correct the "
+        f"data or choose another distribution, or mask what is missing with numpyro.handlers.mask."
+    )
 
 
 def check_observed(site: dict[str, Any], shape: tuple[int, ...]) -> None:

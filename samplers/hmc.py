@@ -1,9 +1,9 @@
 """Hamiltonian Monte Carlo: NUTS, HMC and MALA on BlackJAX's kernels, with one warm-up.
 
-One iteration costs the gradients of its trajectory plus, per leapfrog step, O(d) (diagonal metric), O(d²) (dense), or
-O(d rank) (low-rank; O(d²) up to `adaptation.DENSE_DIM` dimensions, after O(d² rank) once per iteration). The low-rank
-metric is the identity in coordinates of its own, in which the trajectory runs (`adaptation.whiten`). The stages
-(settle, warm-up, sample) differ by data only (`schedule`), so that they are one compiled program.
+One iteration costs the gradients of its trajectory plus, per leapfrog step, O(d) (diagonal metric), O(d²) (Fisher,
+dense), or O(d rank) (low-rank). Fisher's and the low-rank metric are the identity in coordinates of their own, in which
+the trajectory runs (`metric.whiten`). The stages (settle, warm-up, sample) differ by data only (`schedule`), so that
+they are one compiled program.
 """
 
 import dataclasses
@@ -23,20 +23,13 @@ from ..infer.validate import check_choice, check_count, check_fraction, check_po
 from .adaptation import (
     METRICS,
     Adaptation,
-    Schedule,
     Settings,
-    as_metric,
-    frozen,
-    growing_schedule,
     hopeless,
-    log_volume,
-    split_schedule,
     start_adaptation,
-    step_size_schedule,
     update_adaptation,
-    whiten,
-    window_schedule,
 )
+from .metric import Factor, is_whitened, log_volume, whiten
+from .schedule import Schedule, frozen, growing_schedule, split_schedule, step_size_schedule, window_schedule
 
 SETTLED = 0.2
 MARGIN = 20.0
@@ -83,6 +76,8 @@ class AbstractHMC(AbstractMethod):
         check_choice("metric", self.metric, METRICS)
         check_count("max_rank", self.max_rank)
         check_positive("divergence_threshold", self.divergence_threshold)
+        if isinstance(self.inverse_mass_matrix, np.ndarray | list | tuple):
+            _check_positive_definite(np.asarray(self.inverse_mass_matrix, float))
 
     def transition(self, key: PRNGKeyArray, point: Any, log_density: Any, step_size: Array, metric: Any) -> tuple:
         """BlackJAX's kernel: the next point, its info, and its tree depth (0 where there is no tree)."""
@@ -97,7 +92,7 @@ class AbstractHMC(AbstractMethod):
         if budget.num_warmup == 0:
             return (Stage("sample", self._with(frozen()), budget.num_samples * budget.thin),)
         # Gradients tell enough for windows of ten draws; variances and covariances need Stan's longer ones.
-        make = growing_schedule if self.metric in ("diagonal", "low_rank") else window_schedule
+        make = window_schedule if self.metric in ("diagonal_welford", "dense") else growing_schedule
         schedule = step_size_schedule(budget.num_warmup) if budget.warm else make(budget.num_warmup)
         sample = Stage("sample", self._with(frozen()), budget.num_samples * budget.thin)
         settle = max((int(end) + 1 for end in schedule.ends if end < SETTLED * budget.num_warmup), default=0)
@@ -127,13 +122,11 @@ class AbstractHMC(AbstractMethod):
         u, learned = (start.u, start.learned) if isinstance(start, Warm) else (start, {})
         point = blackjax.mcmc.hmc.init(u, finite_density(target))
         step_size = learned.get("step_size", 1.0) if self.step_size is None else self.step_size
-        known = (self._settings(), step_size, point.logdensity, point.logdensity_grad)
-        like = start_adaptation(*known).metric
+        metric = learned.get("inverse_mass_matrix")
         if self.inverse_mass_matrix is not None:
-            metric = _fit_metric(self.inverse_mass_matrix, like, self.metric)
-        else:
-            metric = as_metric(learned.get("inverse_mass_matrix"), like)
-        return HMCState(point, start_adaptation(*known, metric))
+            metric = _check_metric(self.inverse_mass_matrix, u.shape[0], self.metric)
+        adaptation = start_adaptation(self._settings(), step_size, point.logdensity, point.logdensity_grad, metric)
+        return HMCState(point, adaptation)
 
     def step(self, key: PRNGKeyArray, state: HMCState, target: Target, t: Array) -> tuple[HMCState, HMCInfo]:
         """One transition, then, during warm-up, one update of step size and metric."""
@@ -141,7 +134,7 @@ class AbstractHMC(AbstractMethod):
         step_size = state.adaptation.step_size(schedule.adapting)
         point, log_density, metric = state.point, finite_density(target), state.adaptation.metric
         back = None
-        if self.metric == "low_rank":
+        if is_whitened(metric):
             point, log_density, metric, back = whiten(metric, point, log_density)
         point, info, depth, saturated = self.transition(key, point, log_density, step_size, metric)
         point = point if back is None else back(point)
@@ -166,7 +159,9 @@ class AbstractHMC(AbstractMethod):
 
     def learned(self, state: HMCState) -> dict[str, Any]:
         """Step size and inverse mass matrix after warm-up."""
-        return {"step_size": state.adaptation.step_size(False), "inverse_mass_matrix": state.adaptation.metric}
+        metric = state.adaptation.metric
+        metric = metric.matrix() if isinstance(metric, Factor) else metric
+        return {"step_size": state.adaptation.step_size(False), "inverse_mass_matrix": metric}
 
     def merit(self, infos: HMCInfo) -> dict[str, Array]:
         """Mean acceptance statistic, number of divergences, mean number of leapfrog steps."""
@@ -198,18 +193,33 @@ def finite_density(target: Target) -> Callable[[Array], Array]:
     return log_density
 
 
-def _fit_metric(given: Any, like: Any, name: str) -> Any:
-    """A user's metric, variances or a matrix, in the form that the adaptation keeps."""
+def _check_metric(given: Any, dim: int, form: str) -> Array:
+    """A user's metric, variances or a matrix."""
     given = jnp.asarray(given, float)
-    dim = like.shape[0] if hasattr(like, "ndim") else like.sigma.shape[0]
     if given.shape not in ((dim,), (dim, dim)):
         raise InvalidArgument(
             f"inverse_mass_matrix has shape {given.shape}; on a target of dimension {dim} it must be "
             f"({dim},) or ({dim}, {dim})."
         )
-    if hasattr(like, "ndim") and given.ndim > like.ndim:
-        raise InvalidArgument(f"inverse_mass_matrix is a matrix, but metric={name!r}; use metric='dense'.")
-    return as_metric(given, like)
+    if given.ndim == 2 and form.startswith("diagonal"):
+        raise InvalidArgument(f"inverse_mass_matrix is a matrix, but metric={form!r}; use metric='dense'.")
+    return given
+
+
+def _check_positive_definite(given: np.ndarray) -> None:
+    """What can be said of a metric without a target."""
+    if given.ndim == 1 and not ((given > 0) & (given < np.inf)).all():
+        raise InvalidArgument(
+            f"inverse_mass_matrix has {given[~((given > 0) & (given < np.inf))][0]} among its variances, which must be "
+            f"positive and finite."
+        )
+    if given.ndim == 2 and given.shape[0] == given.shape[1]:
+        smallest = np.linalg.eigvalsh(given).min() if np.isfinite(given).all() else np.nan
+        if not (smallest > 0 and np.allclose(given, given.T)):
+            raise InvalidArgument(
+                f"inverse_mass_matrix must be symmetric and positive definite; its least eigenvalue is {smallest:.3g} "
+                f"and its largest asymmetry {np.abs(given - given.T).max():.3g}."
+            )
 
 
 class NUTS(AbstractHMC):
@@ -222,9 +232,9 @@ class NUTS(AbstractHMC):
     target_acceptance
         Mean acceptance statistic that warm-up drives the step size to, in (0, 1). Raise it against divergences.
     metric
-        ``"low_rank"`` (diagonal plus at most ``max_rank`` directions, from draws and gradients, as nutpie),
-        ``"diagonal"`` (without the directions), ``"diagonal_welford"`` (variances, as Stan) or ``"dense"`` (covariance,
-        as Stan).
+        ``"fisher"`` (a matrix, from draws and gradients; above 50 dimensions ``"low_rank"``), ``"low_rank"`` (diagonal
+        plus at most ``max_rank`` directions, likewise, as nutpie's option), ``"diagonal"`` (without the directions),
+        ``"diagonal_welford"`` (variances, as Stan) or ``"dense"`` (covariance, as Stan).
     inverse_mass_matrix
         First inverse mass matrix, float array of shape (d,) or (d, d), an estimate of the posterior covariance of u.
     max_tree_depth
@@ -243,7 +253,7 @@ class NUTS(AbstractHMC):
 
     step_size: Any = None
     target_acceptance: Any = 0.8
-    metric: str = eqx.field(static=True, default="low_rank")
+    metric: str = eqx.field(static=True, default="fisher")
     inverse_mass_matrix: Any = None
     max_tree_depth: int = eqx.field(static=True, default=10)
     max_rank: int = eqx.field(static=True, default=10)
@@ -285,7 +295,7 @@ class HMC(AbstractHMC):
     num_leapfrog: int = eqx.field(static=True, default=20)
     step_size: Any = None
     target_acceptance: Any = 0.8
-    metric: str = eqx.field(static=True, default="low_rank")
+    metric: str = eqx.field(static=True, default="fisher")
     inverse_mass_matrix: Any = None
     max_rank: int = eqx.field(static=True, default=10)
     divergence_threshold: float = 1000.0
@@ -323,7 +333,7 @@ class MALA(AbstractHMC):
 
     step_size: Any = None
     target_acceptance: Any = 0.574
-    metric: str = eqx.field(static=True, default="low_rank")
+    metric: str = eqx.field(static=True, default="fisher")
     inverse_mass_matrix: Any = None
     max_rank: int = eqx.field(static=True, default=10)
     divergence_threshold: float = 1000.0

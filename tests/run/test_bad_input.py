@@ -225,12 +225,26 @@ def test_hyper_parameters(make, options, message):
     refused(pf.InvalidArgument, message, make, **options)
 
 
-@pytest.mark.parametrize("metric", ["low_rank", "dense", "diagonal"])
+@pytest.mark.parametrize("metric", ["fisher", "low_rank", "dense", "diagonal"])
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (3, 3, 3), ()])
 def test_a_metric_of_another_size(metric, shape):
     method = pf.NUTS(metric=metric, inverse_mass_matrix=np.ones(shape))
     message = f"inverse_mass_matrix has shape {re.escape(str(shape))}; on a target of dimension 3"
     refused(pf.InvalidArgument, message, run, gaussian(), method)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([1.0, -2.0, 1.0], "has -2.0 among its variances"),
+        ([1.0, np.inf, 1.0], "has inf among its variances"),
+        (np.diag([1.0, -0.5, 1.0]), "least eigenvalue is -0.5"),
+        (np.eye(3) + np.eye(3, k=1) / 2, "largest asymmetry 0.5"),
+        (np.full((3, 3), np.nan), "least eigenvalue is nan"),
+    ],
+)
+def test_a_metric_that_is_none(given, message):
+    refused(pf.InvalidArgument, message, pf.NUTS, inverse_mass_matrix=given)
 
 
 def test_a_matrix_for_a_diagonal_metric():

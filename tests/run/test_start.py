@@ -7,7 +7,7 @@ import pytest
 
 import pushforward as pf
 from pushforward.infer.run.start import Warm, starting_points
-from pushforward.samplers.adaptation import as_metric, variances
+from pushforward.samplers.metric import as_metric, variances
 from tests.run.models import COVARIANCE, MEAN, SIGMA, Y, eight_schools, gaussian, gaussian_log_density, schools
 
 WARM_WARMUP = 100
@@ -121,9 +121,7 @@ def test_a_posterior_brings_step_size_and_metric(earlier):
     for chain, point in enumerate(found):
         np.testing.assert_allclose(point.u, last[chain])
         np.testing.assert_array_equal(point.learned["step_size"], metrics["step_size"][chain])
-        np.testing.assert_array_equal(
-            point.learned["inverse_mass_matrix"].sigma, metrics["inverse_mass_matrix"].sigma[chain]
-        )
+        np.testing.assert_array_equal(point.learned["inverse_mass_matrix"], metrics["inverse_mass_matrix"][chain])
 
 
 def test_its_warm_up_is_short_and_leaves_the_metric(earlier):
@@ -132,15 +130,8 @@ def test_its_warm_up_is_short_and_leaves_the_metric(earlier):
     assert cold.record["plan"]["num_warmup"] == 1000
     assert warm.record["plan"]["num_warmup"] == WARM_WARMUP
     assert warm_up_of(warm) < warm_up_of(cold) / 4
-    for name in ("sigma", "U", "lam"):
-        np.testing.assert_array_equal(
-            getattr(warm._learned()["inverse_mass_matrix"], name),
-            getattr(earlier._learned()["inverse_mass_matrix"], name),
-        )
-    # The step size goes on adapting, from where it was.
-    ratio = warm._learned()["step_size"] / earlier._learned()["step_size"]
-    assert np.all((ratio > 0.4) & (ratio < 2.5))
-    assert not np.any(ratio == 1)
+    before, after = (posterior._learned()["inverse_mass_matrix"] for posterior in (earlier, warm))
+    np.testing.assert_allclose(after, before, rtol=1e-12, atol=1e-12)  # a factor of the same matrix
 
 
 def test_its_warm_up_is_reused_on_new_data(earlier):

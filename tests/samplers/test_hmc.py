@@ -9,16 +9,11 @@ from blackjax.mcmc.hmc import HMCState as Point
 from blackjax.mcmc.metrics import LowRankInverseMassMatrix
 
 import pushforward as pf
-from pushforward.samplers.adaptation import (
-    frozen,
-    growing_schedule,
-    hopeless,
-    log_volume,
-    split_schedule,
-    whiten,
-    window_schedule,
-)
+from pushforward.samplers import fisher
+from pushforward.samplers.adaptation import hopeless
 from pushforward.samplers.hmc import finite_density
+from pushforward.samplers.metric import Factor, as_matrix, as_metric, log_volume, variances, whiten
+from pushforward.samplers.schedule import frozen, growing_schedule, split_schedule, window_schedule
 from tests.run.models import COVARIANCE, MEAN, gaussian
 
 
@@ -42,9 +37,12 @@ def test_growing_schedule_covers_what_it_should(num_warmup):
     assert schedule.start == 0
     assert ends[-1] == schedule.stop - 1 == num_warmup - max(round(0.15 * num_warmup), 1) - 1
     assert widths.min() >= min(10, num_warmup // 2)
-    # Directions are learned from windows of thirty draws or more.
-    late = ends >= schedule.directions_from
-    assert widths[late].min() >= min(30, schedule.stop - schedule.directions_from)
+    long = ends >= schedule.long_from
+    assert widths[long].min() >= min(30, schedule.stop - schedule.long_from)
+    ages = [int(schedule.age(end)) for end in ends]
+    assert ages == sorted(ages)
+    np.testing.assert_array_equal(np.array(ages) == 2, long)
+    assert long[0] or ages[0] == 0
 
 
 def test_split_schedule_goes_on_where_it_was():
@@ -52,7 +50,8 @@ def test_split_schedule_goes_on_where_it_was():
     first, rest = split_schedule(whole, 200)
     np.testing.assert_array_equal(unrolled(whole, 1000)[:200], unrolled(first, 200))
     np.testing.assert_array_equal(unrolled(whole, 1000)[200:], unrolled(rest, 800))
-    assert rest.directions_from <= 0
+    assert rest.long_from <= 0
+    assert int(rest.age(0)) == 2
 
 
 @pytest.fixture
@@ -68,10 +67,17 @@ def matrix(metric):
     return metric.sigma[:, None] * inner * metric.sigma
 
 
-@pytest.mark.parametrize("dense_dim", [0, 50])
-def test_whitened_coordinates(low_rank, dense_dim, monkeypatch):
-    """In w the metric is the identity: L Lᵀ is the metric, and gradients come and go by the chain rule."""
-    monkeypatch.setattr("pushforward.samplers.adaptation.DENSE_DIM", dense_dim)
+def factor():
+    rng = np.random.default_rng(2)
+    root = rng.normal(size=(6, 6))
+    return Factor(root, np.linalg.inv(root))
+
+
+@pytest.mark.parametrize("form", ["low rank", "factor"])
+def test_whitened_coordinates(low_rank, form):
+    """In w the metric is the identity: F Fᵀ is the metric, and gradients come and go by the chain rule."""
+    metric = low_rank if form == "low rank" else factor()
+    expected = matrix(low_rank) if form == "low rank" else metric.root @ metric.root.T
     rng = np.random.default_rng(1)
     precision = np.cov(rng.normal(size=(6, 50)))
     with jax.enable_x64(True):
@@ -81,16 +87,90 @@ def test_whitened_coordinates(low_rank, dense_dim, monkeypatch):
 
         u = jnp.asarray(rng.normal(size=6))
         value, gradient = jax.value_and_grad(log_density)(u)
-        start, white, ones, back = whiten(jax.tree.map(jnp.asarray, low_rank), Point(u, value, gradient), log_density)
+        start, white, ones, back = whiten(jax.tree.map(jnp.asarray, metric), Point(u, value, gradient), log_density)
         np.testing.assert_array_equal(ones, np.ones(6))
         np.testing.assert_array_equal(start.position, np.zeros(6))
         at = jnp.asarray(rng.normal(size=6))
-        factor = jax.jacobian(lambda w: back(Point(w, 0.0, gradient)).position)(at)
-        np.testing.assert_allclose(factor @ factor.T, matrix(low_rank), rtol=1e-12)
-        np.testing.assert_allclose(start.logdensity_grad, jax.grad(white)(start.position), rtol=1e-12)
+        root = jax.jacobian(lambda w: back(Point(w, 0.0, gradient)).position)(at)
+        np.testing.assert_allclose(root @ root.T, expected, rtol=1e-11)
+        np.testing.assert_allclose(start.logdensity_grad, jax.grad(white)(start.position), rtol=1e-11)
         there = back(Point(at, *jax.value_and_grad(white)(at)))
         np.testing.assert_allclose(there.logdensity, log_density(there.position), rtol=1e-13)
-        np.testing.assert_allclose(there.logdensity_grad, jax.grad(log_density)(there.position), rtol=1e-11)
+        np.testing.assert_allclose(there.logdensity_grad, jax.grad(log_density)(there.position), rtol=1e-10)
+
+
+def test_a_factor_and_the_other_forms(low_rank):
+    whole = factor()
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(variances(whole), np.diag(whole.matrix()), rtol=1e-12)
+        np.testing.assert_allclose(as_metric(whole, np.eye(6)), whole.matrix())
+        np.testing.assert_allclose(as_metric(whole, np.ones(6)), np.diag(whole.matrix()), rtol=1e-12)
+        np.testing.assert_allclose(as_metric(whole, low_rank).sigma ** 2, np.diag(whole.matrix()), rtol=1e-12)
+        for other in (np.arange(1.0, 7.0), whole.matrix(), jax.tree.map(jnp.asarray, low_rank)):
+            found = as_metric(other, whole)
+            np.testing.assert_allclose(found.matrix(), as_matrix(other), rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(found.root @ found.inverse, np.eye(6), atol=1e-12)
+    stacked = jax.tree.map(lambda x: np.stack([x, 2.0 * x]), whole)
+    expected = 0.5 * np.linalg.slogdet(whole.matrix())[1]
+    np.testing.assert_allclose(log_volume(stacked), [expected, expected + 6 * np.log(2.0)])
+
+
+def fisher_window(draws, scores, metric, age):
+    state = fisher.init(draws.shape[1])._replace(inverse_mass_matrix=metric)
+    for draw, score in zip(draws, scores, strict=True):
+        state = fisher.update(state, draw, score, jnp.asarray(True))
+        state = fisher.update(state, draw * jnp.nan, score, jnp.asarray(False))  # a bad draw leaves no trace
+    return fisher.final(state, jnp.asarray(age))
+
+
+def test_fisher_metric_is_the_geometric_mean():
+    """C # S⁻¹ by its definition, C^{1/2} (C^{-1/2} S⁻¹ C^{-1/2})^{1/2} C^{1/2}, up to the weight of the prior."""
+    from scipy.linalg import inv, sqrtm
+
+    rng = np.random.default_rng(3)
+    draws = rng.normal(size=(400, 4)) @ rng.normal(size=(4, 4))
+    scores = -draws @ np.diag([1.0, 2.0, 3.0, 4.0]) + rng.normal(size=(400, 4)) @ rng.normal(size=(4, 4))
+    covariance, of_scores = np.cov(draws.T), np.cov(scores.T)
+    root = sqrtm(covariance)
+    expected = root @ sqrtm(inv(root) @ inv(of_scores) @ inv(root)) @ root
+    with jax.enable_x64(True):
+        metric = Factor(jnp.eye(4), jnp.eye(4))
+        for _ in range(4):  # the prior is the metric in force, so that it loses its say from window to window
+            metric = fisher_window(draws, scores, metric, 2).inverse_mass_matrix
+        np.testing.assert_allclose(metric.matrix(), expected, atol=1e-3 * np.abs(expected).max())
+        np.testing.assert_allclose(metric.root @ metric.inverse, np.eye(4), atol=1e-9)
+        state = fisher_window(draws, scores, metric, 0)
+        np.testing.assert_allclose(
+            state.inverse_mass_matrix.matrix(), np.diag(np.std(draws, 0) / np.std(scores, 0)), rtol=1e-10
+        )
+        # The next window starts from nothing.
+        again = fisher.update(state, draws[0], scores[0], jnp.asarray(True))
+        np.testing.assert_array_equal(again.moment, np.zeros((2, 4, 4)))
+        np.testing.assert_allclose(again.mean, np.stack([draws[0], scores[0]]))
+
+
+@pytest.mark.parametrize("count", [15, 60])
+def test_fisher_metric_of_a_gaussian_has_no_sampling_error(count):
+    """Scores -Σ⁻¹ x: from any more draws than dimensions the metric is Σ, and it is approached from below."""
+    rng = np.random.default_rng(4)
+    half = rng.normal(size=(8, 8)) * np.logspace(-2, 2, 8)[:, None]
+    draws = rng.normal(size=(count, 8)) @ half.T
+    sigma = half @ half.T
+    scores = -np.linalg.solve(sigma, draws.T).T
+    with jax.enable_x64(True):
+        metric = Factor(jnp.eye(8), jnp.eye(8))
+        for age in (0, 1, 1, *[2] * 7):
+            metric = fisher_window(draws, scores, metric, age).inverse_mass_matrix
+        ratio = np.linalg.eigvalsh(metric.inverse @ sigma @ metric.inverse.T)
+    np.testing.assert_allclose(ratio, 1.0, atol=0.02)
+
+
+def test_fewer_draws_than_dimensions_leave_what_is_known():
+    rng = np.random.default_rng(5)
+    draws = rng.normal(size=(10, 30))
+    with jax.enable_x64(True):
+        metric = fisher_window(draws, -draws, Factor(jnp.eye(30), jnp.eye(30)), 1).inverse_mass_matrix
+        np.testing.assert_allclose(metric.matrix(), np.eye(30), atol=1e-10)
 
 
 def test_log_volume(low_rank):
@@ -153,7 +233,7 @@ def test_modes_of_like_mass_are_left_alone_and_told():
     assert posterior.diagnose().flagged
 
 
-@pytest.mark.parametrize("metric", ["low_rank", "diagonal", "diagonal_welford", "dense"])
+@pytest.mark.parametrize("metric", ["fisher", "low_rank", "diagonal", "diagonal_welford", "dense"])
 def test_metrics_learn_the_scales(metric):
     """On a Gaussian whose metric is of full rank the learned one is its covariance, or its diagonal part."""
     posterior = pf.fit(gaussian(), pf.NUTS(metric=metric), key=1, num_samples=200, progress=False)
@@ -167,6 +247,8 @@ def test_metrics_learn_the_scales(metric):
             ratio = np.linalg.eigvals(np.linalg.solve(COVARIANCE, found)).real
             assert ratio.min() > 0.45
             assert ratio.max() < 2.2
+        elif metric == "fisher":
+            np.testing.assert_allclose(one, COVARIANCE, atol=1e-6)  # no sampling error
         elif metric == "dense":
             scale = np.sqrt(np.diag(COVARIANCE))
             np.testing.assert_allclose(one / np.outer(scale, scale), COVARIANCE / np.outer(scale, scale), atol=0.35)

@@ -30,7 +30,7 @@ from ..infer.method import AbstractMethod, Budget, Stage
 from ..infer.run.start import Warm
 from ..infer.target import Target
 from ..infer.validate import check_positive
-from .adaptation import variances
+from .metric import variances
 
 BUFFER = 500
 EFFECTIVE_DRAWS = 150.0

@@ -82,6 +82,13 @@ METHODS: dict[str, Entry] = {
         _set(learning_rate=0.01, num_steps=1700),
         bias=0.1,
     ),
+    "FBGVI": Entry(lambda: pf.FBGVI(num_steps=300, num_draws=4), _set(step_size=0.02, coefficient=0.9), bias=0.1),
+    "SVRGVI": Entry(lambda: pf.SVRGVI(num_steps=400, schedule="decay"), _set(coefficient=0.8), bias=0.2),
+    "BWSGD": Entry(lambda: pf.BWSGD(num_steps=400, control="mean"), _set(coefficient=0.9), bias=0.1),
+    "NGVI": Entry(lambda: pf.NGVI(num_steps=200, num_draws=4), _set(coefficient=0.9), bias=0.1),
+    "SqrtNGVI": Entry(lambda: pf.SqrtNGVI(num_steps=200, num_draws=4), _set(coefficient=0.9), bias=0.1),
+    "ADVI": Entry(lambda: pf.ADVI(num_steps=1000), _set(coefficient=0.9), bias=0.1),
+    "Laplace": Entry(lambda: pf.Laplace(max_iterations=40), None),
 }
 
 

@@ -50,14 +50,14 @@ class GLMTarget(LabelledTarget):
     prior_factor: Any
     constant: Any
     likelihood: Any = eqx.field(static=True)
-    name: str = eqx.field(static=True)
+    site: str = eqx.field(static=True)
     labels: Labels = eqx.field(static=True)
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """One site, the coefficients."""
         d = self.design.shape[1]
-        return (Site(self.name, (d,), "float64", "real", "latent", d),)
+        return (Site(self.site, (d,), "float64", "real", "latent", d),)
 
     def structure(self) -> frozenset[str]:
         """See `Target.structure`; ``"gaussian_expectations"`` is that of this class."""
@@ -74,7 +74,7 @@ class GLMTarget(LabelledTarget):
 
     def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
         """Log likelihood of each observation, under the name ``"y"``."""
-        return {"y": self._likelihoods(values[self.name])}
+        return {"y": self._likelihoods(values[self.site])}
 
     def log_densities(self, u: Float[Array, " d"]) -> dict[str, Array]:
         """Prior and likelihood."""
@@ -82,17 +82,17 @@ class GLMTarget(LabelledTarget):
 
     def prior_densities(self, values: dict[str, Array]) -> dict[str, Array]:
         """The log prior at one draw."""
-        return {self.name: self.log_prior(values[self.name])}
+        return {self.site: self.log_prior(values[self.site])}
 
     def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
         """The coefficients by name."""
-        return {self.name: u}
+        return {self.site: u}
 
     def unconstrain(self, values: dict[str, Any]) -> Float[Array, " d"]:
         """The coefficients."""
-        u = check_values(values, {self.name: (self.dim,)})
-        check_inside(u, {self.name: "real"})
-        return u[self.name]
+        u = check_values(values, {self.site: (self.dim,)})
+        check_inside(u, {self.site: "real"})
+        return u[self.site]
 
     def gaussian_expectations(
         self, mean: Float[Array, " d"], scale: Float[Array, "d k"], num_nodes: int = 32

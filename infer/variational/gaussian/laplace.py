@@ -158,10 +158,10 @@ class Laplace(AbstractMethod):
         far = np.abs(apart @ np.asarray(state.vectors[best]) * np.sqrt(np.asarray(state.values[best]))).max(1)
         other = int(((far > 0.1) & np.isfinite(evidence)).sum())
         if other:
+            least = evidence[np.isfinite(evidence)].min()
             text = (
-                f"{other} of {evidence.size} starts ended at other modes; their log evidences are "
-                f"{evidence[np.isfinite(evidence)].min():.2f} to {evidence[best]:.2f}. The result describes one of them: compare "
-                "with SMC."
+                f"{other} of {evidence.size} starts ended at other modes; their log evidences are {least:.2f} to "
+                f"{evidence[best]:.2f}. The result describes one of them: compare with SMC."
             )
             found.append({"level": "warning", "name": "restarts", "message": text, "value": other, "threshold": 0})
         return found

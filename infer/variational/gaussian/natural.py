@@ -5,10 +5,12 @@ Cᵀ D C = I − CᵀSC.
 
 * `NGVI` (Khan & Rue 2023, arXiv:2107.04562; the positive definite form of Lin, Schmidt & Khan 2020, arXiv:2002.10060):
   P⁺ = P − ηD + ½ η² D P⁻¹ D = C⁻ᵀ K C⁻¹, K = I − η D̃ + ½ η² D̃², D̃ = I − CᵀSC;  m⁺ = m − η P⁺⁻¹ g
-* `SqrtNGVI` (Tan 2025, arXiv:2109.00375; Lin et al. 2024, arXiv:2402.03496): C⁺ = C − η C tril½(CᵀSC − I);  m⁺ = m − η C Cᵀ g
+* `SqrtNGVI` (Tan 2025, arXiv:2109.00375; Lin et al. 2024, arXiv:2402.03496):
+  C⁺ = C − η C tril½(CᵀSC − I);  m⁺ = m − η C Cᵀ g
 
-tril½ keeps the lower triangle and halves the diagonal. Both are invariant to affine changes of coordinates, so that
-η in (0, 1] does not depend on the curvature; a noisy S limits it. Per step O(d³).
+tril½ keeps the lower triangle and halves the diagonal. Where η |CᵀSC − I| is above 1, the step of `SqrtNGVI` could make
+the diagonal negative; η is divided by it there, which is ours. Both are invariant to affine changes of coordinates, so
+that η in (0, 1] does not depend on the curvature; a noisy S limits it. Per step O(d³).
 """
 
 from typing import Any, ClassVar
@@ -140,11 +142,11 @@ class SqrtNGVI(AbstractNatural):
     ) -> tuple[Float[Array, " d"], AbstractFactor, Any]:
         """C⁺ = C − η C tril½(CᵀSC − I); m⁺ = m − η Σ g."""
         del t
-        mean = state.mean - size * _covariance_times(state.factor, estimate.gradient)
         gap = _whitened_gap(state.factor, estimate.push)
+        size = size / jnp.maximum(1.0, size * jnp.sqrt(jnp.sum(gap**2)))
+        mean = state.mean - size * _covariance_times(state.factor, estimate.gradient)
         if isinstance(state.factor, Diagonal):
-            # Above η (CᵀSC − I)/2 = 1 the linear step would change the sign; its exponential agrees to first order.
-            return mean, Diagonal(state.factor.scale * jnp.exp(-0.5 * size * gap)), state.extra
+            return mean, Diagonal(state.factor.scale * (1 - 0.5 * size * gap)), state.extra
         half = jnp.tril(gap, -1) + 0.5 * jnp.diag(jnp.diagonal(gap))
         tril = state.factor.dense() - size * state.factor.dense() @ half
         return mean, Triangular(tril), state.extra

@@ -25,12 +25,11 @@ from ...target import Target
 from ...train import Trainer, TrainState, choose
 from ...validate import check_choice, check_count, check_fraction, check_nonnegative, check_positive
 from ..estimators import Estimator, FastPath, FixedDraws, Reparameterised, check, split
-from ..gaussian.whitening import WHITENINGS
 from ..objectives import ELBO, ForwardKL, Objective, as_objective
 from .bijection import Chain, Foreign
 from .families import NO_INVERSE, Shape, build, check_dim, check_family
 from .flow import Flow, Training
-from .start import whitening
+from .start import WHITENINGS, whitening
 
 FINAL_DRAWS = 2000
 FIRST_TEMPERATURE = 0.05

@@ -1,5 +1,12 @@
-"""Where a flow begins: the normal of a Pathfinder path or of a Laplace approximation, as its whitening."""
+"""Where a flow begins: a normal that covers what several Pathfinder paths find, or a Laplace approximation's.
 
+The paths' normals are mixed by their ELBOs as Pathfinder mixes them (Zhang et al. 2022), and the flow is whitened by
+the mixture's mean and covariance: where there is one mode that is its normal, where there are several it covers those
+found. Splines act within a box of some standard deviations around the centre, so that a start on one mode of two would
+leave the other out of their reach.
+"""
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -8,6 +15,8 @@ from ..gaussian.whitening import whitened
 from .linear import Whitening
 
 DENSE_DIM = 500
+NUM_PATHS = 8
+WHITENINGS = ("pathfinder", "laplace")
 
 
 def whitening(key: PRNGKeyArray, target: Target, start: Float[Array, " d"], how: str | None) -> Whitening:
@@ -18,17 +27,43 @@ def whitening(key: PRNGKeyArray, target: Target, start: Float[Array, " d"], how:
     Parameters
     ----------
     how
-        ``"pathfinder"``, ``"laplace"`` (at the mode that L-BFGS reaches), or None for unit scale at ``start``.
+        ``"pathfinder"`` (paths from ``start`` and from seven random points), ``"laplace"`` (at the mode that L-BFGS
+        reaches from ``start``), or None for unit scale at ``start``.
     """
+    dim = start.shape[0]
     if how is None:
         return Whitening.make(start, jnp.ones_like(start))
-    frame = whitened(key, target, start, how)
-    if start.shape[0] > DENSE_DIM:
-        return Whitening.make(frame.shift, jnp.sqrt(jnp.sum(frame.scale**2, axis=1)))
-    return Whitening.make(frame.shift, triangular_factor(frame.scale))
+    if how == "laplace":
+        frame = whitened(key, target, start, how)
+        loc, scale = frame.shift, jnp.linalg.qr(frame.scale.T, mode="r").T
+        scale *= jnp.sign(jnp.diagonal(scale))
+    else:
+        loc, covariance = _paths_moments(key, target, start)
+        scale = jnp.linalg.cholesky(covariance)
+    fine = jnp.all(jnp.isfinite(loc)) & jnp.all(jnp.isfinite(scale))
+    loc, scale = jnp.where(fine, loc, start), jnp.where(fine, scale, jnp.eye(dim, dtype=start.dtype))
+    return Whitening.make(loc, jnp.sqrt(jnp.sum(scale**2, axis=1)) if dim > DENSE_DIM else scale)
 
 
-def triangular_factor(root: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """The lower Cholesky factor of root rootᵀ, without forming the product."""
-    lower = jnp.linalg.qr(root.T, mode="r").T
-    return lower * jnp.sign(jnp.diagonal(lower))
+def _paths_moments(key: PRNGKeyArray, target: Target, start: Array) -> tuple[Array, Array]:
+    """Mean and covariance of the paths' normals, mixed by their ELBOs; NaN where no path has a finite one."""
+    from ..pathfinder import NormalMixture, Pathfinder, normal_of_path
+
+    path = Pathfinder()
+    keys = jax.random.split(key, NUM_PATHS)
+    starts = jnp.concatenate([start[None], jax.vmap(target.initial)(keys[1:])])
+
+    def one(key: PRNGKeyArray, start: Array) -> tuple[Array, tuple[Array, ...]]:
+        state, _ = path.step(key, path.init(key, target, start), target, jnp.zeros((), jnp.int32))
+        return state.elbo, normal_of_path(state)
+
+    elbos, normals = jax.vmap(one)(keys, starts)
+    fine = jnp.isfinite(elbos)
+    for part in normals:
+        fine &= jnp.all(jnp.isfinite(part), axis=tuple(range(1, part.ndim)))
+    log_weights = jax.nn.log_softmax(jnp.where(fine, elbos, -jnp.inf))
+    best = jnp.argmax(jnp.where(fine, elbos, -jnp.inf))
+    # A weight of zero does not silence a NaN.
+    normals = tuple(jnp.where(jnp.expand_dims(fine, tuple(range(1, x.ndim))), x, x[best]) for x in normals)
+    mixture = NormalMixture(log_weights, *normals)
+    return mixture.mean(), mixture.covariance()

@@ -13,12 +13,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 from ..method import AbstractMethod
 from ..target import Target
 
-SLOTS = 1000
+SLOTS = 5000
 SLOT_BYTES = 16 * 2**20
 SUMMED = frozenset({"num_evaluations", "n_steps"})
 
@@ -91,7 +91,7 @@ class Origin(NamedTuple):
     stage: Any
     chain: Any
 
-    def keys(self) -> PRNGKeyArray:
+    def keys(self) -> Key[Array, "*chains"]:
         """One key, or one per chain."""
         key = jax.random.fold_in(self.root, self.stage)
         fold = lambda chain: jax.random.fold_in(key, chain)  # noqa: E731

@@ -17,40 +17,26 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..errors import InvalidArgument, NonFinite
+from ..errors import InvalidArgument
 from ..method import AbstractMethod, Budget, Stage
 from ..target import Target
-from .chunk import SLOT_BYTES, SLOTS, Chunk, Origin, init_states, run_chunk
+from .chunk import Chunk, Origin, init_states, run_chunk
 from .columns import Columns, MemorySink, Sink
+from .finite import check_draws, check_loss
+from .group import Group, num_slots
 from .observe import Progress, Seen, Stopping, next_look
 from .plan import START_STAGE, Plan
 from .precision import precision
+from .signals import Signals
 from .start import starting_points
 
 CHUNK_SECONDS = 0.3
 FIRST_CHUNK = 10
+GROWTH = 100
 FLUSH_SECONDS = 2.0
 COMPILE_SECONDS = 0.5
 CHECKPOINT_SECONDS = 30.0
 BROKEN_OFF = frozenset({"interrupted", "terminated"})
-
-
-class Group:
-    """Chains that share a program: their states, iteration, keys and device."""
-
-    def __init__(self, index: int, chains: range, device: Any) -> None:
-        self.index, self.chains, self.device = index, chains, device
-        self.states: Any = None
-        self.snapshot: Any = None
-        self.origin: Any = None
-        self.t = 0
-        self.length = 1
-        self.finished = False
-
-    @property
-    def single(self) -> bool:
-        """Whether the group is one unbatched chain."""
-        return len(self.chains) == 1
 
 
 class Run:
@@ -84,7 +70,7 @@ class Run:
         self.moved: dict[str, int] = {}
         self.stopped: str | None = None
         self._begun = self._saved = self._flushed = time.monotonic()
-        self._terminated = self._interrupted = False
+        self._signals = Signals()
         self._stages: tuple[Stage, ...] | None = None
         devices = jax.local_devices()
         size = plan.chains_per_program
@@ -142,9 +128,13 @@ class Run:
     def go(self) -> None:
         """Run what is left of the stages; on Ctrl-C, keep what there is and say so in ``stopped``."""
         self._begun = self._saved = self._flushed = time.monotonic()
-        progress = Progress(self.wants_progress)
+        progress, self._signals = Progress(self.wants_progress), Signals()
         try:
-            with precision(self.plan.precision), self._stoppable(), self._pool() as pool:
+            with (
+                precision(self.plan.precision),
+                self._signals.caught(terminate=self.checkpoint is not None),
+                self._pool() as pool,
+            ):
                 while not self.complete and self.stopped is None:
                     self._run_stage(self.stages[self.stage_index], pool, progress)
                     if self.stopped is None:
@@ -153,7 +143,7 @@ class Run:
             progress.close()
         self._save(force=True)
         self.seconds_before, self._begun = self.seconds, time.monotonic()
-        if self._terminated:
+        if self._signals.terminated:
             raise SystemExit(128 + signal.SIGTERM)
         if self.stopped is not None and self.kept == 0 and self.method.kind == "chains":
             if self.stopped == "interrupted":
@@ -204,8 +194,7 @@ class Run:
         self._stage_from = (time.monotonic(), self._done(stage))
         while True:
             try:
-                if self._terminated or self._interrupted:
-                    self.stopped = "terminated" if self._terminated else "interrupted"
+                self.stopped = self._signals.reason or self.stopped
                 if self.stopped is None:
                     self._dispatch(stage, pool, running, look)
                 if not running:
@@ -215,9 +204,13 @@ class Run:
                         continue
                     break
                 ready, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    group, begun = running.pop(future)
-                    self._collect(stage, group, future.result(), time.monotonic() - begun)
+                done = [(*running.pop(future), future.result()) for future in ready]
+                for group, begun, chunk in done:
+                    self._take(stage, group, chunk, time.monotonic() - begun)
+                if self._goes_on():  # the next chunks run while the host looks at these
+                    self._dispatch(stage, pool, running, look)
+                for group, _, chunk in done:
+                    self._collect(stage, group, chunk)
                 if ready:
                     self._after_chunk(stage, progress)
             except KeyboardInterrupt:
@@ -247,7 +240,7 @@ class Run:
                 group.states = init_states(method, target, group.origin, states, single=group.single)
                 group.t, group.finished = 0, False
                 self._snapshot(group)
-        self.slots = self._num_slots()
+        self.slots = num_slots(self.prepared, self.target, self.groups[0])
         if not self.stage_begun:
             self.stage_begun = True
             self._save(force=True)
@@ -310,28 +303,38 @@ class Run:
         thinned = self.plan.thin > 1
         return {"slots": self.slots, "sites": self.plan.sites, "single": group.single, "thinned": thinned}
 
-    def _collect(self, stage: Stage, group: Group, chunk: Chunk, seconds: float) -> None:
-        """Take over the states, and what was drawn and seen."""
+    def _goes_on(self) -> bool:
+        spent = self.plan.stopping.budget_spent(self.seconds, self.evaluations)
+        return not (self._signals.reason or self.stopped or spent)
+
+    def _take(self, stage: Stage, group: Group, chunk: Chunk, seconds: float) -> None:
+        """Take over the states of a chunk; the group can then go on."""
         iterations = int(chunk.iterations)
         group.states = chunk.states
+        group.t += iterations
+        group.finished = group.t >= stage.num_steps or iterations == 0 or self._all_done(group)
+        if self.chunk_length is None:
+            ideal = iterations * CHUNK_SECONDS / max(seconds, 1e-6)
+            group.length = int(min(max(ideal, 1), GROWTH * group.length))
+        else:
+            group.length = self.chunk_length
+        self._snapshot(group)
+
+    def _collect(self, stage: Stage, group: Group, chunk: Chunk) -> None:
+        """Look at what was drawn and seen in the last chunk taken, and keep it."""
+        iterations = int(chunk.iterations)
         slots = -(-iterations // (self.plan.thin if stage.keep else 1))
         block = {
             "posterior": chunk.draws.unpack(slots, single=group.single) if stage.keep else {},
             "sample_stats": chunk.infos.unpack(slots, single=group.single),
         }
-        self._check_finite(stage, group, block["posterior"])
-        self._check_loss(stage, group, block["sample_stats"])
+        begin = group.t - iterations
+        check_draws(self.target, block["posterior"], group.chains, begin, self.plan.thin, stage.name)
+        loss = block["sample_stats"].get("loss")
+        check_loss(type(self.method).__name__, loss, group.chains, begin, stage.name)
         self._count(stage, block["sample_stats"])
-        group.t += iterations
-        group.finished = group.t >= stage.num_steps or iterations == 0 or self._all_done(group)
         if stage.keep and slots:
             self.columns.add(group.index, block)
-        if self.chunk_length is None:
-            ideal = iterations * CHUNK_SECONDS / max(seconds, 1e-6)
-            group.length = int(min(max(ideal, 1), 10 * group.length))
-        else:
-            group.length = self.chunk_length
-        self._snapshot(group)
 
     def _after_chunk(self, stage: Stage, progress: Progress) -> None:
         if stage.keep:
@@ -367,30 +370,6 @@ class Run:
         arrays = self.sink.arrays("posterior")  # type: ignore[attr-defined]
         return self.plan.stopping.reached(arrays)
 
-    def _check_finite(self, stage: Stage, group: Group, draws: dict[str, np.ndarray]) -> None:
-        latent = {site.name for site in self.target.sites if site.kind == "latent"}
-        for name in latent & draws.keys():
-            finite = np.isfinite(draws[name])
-            if not finite.all():
-                chain, draw = np.argwhere(~finite)[0][:2]
-                raise NonFinite(
-                    f"Site {name!r} became {draws[name][~finite].flat[0]} in chain {group.chains[chain]} at iteration "
-                    f"{group.t + (draw + 1) * self.plan.thin - 1} of stage {stage.name!r}; try a smaller step size, "
-                    f"or look at the model with target.check()."
-                )
-
-    def _check_loss(self, stage: Stage, group: Group, infos: dict[str, np.ndarray]) -> None:
-        """A method that minimises something says so by an info called ``loss``."""
-        loss = infos.get("loss")
-        if loss is None or np.isfinite(loss).all():
-            return
-        chain, step = np.argwhere(~np.isfinite(loss))[0][:2]
-        raise NonFinite(
-            f"The loss of {type(self.method).__name__} became {loss[chain, step]} in chain {group.chains[chain]} at "
-            f"iteration {group.t + step} of stage {stage.name!r}; lower the learning rate, give another start=, or "
-            f"look at the model with target.check()."
-        )
-
     def _count(self, stage: Stage, infos: dict[str, np.ndarray]) -> None:
         total = self.totals.setdefault(stage.name, {})
         for name in ("num_evaluations", "diverging"):
@@ -400,7 +379,7 @@ class Run:
         self._latest = infos
 
     def _show(self, stage: Stage, progress: Progress, *, force: bool = False) -> None:
-        if progress._display is None:
+        if progress.silent:
             return
         infos = getattr(self, "_latest", None)
         if infos is None:
@@ -444,15 +423,6 @@ class Run:
         put = jax.device_put if self._one_device else lambda x: jax.device_put(x, device)
         return jax.tree.map(lambda x: put(x) if isinstance(x, np.ndarray | np.generic | jax.Array) else x, tree)
 
-    def _num_slots(self) -> int:
-        """Slots per chunk: as many as fit in a few megabytes, a function of shapes alone."""
-        group = self.groups[0]
-        if self.method.kind != "chains":
-            return SLOTS
-        like = jax.eval_shape(_draw_once if group.single else _draw_each, self.prepared, self.target, group.states)
-        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
-        return int(np.clip(SLOT_BYTES // max(size, 1), 1, SLOTS))
-
     @contextmanager
     def _pool(self) -> Iterator[ThreadPoolExecutor]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="pushforward")
@@ -460,48 +430,6 @@ class Run:
             yield pool
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-    @contextmanager
-    def _stoppable(self) -> Iterator[None]:
-        """While running, Ctrl-C ends the run after its chunks (pressed again, at once), and SIGTERM saves and exits.
-
-        A flag instead of an exception, which could fall between a chunk and the taking over of its states. Only the
-        main thread may set handlers; without checkpoints SIGTERM does what it did.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def interrupt(signum: int, frame: Any) -> None:
-            if self._interrupted:
-                signal.default_int_handler(signum, frame)
-            self._interrupted = True
-
-        def terminate(signum: int, frame: Any) -> None:
-            del signum, frame
-            self._terminated = True
-
-        previous = {}
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            previous[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
-        if self.checkpoint is not None:
-            previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, terminate)
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
-@jax.jit
-def _draw_once(method: AbstractMethod, target: Target, state: Any) -> Any:
-    """What is kept of a state, for its shapes; at module level, so that a second run finds them."""
-    return target.draw(jax.random.key(0), method.draw(state))
-
-
-@jax.jit
-def _draw_each(method: AbstractMethod, target: Target, states: Any) -> Any:
-    return jax.vmap(lambda state: target.draw(jax.random.key(0), method.draw(state)))(states)
 
 
 class _Infos:

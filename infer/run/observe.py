@@ -54,6 +54,11 @@ class Progress:
             except Exception as error:
                 _drop(error)
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is shown, so that nothing needs to be worked out for it."""
+        return self._display is None
+
     def show(self, seen: Seen, *, force: bool = False) -> None:
         """Show ``seen``, at most ten times a second unless forced."""
         now = time.monotonic()

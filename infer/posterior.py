@@ -321,8 +321,12 @@ class Posterior:
 
         return write_report(
             path, tree=self.data, kind=self.kind, summary=self.summary(), diagnosis=self.diagnose(),
-            record=self.record, title=title or f"Posterior by {self._method_name}",
+            record=self.record, title=title or self._title(),
         )  # fmt: skip
+
+    def _title(self) -> str:
+        model = self.record.get("model")
+        return f"{model}: posterior by {self._method_name}" if model else f"Posterior by {self._method_name}"
 
     def log_weights(self) -> np.ndarray | None:
         """Log importance weights of the draws (log target density minus log density of the method), or None."""
@@ -486,7 +490,7 @@ class Posterior:
 
     def teaches(self, method: "AbstractMethod") -> bool:
         """Whether this run's step size and metric are of the kind that ``method`` uses."""
-        return self._run is not None and type(self._run.method) is type(method) and bool(self._learned())
+        return self._run is not None and method.reuses(self._run.method) and bool(self._learned())
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -515,17 +519,18 @@ class Posterior:
 
     def _facts(self) -> dict[str, Any]:
         """What the diagnosis should know besides the draws."""
-        method = self._run.method if self._run is not None else None
+        recorded = self.record.get("method", {})  # a store opened without its target has no run, but this
+        settings = recorded.get("settings", {})
         return {
             "method": self._method_name,
             "stopped": self.record.get("stopped"),
-            "warning": "" if method is None else type(method).warning,
+            "warning": _warning_of(self._run.method if self._run is not None else None, recorded.get("name")),
             "log_weights": self.log_weights(),
             "asked": self.record.get("plan", {}).get("num_samples"),
             "moved": self.record.get("moved"),
             "remarks": self._remarks(),
-            "max_tree_depth": getattr(method, "max_tree_depth", None),
-            "target_acceptance": getattr(method, "target_acceptance", None),
+            "max_tree_depth": settings.get("max_tree_depth"),
+            "target_acceptance": settings.get("target_acceptance"),
         }
 
     def _remarks(self) -> list[dict[str, Any]]:
@@ -619,6 +624,14 @@ class Posterior:
 
     def _repr_html_(self) -> str:
         return f"<p>{self!r}</p>{self.diagnose()._repr_html_()}{self.summary().to_html()}"
+
+
+def _warning_of(method: "AbstractMethod | None", name: str | None) -> str:
+    """What a method's class says of its draws; the class of a stored run is looked up by its public name."""
+    import pushforward
+
+    found = type(method) if method is not None else getattr(pushforward, name or "", None)
+    return getattr(found, "warning", "")
 
 
 def _outcome(run: "Run") -> dict[str, Any]:

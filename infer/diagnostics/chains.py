@@ -61,9 +61,14 @@ def rank_normalize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_rhat(z: np.ndarray) -> np.ndarray:
-    """R-hat of (scalar, chain, draw), chains as they are: sqrt((W (n − 1)/n + B/n) / W)."""
+    """R-hat of (scalar, chain, draw), chains as they are: sqrt((W (n − 1)/n + B/n) / W).
+
+    Chains that stand still make it infinite where they differ, and NaN, the value of a constant, where they do not.
+    """
     n = z.shape[-1]
-    within = z.var(axis=-1, ddof=1).mean(axis=-1)
+    variances = z.var(axis=-1, ddof=1)
+    variances[z.max(axis=-1) == z.min(axis=-1)] = 0.0  # not the rounding error of their mean
+    within = variances.mean(axis=-1)
     between = z.mean(axis=-1).var(axis=-1, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.sqrt((n - 1) / n + between / within)
@@ -165,7 +170,7 @@ def _finite_statistics(x: np.ndarray, quantiles: tuple[float, ...]) -> dict[str,
     z = rank_normalize(np.abs(folded, out=folded))[0]
     del folded
     # The larger one, not a NaN that only one of them has.
-    out["r_hat"] = np.maximum(r_hat, split_rhat(z))
+    out["r_hat"] = np.fmax(r_hat, split_rhat(z))
     del z
     if n % 2:
         ordered = np.sort(flat, axis=-1)

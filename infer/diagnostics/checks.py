@@ -82,8 +82,9 @@ def _rhat(stats: Statistics, keep: np.ndarray) -> list[Finding]:
     sites = tuple(stats.labels[j] for j in worst[:10] if r_hat[j] > R_HAT)
     value = float(r_hat[i])
     if beyond:
+        shown = f"{value:.3f}" if math.isfinite(value) else "infinite"
         text = (
-            f"R-hat is {value:.3f} for {stats.labels[i]}{alone}, and above {R_HAT} for {above:,} of {tests:,} scalars: "
+            f"R-hat is {shown} for {stats.labels[i]}{alone}, and above {R_HAT} for {above:,} of {tests:,} scalars: "
             "the chains have not mixed. Run longer (warm-up too), start elsewhere, or reparameterise."
         )
         return [Finding("warning", "R-hat", text, value, R_HAT, sites)]

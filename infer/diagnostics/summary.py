@@ -180,7 +180,7 @@ def format_table(columns: dict[str, np.ndarray]) -> dict[str, list[str]]:
         if name.startswith("ess"):
             out[name] = [f"{v:.0f}" if np.isfinite(v) else "–" for v in column]
         elif name == "r_hat":
-            out[name] = [f"{v:.3f}" if np.isfinite(v) else "–" for v in column]
+            out[name] = ["–" if np.isnan(v) else "∞" if np.isinf(v) else f"{v:.3f}" for v in column]
         else:
             out[name] = [_number(v, p) for v, p in zip(column, places, strict=True)]
     return out

@@ -36,7 +36,7 @@ SAMPLES_WITH_GOAL = 100_000
 
 HINTS = {
     "prior": "build it with Target.from_numpyro or Target.from_factors, which keep prior and likelihood apart",
-    "proper_prior": "give every latent site a proper prior in a NumPyro model (no ImproperUniform, no numpyro.factor)",
+    "proper_prior": "build it with Target.from_numpyro, whose prior can be drawn from, and without ImproperUniform",
     "likelihood": "build it with Target.from_numpyro or Target.from_factors",
     "predictive": "build it with Target.from_numpyro",
     "support": "build it with Target.from_log_density(..., support=...)",
@@ -130,6 +130,7 @@ def fit(
         The store exists, cannot be written, or is full.
     """
     method = check_method(method, target)
+    start = method.default_start() if start is None else start
     run_start, warm = start, hasattr(start, "start_for") and start.teaches(method)
     goal = target_ess is not None or target_rhat is not None
     num_chains = type(method).default_chains if num_chains is None else check_count("num_chains", num_chains)
@@ -255,6 +256,7 @@ def origin(target: Target, method: AbstractMethod, plan: Plan, *, started: bool)
     return {
         "versions": versions(),
         "fingerprint": target.fingerprint(),
+        "model": target.name,
         "sites": [site.name for site in target.sites],
         "kind": method.kind,
         "method": record_method(method),

@@ -131,11 +131,7 @@ def rebuild_method(record: dict[str, Any], given: AbstractMethod | None, path: A
     """
     if given is not None:
         if record_method(given) != record:
-            differing = [
-                k for k, v in record_method(given)["settings"].items() if v != record["settings"].get(k, object())
-            ]
-            what = f"{type(given).__name__}" + (f" with another {', '.join(differing)}" if differing else "")
-            raise StoreError(f"{path} was run with {record['name']}, not with {what}; resume it with its own method.")
+            raise StoreError(f"{path} was run with {_differing(record, record_method(given))}; resume it with that.")
         return given
     import pushforward
 
@@ -147,6 +143,26 @@ def rebuild_method(record: dict[str, Any], given: AbstractMethod | None, path: A
             f"store; pass it as method=."
         )
     return cls(**{k: _unjson(v) for k, v in record["settings"].items()})
+
+
+def _differing(ran: dict[str, Any], given: dict[str, Any]) -> str:
+    """In which way a method is not the one that ran: its class, or the first settings that differ."""
+    if ran["name"] != given["name"]:
+        return f"{ran['name']}, not with {given['name']}"
+    missing = object()
+    names = [k for k, v in given["settings"].items() if v != ran["settings"].get(k, missing)] or ["other settings"]
+    then = ", ".join(f"{k}={_shown(ran['settings'].get(k))}" for k in names)
+    now = ", ".join(f"{k}={_shown(given['settings'].get(k))}" for k in names)
+    return f"{ran['name']}({then}), not with {now}"
+
+
+def _shown(setting: Any) -> str:
+    """A recorded setting, shortly."""
+    if isinstance(setting, dict):
+        text = setting.get("repr") or f"array of {len(setting['array']) if np.ndim(setting['array']) else 1}"
+    else:
+        text = repr(setting)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _jsonable(value: Any) -> Any:

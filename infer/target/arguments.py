@@ -138,6 +138,12 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0].rstrip('.')}"
 
 
+def short_name(fn: Callable) -> str:
+    """Name of a function or of a callable object's class; ``""`` of a lambda."""
+    name = getattr(fn, "__name__", type(fn).__name__)
+    return "" if "<" in name else name
+
+
 def name_of(fn: Callable) -> str:
     """Module and name of a function or of a callable object's class."""
     name = getattr(fn, "__qualname__", type(fn).__qualname__)

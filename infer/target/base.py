@@ -186,6 +186,11 @@ class Target(eqx.Module):
     # -- what every target has ------------------------------------------------------------------------------------
 
     @property
+    def name(self) -> str:
+        """Of the user's model or function, for titles; ``""`` where it has none."""
+        return ""
+
+    @property
     def dim(self) -> int:
         """Number of unconstrained coordinates, d."""
         return sum(site.size for site in self.sites)

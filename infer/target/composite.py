@@ -36,6 +36,11 @@ class CompositeTarget(Target):
         return self.target.sites
 
     @property
+    def name(self) -> str:
+        """Of the smooth part."""
+        return self.target.name
+
+    @property
     def dims(self) -> dict[str, tuple[str, ...]]:
         """Those of the smooth part."""
         return self.target.dims

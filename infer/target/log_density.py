@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..errors import InvalidArgument, UnsupportedTarget
-from .arguments import Layout, as_array, first_line, first_that_traces, name_of
+from .arguments import Layout, as_array, first_line, first_that_traces, name_of, short_name
 from .base import Site
 from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
 from .static import ByContent, Labels
@@ -110,6 +110,11 @@ class LogDensityTarget(LabelledTarget):
     def sites(self) -> tuple[Site, ...]:
         """One site per leaf of the example, in its order."""
         return self.coordinates.sites
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        return short_name(self.layout.join(self.data)[0])
 
     def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """The given log density at the constrained values, plus the log-Jacobian."""

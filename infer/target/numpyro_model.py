@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..errors import InvalidArgument, NotAvailable, PushforwardError
-from .arguments import Layout, as_array, first_line, first_that_traces, name_of, shown, unwrap_partial
+from .arguments import Layout, as_array, first_line, first_that_traces, name_of, short_name, shown, unwrap_partial
 from .base import Site, Target
 from .discover import Plan, discover, unvalidated
 from .forward import check_nan, check_supports, observed_values, simulate
@@ -45,6 +45,11 @@ class NumPyroTarget(LabelledTarget):
     def sites(self) -> tuple[Site, ...]:
         """Latent sites in the order of ``u``, deterministic, then discrete ones."""
         return self.plan.sites
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return short_name(self.layout.join(self.data)[0])
 
     # -- the density ----------------------------------------------------------------------------------------------
 

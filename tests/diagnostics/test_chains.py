@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pushforward.infer.diagnostics import chains
+from pushforward.infer.diagnostics import chains, summary
 
 
 def autoregressive(rng, rho, shape):
@@ -87,6 +87,22 @@ def test_rhat_sees_location_and_scale():
     r_hat = chains.chain_statistics(x)["r_hat"]
     assert r_hat[0] < 1.01
     assert (r_hat[1:] > 1.05).all()
+
+
+def test_chains_that_stand_still():
+    """R-hat of a constant does not exist; of chains that stand still apart it is infinite, whatever the values."""
+    rng = np.random.default_rng(5)
+    steps = rng.integers(0, 2, (4, 101)).astype(float)
+    steps[:, :50] = np.arange(50) % 2  # as many zeros as ones: the folded draws are constant, the draws are not
+    steps[:, 51:] = np.arange(50) % 2
+    apart = np.repeat([[0.1], [0.2], [0.3], [0.7]], 101, axis=1)
+    x = np.stack([np.full((4, 101), 1 / 3), apart, steps])
+    r_hat = chains.chain_statistics(x)["r_hat"]
+    assert np.isnan(r_hat[0])
+    assert r_hat[1] == np.inf
+    assert r_hat[2] == pytest.approx(1.0, abs=0.02)
+    shown = summary.format_table({"mean": x.mean((1, 2)), "sd": x.std((1, 2)), "r_hat": r_hat})["r_hat"]
+    assert shown[:2] == ["–", "∞"]
 
 
 def test_normal_scores():

@@ -24,6 +24,18 @@ class Approximation(eqx.Module):
         """Log density at any ``u``; raises `NotAvailable` where it cannot be computed."""
         raise NotAvailable(f"{type(self).__name__} has no density at given points; use sample_and_log_prob.")
 
+    def transport(self, z: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        """u = T(z) and log|det ∂T/∂z| of the map under which q is N(0, I); raises `NotAvailable` without such a map."""
+        del z
+        raise NotAvailable(
+            f"{type(self).__name__} is not a map of N(0, I); use the result of a normalizing flow or a Gaussian one."
+        )
+
+    def pull(self, u: Float[Array, " d"]) -> Float[Array, " d"]:
+        """z = T⁻¹(u), the inverse of `transport`; raises `NotAvailable` without one."""
+        del u
+        raise NotAvailable(f"{type(self).__name__} has no inverse map to N(0, I); use a flow that has one.")
+
     def mean(self) -> Float[Array, " d"]:
         """Exact mean of u; raises `NotAvailable` where there is no closed form."""
         raise NotAvailable(f"{type(self).__name__} has no closed-form mean; average draws of sample_and_log_prob.")

@@ -91,6 +91,13 @@ class AbstractMethod(eqx.Module):
             if not inspect.isabstract(base) and not base.__name__.startswith("Abstract"):
                 raise TypeError(f"{cls.__name__} extends the concrete method {base.__name__}; methods are final.")
 
+    def default_start(self) -> Any:
+        """Where chains begin if the user does not say: None for random points."""
+
+    def reuses(self, other: "AbstractMethod") -> bool:
+        """Whether what ``other`` learned (step size, metric) is of the kind that this method uses."""
+        return type(self) is type(other)
+
     def stages(self, budget: Budget) -> tuple[Stage, ...]:
         """The stages of a run; by default one, of this method, that keeps ``num_samples`` draws."""
         return (Stage("sample", self, budget.num_samples * budget.thin),)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from ..infer.approximation import Approximation
 from ..infer.errors import InvalidArgument
 from ..infer.method import AbstractMethod, Budget, Stage
 from ..infer.run.start import Warm
@@ -31,6 +32,7 @@ from .adaptation import (
 from .metric import Factor, is_whitened, log_volume, whiten
 from .schedule import Schedule, frozen, growing_schedule, split_schedule, step_size_schedule, window_schedule
 
+BASE = "base_"
 SETTLED = 0.2
 MARGIN = 20.0
 
@@ -56,16 +58,27 @@ class HMCInfo(NamedTuple):
     num_evaluations: Array
 
 
-class AbstractHMC(AbstractMethod):
-    """What NUTS, HMC and MALA share: warm-up, the state, and the bookkeeping of a transition."""
+def _approximation(given: Any) -> Any:
+    """The approximation of a posterior; itself, or None, where it is one."""
+    found = getattr(given, "approximation", given)
+    if given is not None and not isinstance(found, Approximation):
+        raise InvalidArgument(
+            f"precondition must be an Approximation or a posterior with one (of a flow, FBGVI, …), got {given!r}."
+        )
+    return found
 
-    step_size: eqx.AbstractVar[Any]
-    target_acceptance: eqx.AbstractVar[Any]
-    metric: eqx.AbstractVar[str]
-    inverse_mass_matrix: eqx.AbstractVar[Any]
-    max_rank: eqx.AbstractVar[int]
-    divergence_threshold: eqx.AbstractVar[float]
-    schedule: eqx.AbstractVar[Any]
+
+class AbstractHMC(AbstractMethod):
+    """What NUTS, HMC and MALA share: hyper-parameters, warm-up, the state, and the bookkeeping of a transition."""
+
+    step_size: Any = None
+    target_acceptance: Any = 0.8
+    metric: str = eqx.field(static=True, default="fisher")
+    inverse_mass_matrix: Any = None
+    max_rank: int = eqx.field(static=True, default=10)
+    divergence_threshold: float = 1000.0
+    precondition: Any = eqx.field(default=None, converter=_approximation)
+    schedule: Any = None
 
     kind: ClassVar = "chains"
 
@@ -105,6 +118,25 @@ class AbstractHMC(AbstractMethod):
             sample,
         )
 
+    def default_start(self) -> Any:
+        """Draws of the approximation that preconditions, if there is one."""
+        return self.precondition
+
+    def reuses(self, other: AbstractMethod) -> bool:
+        """Whether step size and metric are those of the same coordinates."""
+        return type(self) is type(other) and self.precondition is other.precondition
+
+    def log_density(self, target: Target) -> Callable[[Array], Array]:
+        """The log density in the sampler's coordinates, with the log-Jacobian of the preconditioner (mind the plus)."""
+        if self.precondition is None:
+            return finite_density(target.log_density)
+
+        def of_base(z: Array) -> Array:
+            u, log_det = self.precondition.transport(z)
+            return target.log_density(u) + log_det
+
+        return finite_density(of_base)
+
     def relocate(self, states: HMCState) -> Any:
         """After the first windows, chains that settled where next to no mass is go on from one that did not."""
         if not self.schedule.adapting:
@@ -120,7 +152,12 @@ class AbstractHMC(AbstractMethod):
         if isinstance(start, HMCState):
             return start
         u, learned = (start.u, start.learned) if isinstance(start, Warm) else (start, {})
-        point = blackjax.mcmc.hmc.init(u, finite_density(target))
+        if self.precondition is not None:
+            u, learned = (
+                self.precondition.pull(u),
+                {name.removeprefix(BASE): learned[name] for name in learned if name.startswith(BASE)},
+            )
+        point = blackjax.mcmc.hmc.init(u, self.log_density(target))
         step_size = learned.get("step_size", 1.0) if self.step_size is None else self.step_size
         metric = learned.get("inverse_mass_matrix")
         if self.inverse_mass_matrix is not None:
@@ -132,7 +169,7 @@ class AbstractHMC(AbstractMethod):
         """One transition, then, during warm-up, one update of step size and metric."""
         schedule = frozen() if self.schedule is None else self.schedule
         step_size = state.adaptation.step_size(schedule.adapting)
-        point, log_density, metric = state.point, finite_density(target), state.adaptation.metric
+        point, log_density, metric = state.point, self.log_density(target), state.adaptation.metric
         back = None
         if is_whitened(metric):
             point, log_density, metric, back = whiten(metric, point, log_density)
@@ -154,14 +191,16 @@ class AbstractHMC(AbstractMethod):
         )
 
     def draw(self, state: HMCState) -> Array:
-        """The chain's position."""
-        return state.point.position
+        """The chain's position, in u."""
+        position = state.point.position
+        return position if self.precondition is None else self.precondition.transport(position)[0]
 
     def learned(self, state: HMCState) -> dict[str, Any]:
-        """Step size and inverse mass matrix after warm-up."""
+        """Step size and inverse mass matrix after warm-up; of the base space, and named so, where preconditioned."""
         metric = state.adaptation.metric
         metric = metric.matrix() if isinstance(metric, Factor) else metric
-        return {"step_size": state.adaptation.step_size(False), "inverse_mass_matrix": metric}
+        prefix = "" if self.precondition is None else BASE
+        return {f"{prefix}step_size": state.adaptation.step_size(False), f"{prefix}inverse_mass_matrix": metric}
 
     def merit(self, infos: HMCInfo) -> dict[str, Array]:
         """Mean acceptance statistic, number of divergences, mean number of leapfrog steps."""
@@ -178,19 +217,19 @@ class AbstractHMC(AbstractMethod):
         return dataclasses.replace(self, schedule=schedule)
 
 
-def finite_density(target: Target) -> Callable[[Array], Array]:
-    """The log density, -inf where it is not finite or so low that the squares of momenta there overflow.
+def finite_density(log_density: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A log density that is -inf where it is not finite or so low that the squares of momenta there overflow.
 
     BlackJAX's low-rank kinetic energy is a difference, which an overflow can make -inf: such a point would always be
     accepted, and never be left.
     """
 
-    def log_density(u: Array) -> Array:
-        value = target.log_density(u)
+    def finite(u: Array) -> Array:
+        value = log_density(u)
         lowest = -1e-4 * float(jnp.finfo(value.dtype).max) ** 0.5
         return jnp.where((value > lowest) & (value < jnp.inf), value, -jnp.inf)
 
-    return log_density
+    return finite
 
 
 def _check_metric(given: Any, dim: int, form: str) -> Array:
@@ -243,22 +282,19 @@ class NUTS(AbstractHMC):
         Directions of the low-rank metric.
     divergence_threshold
         Energy error above which a transition is called divergent.
+    precondition
+        A posterior (or `Approximation`) of a flow or a Gaussian method: chains run in the coordinates z in which it is
+        N(0, I), begin at its draws, and step size and metric are those of z (NeuTra).
 
     References
     ----------
     Hoffman & Gelman (2014), JMLR 15; Betancourt (2017), arXiv:1701.02434; Phan, Pradhan & Jankowiak (2019),
     arXiv:1912.11554 (iterative doubling); Seyboldt, Carlson & Carpenter (2026), Preconditioning
-    Hamiltonian Monte Carlo by minimizing Fisher divergence (metric).
+    Hamiltonian Monte Carlo by minimizing Fisher divergence (metric); Hoffman, Sountsov, Dillon, Langmore, Tran &
+    Vasudevan (2019), arXiv:1903.03704 (precondition).
     """
 
-    step_size: Any = None
-    target_acceptance: Any = 0.8
-    metric: str = eqx.field(static=True, default="fisher")
-    inverse_mass_matrix: Any = None
     max_tree_depth: int = eqx.field(static=True, default=10)
-    max_rank: int = eqx.field(static=True, default=10)
-    divergence_threshold: float = 1000.0
-    schedule: Any = None
 
     source: ClassVar[str] = "Hoffman & Gelman 2014; BlackJAX"
 
@@ -284,7 +320,7 @@ class HMC(AbstractHMC):
     ----------
     num_leapfrog
         Leapfrog steps per transition.
-    step_size, target_acceptance, metric, inverse_mass_matrix, max_rank, divergence_threshold
+    step_size, target_acceptance, metric, inverse_mass_matrix, max_rank, divergence_threshold, precondition
         As in `NUTS`.
 
     References
@@ -293,13 +329,6 @@ class HMC(AbstractHMC):
     """
 
     num_leapfrog: int = eqx.field(static=True, default=20)
-    step_size: Any = None
-    target_acceptance: Any = 0.8
-    metric: str = eqx.field(static=True, default="fisher")
-    inverse_mass_matrix: Any = None
-    max_rank: int = eqx.field(static=True, default=10)
-    divergence_threshold: float = 1000.0
-    schedule: Any = None
 
     source: ClassVar[str] = "Duane et al. 1987; BlackJAX"
 
@@ -323,7 +352,7 @@ class MALA(AbstractHMC):
         The leapfrog step ε; the Langevin step is ε²/2.
     target_acceptance
         0.574 is optimal as d grows (Roberts & Rosenthal 1998).
-    metric, inverse_mass_matrix, max_rank, divergence_threshold
+    metric, inverse_mass_matrix, max_rank, divergence_threshold, precondition
         As in `NUTS`.
 
     References
@@ -331,13 +360,7 @@ class MALA(AbstractHMC):
     Roberts & Tweedie (1996), Bernoulli 2; Roberts & Rosenthal (1998), JRSS-B 60.
     """
 
-    step_size: Any = None
     target_acceptance: Any = 0.574
-    metric: str = eqx.field(static=True, default="fisher")
-    inverse_mass_matrix: Any = None
-    max_rank: int = eqx.field(static=True, default=10)
-    divergence_threshold: float = 1000.0
-    schedule: Any = None
 
     source: ClassVar[str] = "Roberts & Tweedie 1996; BlackJAX"
 

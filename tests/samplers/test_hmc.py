@@ -198,7 +198,7 @@ def test_hopeless_chains_are_told_from_wide_plateaus():
 def test_densities_too_low_to_square_momenta_are_minus_infinity(bits):
     target = pf.Target.from_log_density(lambda x: jnp.sum(x), np.zeros(1))
     with jax.enable_x64(bits == 64):
-        density = finite_density(target)
+        density = finite_density(target.log_density)
         lowest = float(jnp.finfo(density(jnp.ones(1)).dtype).max) ** 0.5
         assert density(jnp.array([-1.0])) == -1.0
         assert density(jnp.array([-lowest])) == -jnp.inf

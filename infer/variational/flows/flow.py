@@ -86,6 +86,14 @@ class Flow(Approximation):
         u, log_det = jax.vmap(self.bijection.transform_and_log_det)(z)
         return u, standard_normal(z) - log_det
 
+    def transport(self, z: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        """U = T(z) and log|det ∂T/∂z|."""
+        return self.bijection.transform_and_log_det(z)
+
+    def pull(self, u: Float[Array, " d"]) -> Float[Array, " d"]:
+        """Z = T⁻¹(u); `NotAvailable` where T has no inverse (planar, bnaf)."""
+        return self.bijection.inverse_and_log_det(u)[0]
+
     def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log density at any ``u``; `NotAvailable` where T has no inverse (planar, bnaf)."""
         z, log_det = self.bijection.inverse_and_log_det(u)

@@ -31,6 +31,14 @@ class GaussianApproximation(Approximation):
         """Log density at ``u``."""
         return -0.5 * jnp.sum(self.factor.solve(u - self.loc) ** 2) - self._log_scale()
 
+    def transport(self, z: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        """u = loc + C z and log det C."""
+        return self.loc + self.factor.apply(z), self.factor.log_det()
+
+    def pull(self, u: Float[Array, " d"]) -> Float[Array, " d"]:
+        """z = C⁻¹ (u − loc)."""
+        return self.factor.solve(u - self.loc)
+
     def mean(self) -> Float[Array, " d"]:
         """``loc``."""
         return self.loc

@@ -217,20 +217,27 @@ def memory(args):
 
 
 def overhead(args):
-    """Time per gradient of `fit` against that of a bare BlackJAX loop with the same kernel, start and settings."""
-    done = subprocess.run(
-        [sys.executable, str(HERE / "peers" / "overhead.py"), args.posteriordb, TARGETS["eight_schools"]]
-        + (["--seconds", "3"] if args.quick else []) + ["--rounds", str(args.rounds)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    print(done.stderr[-600:], file=sys.stderr)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    bare, fit = (statistics.median(row[k] for row in rows) for k in ("bare", "fit"))
-    ratio = statistics.median(row["fit"] / row["bare"] for row in rows)
-    return rows, (
-        f"bare loop {bare:.2f} s, fit {fit:.2f} s for the same draws; median ratio of a round {ratio:.3f}, "
-        f"of CPU seconds {statistics.median(row['fit_cpu'] / row['bare_cpu'] for row in rows):.3f}"
+    """Time per gradient of `fit` against those of bare BlackJAX loops with the same kernel, start and settings."""
+    rows, lines = (
+        [],
+        [
+            "| target | draws | fit, wall s | / loop that keeps the same | / loop that keeps positions |",
+            "|---|---|---|---|---|",
+        ],
     )
+    for target in (name for name in ("eight_schools", "hmm_drive_0") if name in args.targets):
+        done = subprocess.run(
+            [sys.executable, str(HERE / "peers" / "overhead.py"), args.posteriordb, TARGETS[target]]
+            + (["--seconds", "3"] if args.quick else []) + ["--rounds", str(args.rounds)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        print(done.stderr[-600:], file=sys.stderr)
+        seen = [json.loads(line) for line in done.stdout.splitlines()]
+        rows += [{"target": target, **row} for row in seen]
+        wall = statistics.median(row["fit"] for row in seen)
+        ratios = [statistics.median(row["fit"] / row[loop] for row in seen) for loop in ("same", "least")]
+        lines.append(f"| {target} | {seen[0]['draws']:,} | {wall:.2f} | {ratios[0]:.3f} | {ratios[1]:.3f} |")
+    return rows, "\n".join(lines)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

@@ -3,9 +3,10 @@
 ADAPTERS = {
     "pushforward": "pushforward_nuts",
     "blackjax": "blackjax_nuts",
+    "numpyro-sequential": "numpyro_nuts",
     "numpyro-vectorized": "numpyro_nuts",
     "numpyro-parallel": "numpyro_nuts",
     "nutpie-pymc": "nutpie_pymc",
     "nutpie-jax": "nutpie_jax",
 }
-JAX_PEERS = ("blackjax", "numpyro-vectorized", "numpyro-parallel")
+JAX_PEERS = ("blackjax", "numpyro-sequential", "numpyro-vectorized", "numpyro-parallel")

@@ -1,4 +1,8 @@
-"""NumPyro's `MCMC(NUTS)`, chains vectorised or parallel (one XLA device each); the same object runs again and again."""
+"""NumPyro's `MCMC(NUTS)`; the same object runs again and again.
+
+Chains are sequential (what its default comes to on a machine with one XLA device), vectorised, or parallel, one XLA
+device each, for which the user sets the number of devices before anything else. No progress bar.
+"""
 
 import jax
 import numpy as np

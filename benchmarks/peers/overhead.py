@@ -1,7 +1,8 @@
 """`fit` without warm-up against a bare `lax.scan` of BlackJAX's NUTS: same kernel, start, step size, metric; one chain.
 
-The bare loop keeps positions and the number of leapfrog steps and makes constrained draws of them at the end, in one
-call. Times are per leapfrog step, since keys, and so trajectories, differ; scaled to the same number of steps.
+Two bare loops: ``least`` keeps positions and the number of leapfrog steps and makes constrained draws of them at the
+end, in one call; ``same`` keeps what `fit` keeps, draws of every site and the statistics of every transition. Times are
+per leapfrog step, since keys, and so trajectories, differ; scaled to the same number of steps.
 """
 
 import argparse
@@ -39,21 +40,33 @@ def main():
         target.log_density, settings["step_size"], jax.tree.map(jnp.asarray, settings["inverse_mass_matrix"])
     )
 
-    def body(state, key):
+    def least(state, key):
         state, info = kernel.step(key, state)
-        return state, (state.position, info.num_integration_steps)
+        return state, (info.num_integration_steps, state.position)
 
-    @jax.jit
-    def bare(key, keys):
-        _, (positions, steps) = jax.lax.scan(
-            body, kernel.init(jnp.asarray(start)), jax.random.split(key, keys.shape[0])
-        )
-        return jax.lax.map(target.constrain, positions), steps.sum()
+    def same(state, key):
+        state, info = kernel.step(key, state)
+        statistics = (info.acceptance_rate, info.is_divergent, info.energy, state.logdensity)
+        kept = (target.constrain(state.position), *statistics, info.num_trajectory_expansions)
+        return state, (info.num_integration_steps, kept)
 
-    def run_bare(seed, draws):
-        values, steps = bare(jax.random.key(seed), jnp.zeros(draws))
-        {name: np.asarray(value) for name, value in values.items()}
-        return int(steps)
+    def loop(body, finish):
+        @jax.jit
+        def bare(key, keys):
+            keys = jax.random.split(key, keys.shape[0])
+            _, (steps, kept) = jax.lax.scan(body, kernel.init(jnp.asarray(start)), keys)
+            return steps, finish(kept)
+
+        def run(seed, draws):
+            steps, _ = jax.tree.map(np.asarray, bare(jax.random.key(seed), jnp.zeros(draws)))
+            return int(steps.sum())
+
+        return run
+
+    loops = {
+        "least": loop(least, lambda positions: jax.lax.map(target.constrain, positions)),
+        "same": loop(same, lambda kept: kept),
+    }
 
     def run_fit(seed, draws):
         posterior = pf.fit(
@@ -63,16 +76,18 @@ def main():
         return posterior.record["evaluations"]
 
     draws = 20_000
-    run_bare(0, draws)
-    _, wall, _ = timed(run_bare, 1, draws)
+    loops["least"](0, draws)
+    _, wall, _ = timed(loops["least"], 1, draws)
     draws = int(draws * args.seconds / wall)
-    run_bare(0, draws)
+    for run in loops.values():
+        run(0, draws)
     run_fit(0, 100)
     for seed in range(1, args.rounds + 1):
-        steps, wall, cpu = timed(run_bare, seed, draws)
         more, fit_wall, fit_cpu = timed(run_fit, seed, draws)
-        scale = steps / more
-        row = {"draws": draws, "bare": wall, "fit": fit_wall * scale, "bare_cpu": cpu, "fit_cpu": fit_cpu * scale}
+        row = {"draws": draws, "fit": fit_wall, "fit_cpu": fit_cpu}
+        for name, run in loops.items():
+            steps, wall, cpu = timed(run, seed, draws)
+            row |= {name: wall * more / steps, f"{name}_cpu": cpu * more / steps}
         print(json.dumps(row), flush=True)
         print(row, file=sys.stderr, flush=True)
 

@@ -72,6 +72,10 @@ class ADVI(AbstractGaussianVI):
         del dim
         return jnp.full_like(curvature, 0.02)
 
+    def pace(self, state: GaussianState) -> Float[Array, ""]:
+        """The learning rate: steps of Adam are about as long, in any direction."""
+        return state.size
+
     def first_extra(self, mean: Float[Array, " d"], factor: AbstractFactor) -> Any:
         """Moments of the optimiser."""
         return self._solver().init(_parameters(mean, factor))

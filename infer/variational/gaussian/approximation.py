@@ -32,11 +32,11 @@ class GaussianApproximation(Approximation):
         return -0.5 * jnp.sum(self.factor.solve(u - self.loc) ** 2) - self._log_scale()
 
     def transport(self, z: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-        """u = loc + C z and log det C."""
+        """The point u = loc + C z, and log det C."""
         return self.loc + self.factor.apply(z), self.factor.log_det()
 
     def pull(self, u: Float[Array, " d"]) -> Float[Array, " d"]:
-        """z = C⁻¹ (u − loc)."""
+        """The draw z = C⁻¹ (u − loc) behind a point."""
         return self.factor.solve(u - self.loc)
 
     def mean(self) -> Float[Array, " d"]:

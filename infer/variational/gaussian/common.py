@@ -32,7 +32,11 @@ PATIENCE = 50
 MEMORY = 0.1
 """Weight of the newest estimate in the running curvature and ELBO."""
 DECAY = 0.1
-"""Part of the steps in which the step size halves, once it decays."""
+"""Part of the steps in which the step size halves, once it decays from the middle of the run."""
+NOISE_STEPS = 20
+"""Steps before a run may be found to be noise."""
+NOISE_RATES = 4.0
+"""In how many times 1 / (step size × curvature) the step size halves, once it decays since all is noise."""
 FINAL_DRAWS = 1024
 
 
@@ -55,6 +59,10 @@ class GaussianState(eqx.Module):
         Steps with step × curvature above 1; its largest value; steps in a row with it above 2.
     num_steps, skipped
         Steps taken, and draws left out since they were not finite.
+    signal
+        Running means of the squared norm of the gradient's estimate, and of its variance.
+    late
+        Steps since the step size began to decay.
     halfway
         Norm of the mean and trace of the covariance in the middle of the run, to see whether they still grow.
     extra
@@ -76,6 +84,8 @@ class GaussianState(eqx.Module):
     hot: Int[Array, ""]
     num_steps: Int[Array, ""]
     skipped: Int[Array, ""]
+    signal: Float[Array, "2"]
+    late: Int[Array, ""]
     halfway: Float[Array, "2"]
     extra: Any
 
@@ -166,12 +176,31 @@ class AbstractGaussianVI(AbstractMethod):
         """State that the method adds; default: none."""
         del mean, factor
 
-    def decay(self, t: Array) -> Array | float:
-        """Factor of the step size at iteration t: 1 in the first half, then k₀/(k₀ + k)."""
-        if getattr(self, "schedule", "constant") == "constant":
+    def pace(self, state: GaussianState) -> Float[Array, ""]:
+        """Part of the way to the optimum that a step makes, in the direction that is fastest."""
+        return state.size * state.curvature
+
+    def decay(self, state: GaussianState) -> Array | float:
+        """Factor of the step size: 1, and k₀/(k₀ + k) once it decays."""
+        if self._schedule == "constant":
             return 1.0
-        late = jnp.maximum(t - 0.5 * self.num_steps, 0.0)
-        return DECAY * self.num_steps / (DECAY * self.num_steps + late)
+        slow = DECAY * self.num_steps if self._schedule == "decay" else NOISE_RATES / self.pace(state)
+        return slow / (slow + state.late)
+
+    def _later(self, state: GaussianState, t: Array) -> Int[Array, ""]:
+        """Steps since the decay began: in the middle, or once the gradient is below its own noise."""
+        begun = (state.late > 0) | (t >= 0.5 * self.num_steps)
+        if self._schedule == "noise":
+            begun = begun | ((t >= NOISE_STEPS) & (state.signal[0] < 2 * state.signal[1]))
+        return state.late + begun
+
+    @property
+    def _schedule(self) -> str:
+        """``"auto"`` resolved: in whitened coordinates no direction is slow, so that noise may decide."""
+        given = getattr(self, "schedule", "constant")
+        if given != "auto":
+            return given
+        return "noise" if self.whiten is not None or not self.curvature_decides else "decay"
 
     # -- the driver's functions -------------------------------------------------------------------------------------
 
@@ -226,8 +255,8 @@ class AbstractGaussianVI(AbstractMethod):
         return GaussianState(
             mean=mean, factor=factor, frame=frame, direction=direction, curvature=curvature, size=size,
             elbo=target.log_density(u), failure=none, failed_at=none, failed_draw=jnp.zeros_like(u), above=none,
-            worst=zero, hot=none, num_steps=none, skipped=none, halfway=jnp.zeros(2, u.dtype),
-            extra=self.first_extra(mean, factor),
+            worst=zero, hot=none, num_steps=none, skipped=none, signal=jnp.zeros(2, u.dtype), late=none,
+            halfway=jnp.zeros(2, u.dtype), extra=self.first_extra(mean, factor),
         )  # fmt: skip
 
     def step(
@@ -241,9 +270,13 @@ class AbstractGaussianVI(AbstractMethod):
         if self.step_size is None:
             suited = self.first_size(curvature, target.dim)
             size = jnp.where(t < 0.5 * self.num_steps, suited, jnp.minimum(size, suited))
-        used = size * self.decay(t)
+        used = size * self.decay(state)
         mean, factor, extra = self.move(state, estimate, used, t)
 
+        push = jax.tree.map(jnp.subtract, estimate.push, state.factor.push_inverse())
+        norm = jnp.sum(estimate.gradient**2) + sum(jnp.sum(a**2) for a in jax.tree.leaves(push))
+        newest = jnp.stack([norm, estimate.variance_mean + estimate.variance_push])
+        signal = state.signal + jnp.where(t == 0, 1.0, MEMORY) * (newest - state.signal)
         product = used * curvature
         hot = jnp.where(product > 2, state.hot + 1, 0)
         lost = ~_all_finite((mean, factor))
@@ -258,7 +291,7 @@ class AbstractGaussianVI(AbstractMethod):
             elbo=elbo, failure=failure, failed_at=state.failed_at, failed_draw=state.failed_draw,
             above=state.above + (product > 1), worst=jnp.maximum(state.worst, product), hot=hot,
             num_steps=state.num_steps + 1, skipped=state.skipped + estimate.skipped.astype(state.skipped.dtype),
-            halfway=jnp.where(middle, sizes, state.halfway), extra=extra,
+            signal=signal, late=self._later(state, t), halfway=jnp.where(middle, sizes, state.halfway), extra=extra,
         )  # fmt: skip
         old = eqx.tree_at(
             lambda s: (s.failure, s.failed_at, s.failed_draw),
@@ -266,8 +299,6 @@ class AbstractGaussianVI(AbstractMethod):
             (failure, t.astype(state.failed_at.dtype), self._in_u(state, estimate.bad)),
         )
         new = jax.tree.map(lambda good, kept: jnp.where(fine, good, kept), new, old)
-        push = jax.tree.map(jnp.subtract, estimate.push, state.factor.push_inverse())
-        norm = jnp.sum(estimate.gradient**2) + sum(jnp.sum(a**2) for a in jax.tree.leaves(push))
         return new, GaussianInfo(
             elbo=estimate.elbo, elbo_se=estimate.elbo_se, gradient_norm=norm, variance_mean=estimate.variance_mean,
             variance_scale=estimate.variance_push, step_size=used, curvature=curvature, step_times_curvature=product,

@@ -35,7 +35,7 @@ from .family import GEOMETRIES
 from .oracle import Moments, Settings
 
 CONTROLS = ("full", "mean", "none")
-SCHEDULES = ("decay", "constant")
+SCHEDULES = ("auto", "decay", "noise", "constant")
 
 
 class FBGVI(AbstractGaussianVI):
@@ -65,7 +65,9 @@ class FBGVI(AbstractGaussianVI):
     antithetic
         Draws in pairs (u, −u).
     schedule
-        ``"decay"``: the step size falls in the second half, by 1/k; ``"constant"``.
+        When the step size begins to fall by 1/k: ``"decay"``, in the middle; ``"noise"``, once the gradient is below
+        its own noise; ``"constant"``, never. ``"auto"``: by noise where ``whiten`` is given, else in the middle,
+        since noise in one direction may hide slow progress in another.
     initial_covariance
         Number, diagonal or matrix, in unconstrained coordinates; None: that of ``start=`` if it brings one, else 1.
     whiten
@@ -99,7 +101,7 @@ class FBGVI(AbstractGaussianVI):
     control: str = eqx.field(static=True, default="full")
     coefficient: float = 1.0
     antithetic: bool = eqx.field(static=True, default=True)
-    schedule: str = eqx.field(static=True, default="decay")
+    schedule: str = eqx.field(static=True, default="auto")
     initial_covariance: Any = None
     whiten: Any = eqx.field(static=True, default=None)
     blocks: Any = eqx.field(static=True, default=None, converter=lambda given: _tuples(given))

@@ -51,6 +51,10 @@ class AbstractNatural(AbstractGaussianVI):
         noise = 1.0 + dim / self._draws(dim) if self.expectation == "stein" else 1.0
         return jnp.full_like(curvature, 0.1 / noise)
 
+    def pace(self, state: GaussianState) -> Float[Array, ""]:
+        """η, in every direction."""
+        return state.size
+
 
 class NGVI(AbstractNatural):
     """Natural-gradient variational inference with a positive definite precision step.
@@ -79,7 +83,7 @@ class NGVI(AbstractNatural):
     control: str = eqx.field(static=True, default="full")
     coefficient: float = 1.0
     antithetic: bool = eqx.field(static=True, default=True)
-    schedule: str = eqx.field(static=True, default="decay")
+    schedule: str = eqx.field(static=True, default="auto")
     initial_covariance: Any = None
     whiten: Any = eqx.field(static=True, default=None)
     skip_nonfinite: bool = eqx.field(static=True, default=False)
@@ -130,7 +134,7 @@ class SqrtNGVI(AbstractNatural):
     control: str = eqx.field(static=True, default="full")
     coefficient: float = 1.0
     antithetic: bool = eqx.field(static=True, default=True)
-    schedule: str = eqx.field(static=True, default="decay")
+    schedule: str = eqx.field(static=True, default="auto")
     initial_covariance: Any = None
     whiten: Any = eqx.field(static=True, default=None)
     skip_nonfinite: bool = eqx.field(static=True, default=False)

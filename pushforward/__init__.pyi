@@ -16,6 +16,9 @@ from .infer.run.fit import load as load
 from .infer.run.fit import resume as resume
 from .infer.target import Target as Target
 from .infer.variational.autoguide import AutoGuide as AutoGuide
+from .infer.variational.flows.flow import Flow as Flow
+from .infer.variational.flows.flow import flow_transform as flow_transform
+from .infer.variational.flows.method import NormalizingFlow as NormalizingFlow
 from .infer.variational.gaussian.advi import ADVI as ADVI
 from .infer.variational.gaussian.approximation import GaussianApproximation as GaussianApproximation
 from .infer.variational.gaussian.bwsgd import BWSGD as BWSGD

@@ -82,6 +82,11 @@ METHODS: dict[str, Entry] = {
         _set(learning_rate=0.01, num_steps=1700),
         bias=0.1,
     ),
+    "NormalizingFlow": Entry(
+        lambda: pf.NormalizingFlow("realnvp", num_layers=2, hidden=(8,), num_steps=400, learning_rate=0.01),
+        _set(num_steps=300, anneal=0.1),
+        bias=0.1,
+    ),
     "FBGVI": Entry(lambda: pf.FBGVI(num_steps=300, num_draws=4), _set(step_size=0.02, coefficient=0.9), bias=0.1),
     "SVRGVI": Entry(lambda: pf.SVRGVI(num_steps=400, schedule="decay"), _set(coefficient=0.8), bias=0.2),
     "BWSGD": Entry(lambda: pf.BWSGD(num_steps=400, control="mean"), _set(coefficient=0.9), bias=0.1),

@@ -295,8 +295,10 @@ class Foreign(Bijection):
                 f"bijection has shape {shape} and condition shape {condition}; shape (d,) and none are needed."
             )
         leaves, treedef = jax.tree.flatten(bijection)
-        arrays = tuple(np.asarray(x) for x in leaves if eqx.is_array_like(x))
-        return cls(arrays, (tuple(None if eqx.is_array_like(x) else (x,) for x in leaves), treedef), shape[0])
+        # Python numbers stay what they are: flowjax has sizes among its leaves.
+        is_array = lambda x: isinstance(x, np.ndarray) or eqx.is_array(x)  # noqa: E731
+        arrays = tuple(np.asarray(x) for x in leaves if is_array(x))
+        return cls(arrays, (tuple(None if is_array(x) else (x,) for x in leaves), treedef), shape[0])
 
     @property
     def bijection(self) -> Any:

@@ -130,7 +130,7 @@ def build(key: PRNGKeyArray, family: Any, dim: int, shape: Shape = Shape()) -> B
 
 def as_default(bijection: Bijection) -> Bijection:
     """The same with its floating-point arrays in JAX's present default precision."""
-    return jax.tree.map(lambda x: jnp.asarray(x, float) if eqx.is_inexact_array_like(x) else jnp.asarray(x), bijection)
+    return jax.tree.map(lambda x: jnp.asarray(x, float) if jnp.issubdtype(x.dtype, jnp.inexact) else x, bijection)
 
 
 def default_hidden(dim: int) -> tuple[int, int]:

@@ -25,9 +25,11 @@ from ...target import Target
 from ...train import Trainer, TrainState, choose
 from ...validate import check_choice, check_count, check_fraction, check_nonnegative, check_positive
 from ..estimators import Estimator, FastPath, FixedDraws, Reparameterised, check, split
+from ..gaussian.findings import check_curvature
 from ..objectives import ELBO, ForwardKL, Objective, as_objective
 from .bijection import Chain, Foreign
 from .families import NO_INVERSE, Shape, build, check_dim, check_family
+from .findings import remarks
 from .flow import Flow, Training
 from .start import WHITENINGS, whitening
 
@@ -180,8 +182,13 @@ class NormalizingFlow(AbstractMethod):
         return (Stage("optimise", self, self.num_steps),)
 
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "NormalizingFlow":
-        """Nothing but checks of family, draws and target against each other; whitening is of each restart its own."""
-        del key, start
+        """Checks of family, draws and target against each other; the whitening is of each restart its own.
+
+        Raises
+        ------
+        InvalidArgument
+            They do not fit, or the log density curves upwards wherever it was tried, as one of flipped sign does.
+        """
         if self.bijection is None:
             check_dim(self.family, target.dim)
         if self.draws is not None and self.draws.shape[1] != target.dim:
@@ -189,6 +196,8 @@ class NormalizingFlow(AbstractMethod):
                 f"draws have shape {self.draws.shape}, and the target has dimension {target.dim}; give them in "
                 f"unconstrained coordinates, shape (n, {target.dim})."
             )
+        if self.draws is None:
+            check_curvature(key, target, start, np.ones(target.dim))
         return self
 
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> FlowState:
@@ -232,6 +241,20 @@ class NormalizingFlow(AbstractMethod):
     def done(self, state: FlowState) -> Bool[Array, ""] | bool:
         """Whether the objective has stopped to improve."""
         return self._trainer().done(state.train)
+
+    def remarks(self, state: FlowState, target: Target) -> list[dict[str, Any]]:
+        """Whether training had ended, what was skipped, and whether the restarts agree."""
+        q = self.result(state, target)
+        last = jax.tree.map(lambda x: jnp.asarray(x[q.training.chosen]), state.rest).bijection.bijections[-1]
+        scale = last.scale.unwrap()
+        return remarks(
+            q.training,
+            _final_draws(q)[0],
+            scale if scale.ndim == 1 else jnp.sqrt(jnp.sum(scale**2, axis=1)),
+            float(state.train.plateau.gain[q.training.chosen]),
+            self.plateau,
+            int(self.num_steps),
+        )
 
     def result(self, state: FlowState, target: Target) -> Approximation:
         """The best restart, at the best of its last, averaged and best parameters, by fresh draws."""

@@ -53,11 +53,13 @@ def _paths_moments(key: PRNGKeyArray, target: Target, start: Array) -> tuple[Arr
     keys = jax.random.split(key, NUM_PATHS)
     starts = jnp.concatenate([start[None], jax.vmap(target.initial)(keys[1:])])
 
-    def one(key: PRNGKeyArray, start: Array) -> tuple[Array, tuple[Array, ...]]:
+    def one(given: tuple[PRNGKeyArray, Array]) -> tuple[Array, tuple[Array, ...]]:
+        key, start = given
         state, _ = path.step(key, path.init(key, target, start), target, jnp.zeros((), jnp.int32))
         return state.elbo, normal_of_path(state)
 
-    elbos, normals = jax.vmap(one)(keys, starts)
+    # One by one: side by side, every path would take as long as the longest, and compile for twice as long.
+    elbos, normals = jax.lax.map(one, (keys, starts))
     fine = jnp.isfinite(elbos)
     for part in normals:
         fine &= jnp.all(jnp.isfinite(part), axis=tuple(range(1, part.ndim)))

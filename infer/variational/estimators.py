@@ -172,8 +172,10 @@ class ScoreFunction(Estimator):
         log_p = jax.vmap(log_density)(u)
         log_w = (stop_gradient(log_p) - log_q).reshape(shape)
         value = objective(log_w)
-        score = jnp.sum(_credit(objective, log_w) * log_q.reshape(shape))
-        return score + value + _model_part(objective, log_p, log_q, shape), (stop_gradient(value), stop_gradient(log_w))
+        total = jnp.sum(_credit(objective, log_w) * log_q.reshape(shape))
+        if not objective.linear:  # else ∂L/∂φ at fixed u has mean zero
+            total += value
+        return total + _model_part(objective, log_p, log_q, shape), (stop_gradient(value), stop_gradient(log_w))
 
 
 class FixedDraws(Estimator):

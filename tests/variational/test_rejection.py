@@ -1,5 +1,7 @@
 """Gradients through rejection samplers: unbiased for any shape, and wrong without their correction."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,21 +30,22 @@ def draw(q):
     return q.sample_and_log_prob(jax.random.key(2), 4_000)
 
 
-def derivative(f, alpha, key=0, *, correct=True, n=N, **options):
-    """∂/∂α E f(log z) estimated from n draws: mean and standard error."""
+@partial(jax.jit, static_argnames=("boosts", "method"))
+def tangents(alphas, *, boosts, method):
+    """log z and log π of draws, and their derivatives in α, draw by draw; one program for all shapes."""
+    sample = partial(log_gamma, jax.random.key(0), boosts=boosts, method=method)
+    return jax.jvp(sample, (alphas,), (jnp.ones_like(alphas),))
 
-    @jax.jit
-    def per_draw(alphas):
-        def total(alphas):
-            log_z, log_accepted = log_gamma(jax.random.key(key), alphas, **options)
-            values = f(log_z)
-            credit = jax.lax.stop_gradient(values - jnp.mean(values)) if correct else 0.0
-            return jnp.sum(values + credit * log_accepted)
 
-        return jax.grad(total)(alphas)
-
-    found = np.asarray(per_draw(jnp.full(n, alpha)), np.float64)
-    return found.mean(), found.std() / np.sqrt(n)
+def estimated(alpha, *, correct=True, boosts=4, method="auto"):
+    """∂/∂α of E log z and of E z², with the mean as baseline: mean and standard error each."""
+    draws, slopes = tangents(jnp.full(N, alpha), boosts=boosts, method=method)
+    log_z, log_z_slope, accepted_slope = (np.asarray(x, float) for x in (draws[0], *slopes))
+    result = []
+    for f, slope in ((log_z, log_z_slope), (np.exp(2 * log_z), 2 * np.exp(2 * log_z) * log_z_slope)):
+        found = slope + (correct * (f - f.mean()) * accepted_slope)
+        result.append((found.mean(), found.std() / np.sqrt(N)))
+    return result
 
 
 @pytest.mark.parametrize(("alpha", "trigamma"), [(0.3, 12.24536), (1.2, 1.267377), (5.0, 0.2213230)])
@@ -52,31 +55,31 @@ def test_mean_logarithm_and_square(alpha: float, trigamma: float, boosts: int) -
         pytest.skip("the proposal without boosts is that of shapes of at least 1")
     assert float(polygamma(1, alpha)) == pytest.approx(trigamma, rel=1e-6)
     with jax.enable_x64(True):
-        for f, truth in ((lambda x: x, trigamma), (lambda x: jnp.exp(2 * x), 2 * alpha + 1)):
-            mean, se = derivative(f, alpha, method="rejection", boosts=boosts)
+        found = estimated(alpha, method="rejection", boosts=boosts)
+        for (mean, se), truth in zip(found, (trigamma, 2 * alpha + 1), strict=True):
             assert abs(mean - truth) < 4 * se
             assert se < 0.04 * truth
 
 
 def test_without_the_correction_it_is_biased() -> None:
     with jax.enable_x64(True):
-        mean, se = derivative(lambda x: x, 1.2, method="rejection", boosts=0, correct=False)
+        mean, se = estimated(1.2, method="rejection", boosts=0, correct=False)[0]
         assert mean == pytest.approx(1.393, abs=4 * se + 1e-3)  # where 1.2674 is right
         assert abs(mean - 1.267377) > 10 * se
         # It shrinks with the boosts, which is why the authors drop it.
-        mean, se = derivative(lambda x: x, 1.2, method="rejection", boosts=4, correct=False)
+        mean, se = estimated(1.2, method="rejection", boosts=4, correct=False)[0]
         assert mean == pytest.approx(1.2687, abs=4 * se + 1e-3)
 
 
-@pytest.mark.parametrize(("bits", "alpha"), [(32, 0.001), (32, 0.03), (64, 0.01), (64, 0.5)])
+@pytest.mark.parametrize(("bits", "alpha"), [(32, 0.001), (64, 0.01)])
 def test_small_shapes_choose_rejection(bits: int, alpha: float) -> None:
     truth = float(polygamma(1, alpha))
     with jax.enable_x64(bits == 64):
-        mean, se = derivative(lambda x: x, alpha)
+        mean, se = estimated(alpha)[0]
         assert abs(mean - truth) < 4 * se + 2e-4 * truth
         assert se < 0.04 * truth
         if alpha == 0.001:  # what JAX would have given
-            implicit, _ = derivative(lambda x: x, alpha, method="implicit", n=2000)
+            implicit, _ = estimated(alpha, method="implicit")[0]
             assert implicit < 0.8 * truth
     # Implicit derivatives have no correction, rejected draws have one.
     accepted = log_gamma(jax.random.key(0), jnp.asarray([0.001, 0.5])).log_accepted

@@ -63,8 +63,8 @@ def flow(name):
     return FlowjaxFlow(made.base_dist, made.bijection)
 
 
-NAMES = ["coupling", "inverse autoregressive", "elementwise and linear"]
-SLOW = ["spline coupling", "masked autoregressive", "triangular spline", "leaky planar"]
+NAMES = ["coupling", "inverse autoregressive"]
+SLOW = ["elementwise and linear", "spline coupling", "masked autoregressive", "triangular spline", "leaky planar"]
 
 
 def target(u):
@@ -85,7 +85,7 @@ def test_fast_gradient_is_that_of_sticking_the_landing(name: str) -> None:
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
 
 
-@pytest.mark.parametrize("wrong", ["sign of the log determinant", "without its gradient", "one Jacobi step"])
+@pytest.mark.parametrize("wrong", ["without its gradient", "one Jacobi step"])
 def test_wrong_recursions_are_seen(wrong: str, monkeypatch) -> None:
     # Affine layers have a constant slope; in the other flow the splines' log determinants have gradients.
     q = flow("inverse autoregressive" if wrong == "one Jacobi step" else "elementwise and linear")
@@ -98,7 +98,7 @@ def test_wrong_recursions_are_seen(wrong: str, monkeypatch) -> None:
     def changed(transform, x, g):
         log_det, slope, pushed = true(transform, x, g)
         gradient = jax.grad(lambda x: transform(x)[1])(x)
-        return log_det, slope, pushed + (1 if wrong == "without its gradient" else 2) * gradient / slope
+        return log_det, slope, pushed + gradient / slope
 
     if wrong == "one Jacobi step":
         monkeypatch.setattr(jax.lax, "while_loop", lambda going, body, carry: carry)

@@ -1,0 +1,113 @@
+"""Signal-to-noise ratios of gradients of multi-sample bounds (Rainforth et al. 2018, section 4; Tucker et al. 2019).
+
+    python benchmarks/papers/snr.py [--quick]
+
+z ~ N(μ, I) in 20 dimensions, x | z ~ N(z, I), guide N(A x + b, 2/3 I), all parameters at their optimum plus
+N(0, 0.01²). Mean over parameters of |E g| / sd g for the guide (A, b) and the model (μ). Writes results/snr.json.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pushforward.infer.approximation import Approximation
+from pushforward.infer.variational.estimators import DReG, Reparameterised, amortised
+from pushforward.infer.variational.objectives import IWAE
+
+DIM = 20
+REFERENCE = {  # (bound, M, K) → guide, model; from the method sheet (1500 repetitions)
+    ("IWAE", 1, 1): (0.110, 0.735),
+    ("IWAE", 1, 10): (0.045, 1.90),
+    ("IWAE", 1, 100): (0.025, 5.91),
+    ("IWAE", 1, 1000): (None, 18.6),
+    ("IWAE", 10, 1): (0.334, None),
+    ("IWAE", 100, 1): (1.05, None),
+    ("DReG", 1, 1): (0.42, None),
+    ("DReG", 1, 10): (0.51, None),
+    ("DReG", 1, 100): (1.23, None),
+    ("DReG", 1, 1000): (3.87, None),
+}
+
+
+class Guide(Approximation):
+    """N(A x + b, 2/3 I) at one x."""
+
+    loc: jax.Array
+
+    def sample_and_log_prob(self, key, n):
+        u = self.loc + np.sqrt(2 / 3) * jax.random.normal(key, (n, DIM), self.loc.dtype)
+        return u, jax.vmap(self.log_prob)(u)
+
+    def log_prob(self, u):
+        return jnp.sum(-0.75 * (u - self.loc) ** 2) - 0.5 * DIM * np.log(2 * np.pi * 2 / 3)
+
+
+def build(trained, x):
+    """Guide and log joint density of an observation."""
+    guide = Guide(trained["a"] @ x + trained["b"])
+    return guide, lambda u: -0.5 * jnp.sum((u - trained["mu"]) ** 2 + (x - u) ** 2)
+
+
+@eqx.filter_jit
+def gradients(estimator, objective, trained, x, keys):
+    """The guide's and the model's gradients of each key, flat."""
+
+    def one(key):
+        grads = amortised(estimator, objective, trained, build, x[None], key).grads
+        return jnp.concatenate([grads["a"].ravel(), grads["b"]]), grads["mu"]
+
+    return jax.lax.map(one, keys)
+
+
+def ratios(estimator, objective, reps, seed):
+    """Signal-to-noise ratios of guide and model."""
+    rng = np.random.default_rng(seed)
+    mu = rng.normal(size=DIM)
+    x = jnp.asarray(mu + rng.normal(size=DIM) + rng.normal(size=DIM))
+    near = lambda value: jnp.asarray(value + 0.01 * rng.normal(size=np.shape(value)))  # noqa: E731
+    trained = {"a": near(0.5 * np.eye(DIM)), "b": near(mu / 2), "mu": near(mu)}
+    found = gradients(estimator, objective, trained, x, jax.random.split(jax.random.key(seed), reps))
+    return [float(np.mean(np.abs(np.mean(g, 0)) / np.std(g, 0))) for g in map(np.asarray, found)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="300 repetitions, K up to 100")
+    quick = parser.parse_args().quick
+    reps, rows = (300 if quick else 1500), []
+    print(f"{'':>6} {'M':>4} {'K':>5} {'guide':>8} {'sheet':>8} {'model':>8} {'sheet':>8}")
+    for (name, m, k), (guide, model) in REFERENCE.items():
+        if quick and k > 100:
+            continue
+        estimator = DReG() if name == "DReG" else Reparameterised()
+        found = np.mean([ratios(estimator, IWAE(k, m), reps, seed) for seed in range(3)], 0)
+        rows.append({"bound": name, "M": m, "K": k, "guide": found[0], "model": found[1], "sheet": [guide, model]})
+        show = lambda v: f"{v:8.3f}" if v is not None else f"{'':>8}"  # noqa: E731
+        print(f"{name:>6} {m:>4} {k:>5} {show(found[0])} {show(guide)} {show(found[1])} {show(model)}", flush=True)
+    by = {(r["bound"], r["M"], r["K"]): r for r in rows}
+    largest = max(k for _, _, k in by)
+    slopes = {
+        "model, K": np.log(by["IWAE", 1, largest]["model"] / by["IWAE", 1, 1]["model"]) / np.log(largest),
+        "guide, K from 1 to 10": np.log(by["IWAE", 1, 10]["guide"] / by["IWAE", 1, 1]["guide"]) / np.log(10),
+        "guide, M": np.log(by["IWAE", 100, 1]["guide"] / by["IWAE", 1, 1]["guide"]) / np.log(100),
+        "guide doubly reparameterised, K from 10": np.log(by["DReG", 1, largest]["guide"] / by["DReG", 1, 10]["guide"])
+        / np.log(largest / 10),
+    }
+    for name, slope in slopes.items():
+        print(f"slope, {name}: {slope:.2f}")
+    floor = np.sqrt(2 / np.pi / reps)
+    results = {"repetitions": reps, "floor": floor, "rows": rows, "slopes": slopes}
+    print(f"floor of the ratio, what no signal would show: {floor:.3f}")
+    path = Path(__file__).parent / "results" / "snr.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1, default=float) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with jax.enable_x64(True):
+        main()

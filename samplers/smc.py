@@ -37,7 +37,7 @@ GAIN = 1.0
 
 
 class SMCState(eqx.Module):
-    """A cloud at a temperature.
+    """A cloud at a temperature; or the clouds of all runs, on a leading axis.
 
     Parameters
     ----------
@@ -51,10 +51,10 @@ class SMCState(eqx.Module):
         Of the moves, in units of the cloud's scales.
     """
 
-    u: Float[Array, "n d"]
-    temperature: Float[Array, ""]
-    log_evidence: Float[Array, ""]
-    log_step_size: Float[Array, ""]
+    u: Float[Array, "*runs n d"]
+    temperature: Float[Array, "*runs"]
+    log_evidence: Float[Array, "*runs"]
+    log_step_size: Float[Array, "*runs"]
 
 
 class SMCInfo(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 from ..validate import check_count
 from .base import Site, Target
@@ -90,7 +90,7 @@ def check(target: Target, num_starts: int = 3, key: int = 0) -> Check:
 
 
 @jax.jit
-def _evaluate(target: Target, keys: PRNGKeyArray) -> tuple[Array, Array, dict[str, Array]]:
+def _evaluate(target: Target, keys: Key[Array, " starts"]) -> tuple[Array, Array, dict[str, Array]]:
     def at(key: PRNGKeyArray) -> Any:
         u = target.initial(key)
         value, gradient = jax.value_and_grad(target.log_density)(u)

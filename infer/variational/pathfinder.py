@@ -32,7 +32,7 @@ from ..validate import check_choice, check_count
 
 
 class PathState(eqx.Module):
-    """The best normal of a path, in L-BFGS's factors.
+    """The best normal of a path, in L-BFGS's factors; or one normal for each point of it, on a leading axis.
 
     Parameters
     ----------
@@ -44,12 +44,12 @@ class PathState(eqx.Module):
         Inverse-Hessian estimate diag(α) + β γ βᵀ, shapes (d,), (d, 2J), (2J, 2J).
     """
 
-    elbo: Float[Array, ""]
-    position: Float[Array, " d"]
-    gradient: Float[Array, " d"]
-    alpha: Float[Array, " d"]
-    beta: Float[Array, "d j"]
-    gamma: Float[Array, "j j"]
+    elbo: Float[Array, "*points"]
+    position: Float[Array, "*points d"]
+    gradient: Float[Array, "*points d"]
+    alpha: Float[Array, "*points d"]
+    beta: Float[Array, "*points d j"]
+    gamma: Float[Array, "*points j j"]
 
 
 class PathInfo(NamedTuple):

@@ -33,10 +33,12 @@ MEMORY = 0.1
 """Weight of the newest estimate in the running curvature and ELBO."""
 DECAY = 0.1
 """Part of the steps in which the step size halves, once it decays from the middle of the run."""
-NOISE_STEPS = 20
-"""Steps before a run may be found to be noise."""
+NOISE_STEPS = 40
+"""Steps before a run may be found to have stalled."""
+LONG_MEMORY = 0.02
+"""Weight of the newest estimate in the slower of the two running ELBOs."""
 NOISE_RATES = 4.0
-"""In how many times 1 / (step size × curvature) the step size halves, once it decays since all is noise."""
+"""In how many times 1 / (step size × curvature) the step size halves, once it decays since the ELBO has stalled."""
 FINAL_DRAWS = 1024
 
 
@@ -59,8 +61,8 @@ class GaussianState(eqx.Module):
         Steps with step × curvature above 1; its largest value; steps in a row with it above 2.
     num_steps, skipped
         Steps taken, and draws left out since they were not finite.
-    signal
-        Running means of the squared norm of the gradient's estimate, and of its variance.
+    trend
+        Running ELBO over a short and over a long memory, and running variance of its estimates.
     late
         Steps since the step size began to decay.
     halfway
@@ -84,7 +86,7 @@ class GaussianState(eqx.Module):
     hot: Int[Array, ""]
     num_steps: Int[Array, ""]
     skipped: Int[Array, ""]
-    signal: Float[Array, "2"]
+    trend: Float[Array, "3"]
     late: Int[Array, ""]
     halfway: Float[Array, "2"]
     extra: Any
@@ -188,19 +190,24 @@ class AbstractGaussianVI(AbstractMethod):
         return slow / (slow + state.late)
 
     def _later(self, state: GaussianState, t: Array) -> Int[Array, ""]:
-        """Steps since the decay began: in the middle, or once the gradient is below its own noise."""
+        """Steps since the decay began: in the middle, or once the ELBO rises by less than its mean's noise."""
         begun = (state.late > 0) | (t >= 0.5 * self.num_steps)
         if self._schedule == "noise":
-            begun = begun | ((t >= NOISE_STEPS) & (state.signal[0] < 2 * state.signal[1]))
+            short, long, variance = state.trend
+            stalled = short - long < jnp.sqrt(0.5 * LONG_MEMORY * variance)
+            begun = begun | ((t >= NOISE_STEPS) & stalled)
         return state.late + begun
 
     @property
     def _schedule(self) -> str:
-        """``"auto"`` resolved: in whitened coordinates no direction is slow, so that noise may decide."""
+        """``"auto"`` resolved: at a mode's curvature no direction is slow, so that noise may decide.
+
+        A path of Pathfinder may have ended before its curvature was known in all directions.
+        """
         given = getattr(self, "schedule", "constant")
         if given != "auto":
             return given
-        return "noise" if self.whiten is not None or not self.curvature_decides else "decay"
+        return "noise" if self.whiten == "laplace" or not self.curvature_decides else "decay"
 
     # -- the driver's functions -------------------------------------------------------------------------------------
 
@@ -255,7 +262,7 @@ class AbstractGaussianVI(AbstractMethod):
         return GaussianState(
             mean=mean, factor=factor, frame=frame, direction=direction, curvature=curvature, size=size,
             elbo=target.log_density(u), failure=none, failed_at=none, failed_draw=jnp.zeros_like(u), above=none,
-            worst=zero, hot=none, num_steps=none, skipped=none, signal=jnp.zeros(2, u.dtype), late=none,
+            worst=zero, hot=none, num_steps=none, skipped=none, trend=jnp.zeros(3, u.dtype), late=none,
             halfway=jnp.zeros(2, u.dtype), extra=self.first_extra(mean, factor),
         )  # fmt: skip
 
@@ -275,8 +282,9 @@ class AbstractGaussianVI(AbstractMethod):
 
         push = jax.tree.map(jnp.subtract, estimate.push, state.factor.push_inverse())
         norm = jnp.sum(estimate.gradient**2) + sum(jnp.sum(a**2) for a in jax.tree.leaves(push))
-        newest = jnp.stack([norm, estimate.variance_mean + estimate.variance_push])
-        signal = state.signal + jnp.where(t == 0, 1.0, MEMORY) * (newest - state.signal)
+        newest = jnp.stack([estimate.elbo, estimate.elbo, estimate.elbo_se**2])
+        memory = jnp.asarray([MEMORY, LONG_MEMORY, LONG_MEMORY], newest.dtype)
+        trend = state.trend + jnp.where(t == 0, 1.0, memory) * (newest - state.trend)
         product = used * curvature
         hot = jnp.where(product > 2, state.hot + 1, 0)
         lost = ~_all_finite((mean, factor))
@@ -291,7 +299,7 @@ class AbstractGaussianVI(AbstractMethod):
             elbo=elbo, failure=failure, failed_at=state.failed_at, failed_draw=state.failed_draw,
             above=state.above + (product > 1), worst=jnp.maximum(state.worst, product), hot=hot,
             num_steps=state.num_steps + 1, skipped=state.skipped + estimate.skipped.astype(state.skipped.dtype),
-            signal=signal, late=self._later(state, t), halfway=jnp.where(middle, sizes, state.halfway), extra=extra,
+            trend=trend, late=self._later(state, t), halfway=jnp.where(middle, sizes, state.halfway), extra=extra,
         )  # fmt: skip
         old = eqx.tree_at(
             lambda s: (s.failure, s.failed_at, s.failed_draw),

@@ -16,6 +16,7 @@ from .infer.run.fit import load as load
 from .infer.run.fit import resume as resume
 from .infer.target import Target as Target
 from .infer.variational.autoguide import AutoGuide as AutoGuide
+from .infer.variational.flows.evidence import two_sided_evidence as two_sided_evidence
 from .infer.variational.flows.flow import Flow as Flow
 from .infer.variational.flows.flow import flow_transform as flow_transform
 from .infer.variational.flows.method import NormalizingFlow as NormalizingFlow

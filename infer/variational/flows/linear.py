@@ -43,7 +43,10 @@ class Whitening(Bijection):
         return cls(NonTrainable(loc), NonTrainable(scale), loc.shape[0])
 
     def _fixed(self) -> tuple[Array, Array]:
-        return self.loc.unwrap(), self.scale.unwrap()
+        from paramax import unwrap
+
+        # flowjax unwraps a bijection before it uses it: then they are arrays already.
+        return unwrap((self.loc, self.scale))
 
     def transform_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
         """The draws of N(m, L Lᵀ) where x is standard."""

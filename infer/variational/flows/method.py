@@ -246,7 +246,7 @@ class NormalizingFlow(AbstractMethod):
         """Whether training had ended, what was skipped, and whether the restarts agree."""
         q = self.result(state, target)
         last = jax.tree.map(lambda x: jnp.asarray(x[q.training.chosen]), state.rest).bijection.bijections[-1]
-        scale = last.scale.unwrap()
+        _, scale = last._fixed()
         return remarks(
             q.training,
             _final_draws(q)[0],

@@ -1,0 +1,219 @@
+"""Maps and orbits of MixFlows against closed forms, autodiff and quadrature."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from pushforward.infer.variational.mixflow import orbit
+from pushforward.infer.variational.mixflow.maps import (
+    HamiltonianMap,
+    HamiltonianState,
+    InvolutiveMap,
+    InvolutiveState,
+    phase,
+)
+
+MEANS = np.array([[0.0, 2.0], [-2.0, 0.0], [2.0, 0.0], [0.0, -2.0]])
+SCALES = np.array([[0.15, 1.0], [1.0, 0.15], [1.0, 0.15], [0.15, 1.0]])
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def cross(x):
+    """Four Gaussians that form a cross, normalised."""
+    z = (x - MEANS) / SCALES
+    each = -0.5 * jnp.sum(z**2, -1) - jnp.sum(jnp.log(jnp.asarray(SCALES)), -1) - jnp.log(2 * jnp.pi)
+    return jax.nn.logsumexp(each) - jnp.log(4.0)
+
+
+def maps(step=0.1, leapfrogs=5, dim=2):
+    scale = np.linspace(0.7, 1.3, dim)
+    return {
+        "hmc": InvolutiveMap(step, scale, "hmc", leapfrogs),
+        "mala": InvolutiveMap(step, scale, "mala"),
+        "rwmh": InvolutiveMap(5 * step, scale, "rwmh"),
+        "gaussian": HamiltonianMap(step, scale, leapfrogs, "gaussian"),
+        "laplace": HamiltonianMap(step, scale, leapfrogs, "laplace"),
+        "constant": HamiltonianMap(step, scale, leapfrogs, "laplace", np.pi / 16),
+    }
+
+
+NAMES = list(maps())
+REFERENCE = orbit.Reference(np.array([0.014, -0.032]), np.array([0.5, 1.99]))
+
+
+def states(flow_map, n=20, density=cross, reference=REFERENCE):
+    def one(key):
+        first, second = jax.random.split(key)
+        return flow_map.start(second, reference.sample(first), density)
+
+    return jax.vmap(one)(jax.random.split(jax.random.key(0), n))
+
+
+def coordinates(state):
+    """What of a state is free: not the density and gradient that x determines."""
+    return (state.at.x, state.rho) if isinstance(state, HamiltonianState) else (state.at.x, state.v, state.w, state.a)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inverse_undoes_forward(name):
+    flow_map = maps()[name]
+    begin = states(flow_map)
+    step = jax.vmap(lambda s: flow_map.forward(s, cross))
+    there, log_det = step(begin)
+    back, same = jax.vmap(lambda s: flow_map.inverse(s, cross))(there)
+    for x, y in zip(coordinates(begin), coordinates(back), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-10)
+    np.testing.assert_allclose(log_det, same, atol=1e-10)
+    if name in ("hmc", "mala", "rwmh"):  # some moves are rejected, some not
+        moved = np.any(np.asarray(there.at.x != begin.at.x), axis=1)
+        assert moved.any()
+        assert name != "rwmh" or not moved.all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_log_jacobian_is_autodiffs(name):
+    flow_map = maps()[name]
+    for i in range(6):
+        state = jax.tree.map(lambda x, i=i: x[i], states(flow_map))
+        flat, unravel = ravel_pytree(coordinates(state))
+
+        def moved(flat, state=state, unravel=unravel):
+            parts = unravel(flat)
+            at = phase(parts[0], cross)
+            if isinstance(state, HamiltonianState):
+                new = HamiltonianState(at, parts[1], state.u0, state.count)
+            else:
+                new = InvolutiveState(at, *parts[1:])
+            return ravel_pytree(coordinates(flow_map.forward(new, cross)[0]))[0]
+
+        expected = jnp.linalg.slogdet(jax.jacobian(moved)(flat))[1]
+        np.testing.assert_allclose(flow_map.forward(state, cross)[1], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["hmc", "mala", "rwmh"])
+def test_involutive_maps_preserve_the_target(name):
+    """log|det| = log π̄(s) − log π̄(T s), also where moves are rejected."""
+    flow_map = maps()[name]
+    begin = states(flow_map)
+    there, log_det = jax.vmap(lambda s: flow_map.forward(s, cross))(begin)
+    joint = jax.vmap(lambda s: s.at.log_density + flow_map.log_auxiliary(s))
+    np.testing.assert_allclose(log_det, joint(begin) - joint(there), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+def test_a_step_of_zero_leaves_the_reference(name):
+    """Then the map only refreshes the momentum, and log q_N = log q₀ for any N."""
+    flow_map = maps(step=0.0)[name]
+    for state in [jax.tree.map(lambda x, i=i: x[i], states(flow_map)) for i in range(3)]:
+        found = orbit.log_density_at(state, flow_map, REFERENCE, cross, jnp.asarray(17))
+        np.testing.assert_allclose(found, REFERENCE.log_prob(state.at.x), atol=1e-12)
+
+
+def grown(flow_map, length, batch=8, density=cross, reference=REFERENCE, key=1, room=0):
+    orbits = orbit.begin(jax.random.key(key), flow_map, reference, density, batch, length + room)
+    return orbit.grow(orbits, flow_map, reference, density, jnp.asarray(length - 1))
+
+
+@pytest.mark.parametrize(("name", "step"), [("laplace", 0.0035), ("gaussian", 0.0035), ("hmc", 0.02)])
+def test_densities_of_an_orbit_are_those_of_the_inverse_recursion(name, step):
+    length = 15 if name == "hmc" else 40  # its orbits lose digits faster
+    flow_map = maps(step=step, leapfrogs=20 if name == "hmc" else 60)[name]
+    orbits = grown(flow_map, length, batch=3)
+    found = jax.vmap(lambda a, b: orbit.log_densities(a, b, orbits.length))(orbits.ahead, orbits.behind)
+    starts = orbit.begin(jax.random.key(1), flow_map, REFERENCE, cross, 3, 1).front
+    for i in (0, 1, length // 2, length - 1):
+        ahead = lambda s, i=i: jax.lax.fori_loop(0, i, lambda _, s: flow_map.forward(s, cross)[0], s)  # noqa: E731
+        at = jax.vmap(ahead)(starts)
+        direct = jax.vmap(lambda s: orbit.log_density_at(s, flow_map, REFERENCE, cross, jnp.asarray(length)))(at)
+        np.testing.assert_allclose(found[:, i], direct, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["laplace", "hmc"])
+def test_the_curve_is_that_of_separate_flows(name):
+    flow_map = maps(step=0.02)[name]
+    whole = grown(flow_map, 30, room=7)
+    lengths = jnp.array([1, 2, 11, 30])
+    curve = orbit.bounds(whole, lengths)
+    for column, length in enumerate(np.asarray(lengths)):
+        alone = grown(flow_map, int(length))
+        np.testing.assert_allclose(
+            orbit.bounds(alone, lengths[column : column + 1])[:, 0], curve[:, column], atol=1e-10
+        )
+    densities = jax.vmap(lambda a, b: orbit.log_densities(a, b, whole.length))(whole.ahead, whole.behind)
+    terms = np.asarray(whole.ahead.log_density - densities)[:, :30]
+    np.testing.assert_allclose(curve[:, -1], terms.mean(1), atol=1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_flow_of_length_one_is_the_reference(name):
+    flow_map = maps()[name]
+    orbits = grown(flow_map, 1)
+    start = orbits.front.at
+    expected = start.log_density - jax.vmap(REFERENCE.log_prob)(start.x)
+    np.testing.assert_allclose(orbit.bounds(orbits, jnp.array([1]))[:, 0], expected, atol=1e-12)
+    state, log_q = orbit.draw(jax.random.key(3), flow_map, REFERENCE, cross, jnp.asarray(1))
+    np.testing.assert_allclose(log_q, REFERENCE.log_prob(state.at.x), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["hmc", "mala", "rwmh"])
+def test_a_reference_that_is_the_target_has_the_exact_bound(name):
+    """ELBO = log Z without variance, for every N; the target here is 3.5 nats heavier than the reference."""
+    density = lambda x: REFERENCE.log_prob(x) + 3.5  # noqa: E731
+    orbits = grown(maps(step=0.5)[name], 25, density=density)
+    np.testing.assert_allclose(orbit.bounds(orbits, jnp.array([1, 5, 25])), 3.5, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["laplace", "hmc", "gaussian"])
+def test_draws_carry_the_density_of_the_inverse_recursion(name):
+    flow_map, length = maps(step=0.02)[name], jnp.asarray(12)
+    draw = jax.vmap(lambda key: orbit.draw(key, flow_map, REFERENCE, cross, length))
+    found, log_q = draw(jax.random.split(jax.random.key(5), 6))
+    direct = jax.vmap(lambda s: orbit.log_density_at(s, flow_map, REFERENCE, cross, length))(found)
+    np.testing.assert_allclose(log_q, direct, atol=1e-9)
+
+
+@pytest.mark.parametrize("momentum", ["laplace", "gaussian"])
+def test_the_density_integrates_to_one(momentum):
+    """d = 1, over x, the momentum's distribution function and u."""
+    reference = orbit.Reference(np.zeros(1), np.ones(1))
+    density = lambda x: -0.5 * jnp.sum(((x - 2.0) / 2.0) ** 2) - jnp.log(2.0) - 0.5 * jnp.log(2 * jnp.pi)  # noqa: E731
+    flow_map = HamiltonianMap(0.3, jnp.ones(1), 3, momentum)
+    grid = lambda n, a, b: a + (b - a) * (np.arange(n) + 0.5) / n  # noqa: E731
+    x, p, u = np.meshgrid(grid(240, -9.0, 11.0), grid(240, 0.0, 1.0), grid(12, 0.0, 1.0), indexing="ij")
+
+    @jax.jit
+    @jax.vmap
+    def at(x, p, u):
+        state = HamiltonianState(phase(x[None], density), flow_map.quantile(p[None]), u, jnp.zeros((), jnp.int32))
+        return jnp.exp(orbit.log_density_at(state, flow_map, reference, density, jnp.asarray(6)))
+
+    values = at(x.ravel(), p.ravel(), u.ravel())
+    assert float(values.mean() * 20.0) == pytest.approx(1.0, abs=5e-4)
+
+
+@pytest.mark.parametrize("name", ["hmc", "gaussian", "laplace"])
+def test_weights_of_draws_have_mean_one(name):
+    """E_{q_N}[q₀ / q_N] = 1, and E[π / q_N] = Z = 1."""
+    flow_map, length = maps(step=0.1, leapfrogs=10)[name], jnp.asarray(50)
+    draw = jax.jit(jax.vmap(lambda key: orbit.draw(key, flow_map, REFERENCE, cross, length)))
+    found, log_q = draw(jax.random.split(jax.random.key(7), 2000))
+    for log_p in (jax.vmap(REFERENCE.log_prob)(found.at.x), found.at.log_density):
+        weights = np.exp(np.asarray(log_p - log_q))
+        assert abs(weights.mean() - 1.0) < 4 * weights.std() / np.sqrt(len(weights)) + 1e-3
+
+
+@pytest.mark.parametrize("name", ["laplace", "gaussian"])
+def test_quantile_undoes_the_distribution_function(name):
+    flow_map = maps()[name]
+    z = jnp.linspace(-5.0, 5.0, 101)
+    np.testing.assert_allclose(flow_map.quantile(flow_map.cdf(z)), z, atol=1e-9)
+    p = jnp.linspace(0.4, 0.6, 1001)
+    assert np.all(np.diff(np.asarray(flow_map.quantile(p))) > 0)
+    assert float(flow_map.cdf(jnp.array(-30.0))) > 0

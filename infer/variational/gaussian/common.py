@@ -207,6 +207,8 @@ class AbstractGaussianVI(AbstractMethod):
         given = getattr(self, "schedule", "constant")
         if given != "auto":
             return given
+        if self.expectation == "gauss_hermite":
+            return "constant"
         return "noise" if self.whiten == "laplace" or not self.curvature_decides else "decay"
 
     # -- the driver's functions -------------------------------------------------------------------------------------

@@ -66,8 +66,8 @@ class FBGVI(AbstractGaussianVI):
         Draws in pairs (u, −u).
     schedule
         When the step size begins to fall by 1/k: ``"decay"``, in the middle; ``"noise"``, once the ELBO rises by less
-        than its own noise; ``"constant"``, never. ``"auto"``: by noise for ``whiten="laplace"``, else in the middle,
-        since noise in one direction may hide slow progress in another.
+        than its own noise; ``"constant"``, never. ``"auto"``: never without noise (Gauss–Hermite), by noise for
+        ``whiten="laplace"``, else in the middle, since noise in one direction may hide slow progress in another.
     initial_covariance
         Number, diagonal or matrix, in unconstrained coordinates; None: that of ``start=`` if it brings one, else 1.
     whiten

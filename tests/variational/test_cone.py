@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_optima_of_three_objectives() -> None:
     spec = importlib.util.spec_from_file_location("cone", ROOT / "benchmarks" / "papers" / "cone.py")
     cone = importlib.util.module_from_spec(spec)

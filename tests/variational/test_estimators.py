@@ -95,7 +95,7 @@ def test_leave_one_out_is_the_gradient_of_the_log_variance() -> None:
     np.testing.assert_allclose(score[2], variance[2], rtol=1e-9)
 
 
-@pytest.mark.parametrize("objective", [IWAE(3, 2), Renyi(0.5, 3)], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("objective", [IWAE(3, 2), pytest.param(Renyi(0.5, 3), marks=pytest.mark.slow)])
 def test_estimators_of_bounds_agree_with_one_another(objective: Objective) -> None:
     found = {e: many(objective, e, family(), 8000) for e in (Reparameterised(), DReG(), ScoreFunction())}
     plain = found.pop(Reparameterised())

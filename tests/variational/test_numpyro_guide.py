@@ -47,6 +47,7 @@ def test_a_mini_batched_plate() -> None:
     assert draws["mu"].shape == (500,)
 
 
+@pytest.mark.slow
 def test_a_flow_is_one() -> None:
     flow = lambda d: Flow(build(jax.random.key(0), "iaf", d, Shape(num_layers=1, hidden=(8,))))  # noqa: E731
     guide, params = fit(flow, steps=500, rate=0.01)

@@ -71,7 +71,7 @@ def test_without_the_correction_it_is_biased() -> None:
         assert mean == pytest.approx(1.2687, abs=4 * se + 1e-3)
 
 
-@pytest.mark.parametrize(("bits", "alpha"), [(32, 0.001), (64, 0.01)])
+@pytest.mark.parametrize(("bits", "alpha"), [(32, 0.001), pytest.param(64, 0.01, marks=pytest.mark.slow)])
 def test_small_shapes_choose_rejection(bits: int, alpha: float) -> None:
     truth = float(polygamma(1, alpha))
     with jax.enable_x64(bits == 64):

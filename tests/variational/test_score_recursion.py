@@ -116,6 +116,7 @@ def test_planar_by_sherman_and_morrison() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_any_layer_by_its_jacobian() -> None:
     network = moved(bijections.BlockAutoregressiveNetwork(jax.random.key(0), dim=D, depth=1, block_dim=3), by=0.3)
     x, g = jax.random.normal(jax.random.key(1), (2, D))
@@ -143,14 +144,17 @@ def test_along_a_differential_equation() -> None:
     a = 0.5 * jax.random.normal(jax.random.key(0), (D, D))
     field = score_recursion.score_field(lambda t, x: a @ x, lambda t, x: jnp.trace(a) + 0 * x.sum())
     z = jax.random.normal(jax.random.key(1), (D,))
-    state, h = (z, jnp.zeros(()), -z), 1 / 200
+    h = 1 / 200
     add = lambda s, k, c: jax.tree.map(lambda s, k: s + c * h * k, s, k)  # noqa: E731
-    for _ in range(200):  # Runge and Kutta's
+
+    def step(_, state):  # Runge and Kutta's
         k1 = field(0.0, state)
         k2 = field(0.0, add(state, k1, 0.5))
         k3 = field(0.0, add(state, k2, 0.5))
         k4 = field(0.0, add(state, k3, 1.0))
-        state = jax.tree.map(lambda s, *k: s + h / 6 * (k[0] + 2 * k[1] + 2 * k[2] + k[3]), state, k1, k2, k3, k4)
+        return jax.tree.map(lambda s, *k: s + h / 6 * (k[0] + 2 * k[1] + 2 * k[2] + k[3]), state, k1, k2, k3, k4)
+
+    state = jax.lax.fori_loop(0, 200, step, (z, jnp.zeros(()), -z))
     root = jax.scipy.linalg.expm(a)
     np.testing.assert_allclose(state[0], root @ z, rtol=1e-8)
     assert float(state[1]) == pytest.approx(float(jnp.trace(a)))

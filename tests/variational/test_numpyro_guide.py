@@ -27,7 +27,7 @@ def model(y):
         numpyro.sample("y", dist.Normal(mu, sigma), obs=jnp.asarray(y)[index])
 
 
-def fit(family, steps=800, rate=0.05):
+def fit(family, steps=1500, rate=0.05):
     guide = numpyro_guide(model, family)
     rate = optax.cosine_decay_schedule(rate, steps)
     svi = SVI(model, guide, optax.adam(rate), Trace_ELBO(num_particles=4))
@@ -50,7 +50,7 @@ def test_a_mini_batched_plate() -> None:
 @pytest.mark.slow
 def test_a_flow_is_one() -> None:
     flow = lambda d: Flow(build(jax.random.key(0), "iaf", d, Shape(num_layers=1, hidden=(8,))))  # noqa: E731
-    guide, params = fit(flow, steps=500, rate=0.01)
+    guide, params = fit(flow, steps=1500, rate=0.02)
     u, log_q = guide.family(params).sample_and_log_prob(jax.random.key(1), 1000)
     np.testing.assert_allclose(u[:, 0].mean(), Y.mean(), atol=0.06)
     assert np.all(np.isfinite(log_q))

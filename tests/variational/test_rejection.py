@@ -87,6 +87,7 @@ def test_small_shapes_choose_rejection(bits: int, alpha: float) -> None:
     assert accepted[1] == 0
 
 
+@pytest.mark.slow
 def test_draws_have_the_distribution() -> None:
     rule = {"method": "rejection", "boosts": 2}
     with jax.enable_x64(True):

@@ -209,7 +209,8 @@ class AbstractGaussianVI(AbstractMethod):
             return given
         if self.expectation == "gauss_hermite":
             return "constant"
-        return "noise" if self.whiten == "laplace" or not self.curvature_decides else "decay"
+        scaled = self.whiten == "laplace" or (not self.curvature_decides and self.covariance == "full")
+        return "noise" if scaled else "decay"
 
     # -- the driver's functions -------------------------------------------------------------------------------------
 

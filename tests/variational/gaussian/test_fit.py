@@ -38,16 +38,16 @@ def test_a_result_carries_its_record_and_judges_itself() -> None:
     assert [diagnosis[name].level for name in ("step size", "convergence", "restarts")] == ["ok"] * 3
 
 
-def test_whitening_makes_an_ill_conditioned_target_easy() -> None:
+@pytest.mark.parametrize("whiten", ["laplace", pytest.param("pathfinder", marks=pytest.mark.slow)])
+def test_whitening_makes_an_ill_conditioned_target_easy(whiten: str) -> None:
     target, mean, sigma = gaussian(5, 1e-3, 10.0)
     kl = {}
-    for whiten in (None, "laplace", "pathfinder"):
-        method = pf.FBGVI(whiten=whiten, num_steps=300, expectation="stein")
+    for how in (None, whiten):
+        method = pf.FBGVI(whiten=how, num_steps=300, expectation="stein")
         approximation = quick(target, method, num_samples=100).approximation
-        kl[whiten] = normal_kl(approximation.mean(), approximation.covariance(), mean, sigma)
-    assert kl["laplace"] < 1e-8
-    assert kl["pathfinder"] < 0.1 * kl[None]
-    assert kl[None] > 1.0
+        kl[how] = normal_kl(approximation.mean(), approximation.covariance(), mean, sigma)
+    assert kl[None] > 0.1
+    assert kl[whiten] < (1e-8 if whiten == "laplace" else 0.1 * kl[None])
 
 
 def test_restarts_in_different_modes_are_told() -> None:
@@ -56,7 +56,7 @@ def test_restarts_in_different_modes_are_told() -> None:
 
     target = pf.Target.from_log_density(two_modes, np.zeros(2))
     starts = np.array([[3.0, 3.0], [-3.0, -3.0]])
-    posterior = quick(target, pf.FBGVI(num_steps=150), num_chains=2, start=starts)
+    posterior = quick(target, pf.FBGVI(num_steps=150, expectation="stein"), num_chains=2, start=starts)
     found = posterior.diagnose()["restarts"]
     assert found.level == "warning"
     assert "several modes" in found.message

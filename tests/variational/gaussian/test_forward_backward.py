@@ -139,7 +139,10 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+SLOW = ("cholesky", "BWSGD", "ADVI")  # to compile; the laws see them too
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in METHODS])
 def test_all_methods_have_the_same_optimum(name: str) -> None:
     # E∇V = 0 and E∇²V = Σ⁻¹, here by quadrature that does not use the package.
     target, method = regression(), METHODS[name]
@@ -154,47 +157,46 @@ def test_all_methods_have_the_same_optimum(name: str) -> None:
     np.testing.assert_allclose(s @ precision, np.eye(3), atol=tolerance)
 
 
-def test_diagonal_family() -> None:
+@pytest.mark.parametrize(
+    "cls", [pf.FBGVI, *(pytest.param(cls, marks=pytest.mark.slow) for cls in (pf.NGVI, pf.SqrtNGVI))]
+)
+def test_diagonal_family(cls) -> None:
     target, mean, sigma = gaussian()
     precision = np.linalg.inv(sigma)
-    for method in (
-        pf.FBGVI(covariance="diagonal", num_steps=1500),
-        pf.NGVI(covariance="diagonal", num_steps=1500),
-        pf.SqrtNGVI(covariance="diagonal", num_steps=1500),
-    ):
-        state, _ = iterate(method, target, steps=1500)
-        np.testing.assert_allclose(state.factor.scale**2, 1 / np.diag(precision), rtol=1e-6)
-        np.testing.assert_allclose(state.mean, mean, atol=1e-2)
-        gap = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
-        assert normal_kl(mean, covariance(state), mean, sigma) == pytest.approx(gap, abs=1e-6)
+    state, _ = iterate(cls(covariance="diagonal", num_steps=1500), target, steps=1500)
+    np.testing.assert_allclose(state.factor.scale**2, 1 / np.diag(precision), rtol=1e-6)
+    np.testing.assert_allclose(state.mean, mean, atol=1e-2)
+    gap = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
+    assert normal_kl(mean, covariance(state), mean, sigma) == pytest.approx(gap, abs=1e-6)
 
 
-def test_blocks() -> None:
+@pytest.mark.parametrize("geometry", ["bures", pytest.param("cholesky", marks=pytest.mark.slow)])
+def test_blocks(geometry: str) -> None:
     # Σ_b = (P_bb)⁻¹; blocks of unequal size, out of order.
     target, _, sigma = gaussian(5, 0.2, 1.0)
     precision = np.linalg.inv(sigma)
     blocks = ((3, 0), (1, 4), (2,))
-    for geometry in ("bures", "cholesky"):
-        method = pf.FBGVI(covariance="block", blocks=blocks, geometry=geometry, num_steps=400)
-        state, _ = iterate(method, target, steps=400)
-        expected = np.zeros((5, 5))
-        for block in blocks:
-            expected[np.ix_(block, block)] = np.linalg.inv(precision[np.ix_(block, block)])
-        np.testing.assert_allclose(covariance(state), expected, atol=1e-8)
+    method = pf.FBGVI(covariance="block", blocks=blocks, geometry=geometry, num_steps=400)
+    state, _ = iterate(method, target, steps=400)
+    expected = np.zeros((5, 5))
+    for block in blocks:
+        expected[np.ix_(block, block)] = np.linalg.inv(precision[np.ix_(block, block)])
+    np.testing.assert_allclose(covariance(state), expected, atol=1e-8)
 
 
-def test_low_rank_plus_isotropic() -> None:
+@pytest.mark.parametrize(
+    ("expectation", "tolerance"), [pytest.param("price", 0.1, marks=pytest.mark.slow), ("stein", 0.2)]
+)
+def test_low_rank_plus_isotropic(expectation: str, tolerance: float) -> None:
     # The two widest directions of the target exactly; the rest has the inverse of their mean precision.
     rng = np.random.default_rng(5)
     basis, _ = np.linalg.qr(rng.normal(size=(6, 6)))
     values = np.array([0.02, 0.1, 0.6, 0.8, 0.9, 1.0])
     target = pf.Target.from_log_density(quadratic_at, np.zeros(6), data=basis @ np.diag(values) @ basis.T)
     expected = basis @ np.diag([50.0, 10.0, *[4 / 3.3] * 4]) @ basis.T
-    for expectation, tolerance in (("price", 0.1), ("stein", 0.2)):
-        method = pf.FBGVI(covariance="low_rank", rank=2, expectation=expectation, num_steps=2000)
-        state, _ = iterate(method, target, steps=2000)
-        error = np.linalg.norm(np.linalg.solve(expected, covariance(state)) - np.eye(6), 2)
-        assert error < tolerance, expectation
+    method = pf.FBGVI(covariance="low_rank", rank=2, expectation=expectation, num_steps=2000)
+    state, _ = iterate(method, target, steps=2000)
+    assert np.linalg.norm(np.linalg.solve(expected, covariance(state)) - np.eye(6), 2) < tolerance
 
 
 def quadratic_at(x, precision):

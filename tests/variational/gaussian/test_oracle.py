@@ -106,7 +106,7 @@ def test_antithetic_draws_are_exact_for_a_quadratic() -> None:
     np.testing.assert_array_equal(u[:3], -u[3:])
 
 
-@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("antithetic", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_logged_variances_are_those_of_the_estimates(antithetic: bool) -> None:
     for expectation in ("stein", "price"):
         if antithetic and expectation == "price":
@@ -118,7 +118,9 @@ def test_logged_variances_are_those_of_the_estimates(antithetic: bool) -> None:
         assert np.sqrt((found.elbo_se**2).mean()) == pytest.approx(found.elbo.std(), rel=0.1)
 
 
-@pytest.mark.parametrize(("coefficient", "num_draws"), [(0.0, 1), (0.5, 1), (0.0, 2)])
+@pytest.mark.parametrize(
+    ("coefficient", "num_draws"), [(0.0, 1), (0.5, 1), pytest.param(0.0, 2, marks=pytest.mark.slow)]
+)
 def test_noise_floor(coefficient: float, num_draws: int) -> None:
     # E KL = (1−c)²/2n Σ ηλ/(2−ηλ) for a Gaussian target; with the sign of c wrong, (1+c)² stands there.
     target, _, sigma = gaussian(3, 0.3, 1.0)
@@ -195,6 +197,7 @@ def test_stationarity_is_the_norm_of_the_bures_wasserstein_gradient() -> None:
     assert float(infos.gradient_norm[0]) == pytest.approx(np.mean(np.sum(field**2, 1)), rel=0.01)
 
 
+@pytest.mark.slow
 def test_restarts_in_one_program_are_those_of_many() -> None:
     target, _, _ = gaussian(3)
     method = pf.FBGVI(num_steps=150, step_size=0.2, expectation="stein")

@@ -7,14 +7,16 @@ temperature (Del Moral, Doucet & Jasra 2006, section 3; Chopin & Papaspiliopoulo
    et al. 2011), or what is left to λ = 1; the mean weight multiplies the evidence, Ẑ ← Ẑ · (1/N) Σ w_i;
 2. resample  by these weights, so that the cloud is unweighted again;
 3. move      each particle by a Markov kernel that leaves π_λ+δ invariant, tuned to the cloud: its covariance is the
-   inverse mass matrix, its mean acceptance steers the step size (Buchholz, Chopin & Jacob 2021). Moves go on until the
-   cloud has forgotten where it was: until no coordinate's correlation with its value before exceeds ``correlation``,
-   or ``max_moves``. Too few moves leave the posterior's moments about right and the evidence far too low (seen: by 8).
+   inverse mass matrix, its mean acceptance steers the step size (Buchholz, Chopin & Jacob 2021); see `moves`. They go
+   on until the cloud has forgotten where it was: until no coordinate's correlation with its value before exceeds
+   ``correlation``, or ``max_moves``. Too few moves leave the posterior's moments about right and the evidence far too
+   low (seen: by 8).
 
 Kernels, resampling and the search for δ are BlackJAX's. A temperature costs N (1 + moves × gradients per move)
 evaluations and, with a dense metric, O(N d² + d³). Tuning on the cloud itself biases Ẑ by O(1/N) (Beskos et al. 2016).
 """
 
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -29,10 +31,10 @@ from ..infer.errors import NonFinite
 from ..infer.method import AbstractMethod, Budget, Stage
 from ..infer.target import Target
 from ..infer.validate import check_choice, check_count, check_fraction, check_positive
+from .moves import ACCEPTANCE, cloud_metric, hamiltonian, largest_correlation, random_walk
 
 MOVES = ("hmc", "random_walk")
 RESAMPLING = ("systematic", "stratified", "multinomial", "residual")
-ACCEPTANCE = {"hmc": 0.8, "random_walk": 0.234}
 GAIN = 1.0
 
 
@@ -71,14 +73,14 @@ class SMCInfo(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """A cloud on its way at one temperature; acceptance and gradients are sums over the moves."""
+    """A cloud on its way at one temperature; acceptance and evaluations are sums over the moves."""
 
     u: Array
     log_step_size: Array
     correlation: Array
     moves: Array
     acceptance: Array
-    gradients: Array
+    evaluations: Array
 
 
 class SMC(AbstractMethod):
@@ -106,9 +108,11 @@ class SMC(AbstractMethod):
         ``"dense"`` (covariance of the cloud, shrunk towards its diagonal by d / (N + d)) or ``"diagonal"`` (variances;
         for many dimensions).
     step_size
-        First step size, in units of the cloud's scales; default 1/2 for HMC, 2.38/sqrt(d) for the random walk.
+        First step size, in units of the cloud's scales; default 1/2 for HMC, which draws the one of each move from
+        below it, 2.38/sqrt(d) for the random walk.
     target_acceptance
-        Mean acceptance that the step size is steered to; default 0.8 for HMC, 0.234 for the random walk.
+        Mean acceptance that the step size is steered to; default 0.9 for HMC (whose step sizes vary), 0.234
+        for the random walk.
     resampling
         ``"systematic"``, ``"stratified"``, ``"residual"`` or ``"multinomial"``.
     max_temperatures
@@ -193,7 +197,7 @@ class SMC(AbstractMethod):
             step_size=jnp.exp(moved.log_step_size),
             moves=moved.moves,
             correlation=moved.correlation,
-            num_evaluations=self.num_particles * (1 + moved.gradients),
+            num_evaluations=self.num_particles * (1 + moved.evaluations),
         )
 
     def done(self, state: SMCState) -> Bool[Array, ""]:
@@ -240,7 +244,7 @@ class SMC(AbstractMethod):
     def _move(self, key: PRNGKeyArray, u: Array, target: Target, temperature: Array, log_step_size: Array) -> "Moved":
         """Move the cloud until it has forgotten ``u``; after each move its mean acceptance corrects the step size."""
         wanted = ACCEPTANCE[self.move] if self.target_acceptance is None else self.target_acceptance
-        move = {"hmc": self._hamiltonian, "random_walk": self._random_walk}[self.move]
+        move = partial(hamiltonian, num_leapfrog=self.num_leapfrog) if self.move == "hmc" else random_walk
         metric = cloud_metric(u, self.metric)
 
         def tempered(x: Array) -> Array:
@@ -249,16 +253,14 @@ class SMC(AbstractMethod):
             return jnp.where(temperature >= 1, 0.0, (1 - temperature) * prior) + temperature * target.log_density(x)
 
         def once(now: Moved) -> Moved:
-            after, acceptance, gradients = move(
-                jax.random.fold_in(key, now.moves), now.u, tempered, jnp.exp(now.log_step_size), metric
-            )
+            new = move(jax.random.fold_in(key, now.moves), now.u, tempered, jnp.exp(now.log_step_size), metric)
             return Moved(
-                u=after,
-                log_step_size=now.log_step_size + GAIN * (acceptance - wanted),
-                correlation=largest_correlation(u, after),
+                u=new.u,
+                log_step_size=now.log_step_size + GAIN * (new.acceptance - wanted),
+                correlation=largest_correlation(u, new.u),
                 moves=now.moves + 1,
-                acceptance=now.acceptance + acceptance,
-                gradients=now.gradients + gradients,
+                acceptance=now.acceptance + new.acceptance,
+                evaluations=now.evaluations + new.evaluations,
             )
 
         def going(now: Moved) -> Array:
@@ -267,71 +269,11 @@ class SMC(AbstractMethod):
         none = jnp.zeros((), int)
         return jax.lax.while_loop(going, once, Moved(u, log_step_size, jnp.ones(()), none, jnp.zeros(()), none))
 
-    def _hamiltonian(self, key: PRNGKeyArray, u: Array, log_density: Any, step_size: Array, metric: Array) -> tuple:
-        import blackjax.mcmc.hmc
-
-        kernel = blackjax.mcmc.hmc.build_kernel()
-        key_length, key_moves = jax.random.split(key)
-        leapfrogs = jax.random.randint(key_length, (), 1, self.num_leapfrog + 1)
-
-        def one(key: PRNGKeyArray, x: Array) -> tuple:
-            state = blackjax.mcmc.hmc.init(x, log_density)
-            state, info = kernel(key, state, log_density, step_size, metric, leapfrogs)
-            return state.position, info.acceptance_rate
-
-        u, acceptance = jax.vmap(one)(jax.random.split(key_moves, self.num_particles), u)
-        return u, jnp.nan_to_num(acceptance).mean(), jnp.asarray(leapfrogs + 1, int)
-
-    def _random_walk(self, key: PRNGKeyArray, u: Array, log_density: Any, step_size: Array, metric: Array) -> tuple:
-        import blackjax.mcmc.random_walk as random_walk
-
-        kernel = random_walk.build_additive_step()
-        scale = step_size * (jnp.sqrt(metric) if metric.ndim == 1 else jnp.linalg.cholesky(metric))
-
-        def one(key: PRNGKeyArray, x: Array) -> tuple:
-            state, info = kernel(key, random_walk.init(x, log_density), log_density, random_walk.normal(scale))
-            return state.position, info.acceptance_rate
-
-        u, acceptance = jax.vmap(one)(jax.random.split(key, self.num_particles), u)
-        return u, jnp.nan_to_num(acceptance).mean(), jnp.asarray(2, int)
-
 
 def log_likelihoods(target: Target, u: Float[Array, "n d"]) -> Float[Array, " n"]:
     """Log L = log density − log prior of each particle; −inf where it is not a number."""
     found = jax.vmap(lambda x: target.log_density(x) - target.log_prior(x))(u)
     return jnp.where(jnp.isnan(found), -jnp.inf, found)
-
-
-def cloud_metric(u: Float[Array, "n d"], kind: str) -> Array:
-    """Variances (d,) or covariance (d, d) of a cloud, with a floor where a coordinate does not vary.
-
-    The covariance is shrunk towards its diagonal by the share d / (n + d), so that it stays well conditioned where
-    particles are few.
-    """
-    n, d = u.shape
-    variances = jnp.var(u, axis=0, ddof=1)
-    variances = jnp.maximum(variances, 1e-10 * jnp.max(variances) + 1e-300)
-    if kind == "diagonal":
-        return variances
-    covariance = jnp.cov(u, rowvar=False).reshape(d, d) * (n / (n + d))
-    return covariance.at[jnp.diag_indices(d)].set(variances)
-
-
-def largest_correlation(before: Float[Array, "n d"], after: Float[Array, "n d"]) -> Float[Array, ""]:
-    """Largest absolute correlation between where particles were and where they are.
-
-    Over the coordinates and their squared deviations: a trajectory that swings to the other side, u → −u, has forgotten
-    neither its energy nor its distance from the centre.
-    """
-
-    def features(u: Array) -> Array:
-        centred = u - u.mean(0)
-        squares = centred**2
-        return jnp.concatenate([centred, squares - squares.mean(0)], 1)
-
-    a, b = features(before), features(after)
-    scale = jnp.sqrt(jnp.sum(a**2, 0) * jnp.sum(b**2, 0))
-    return jnp.max(jnp.abs(jnp.where(scale > 0, jnp.sum(a * b, 0) / jnp.where(scale > 0, scale, 1.0), 0.0)))
 
 
 def _log_mean(log_weights: np.ndarray) -> np.ndarray:

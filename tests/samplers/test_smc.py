@@ -138,12 +138,34 @@ def test_evidence_does_not_suffer_from_a_correlated_posterior() -> None:
     assert found.log_evidence == pytest.approx(stats.multivariate_normal(cov=marginal).logpdf(y), abs=0.25)
 
 
+def test_evidence_does_not_suffer_from_an_unknown_noise_scale() -> None:
+    """On the way the noise goes from wide to narrow; one step size for both leaves the narrow part empty (seen: −2)."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 6))
+    y = x @ rng.normal(size=6) * 0.5 + 0.1 * rng.normal(size=40)
+
+    def noisy(x, y):
+        scale = numpyro.sample("scale", dist.HalfCauchy(2.5))
+        b = numpyro.sample("b", dist.Normal(0, 10).expand([6]).to_event(1))
+        numpyro.sample("y", dist.Normal(x @ b, scale), obs=y)
+
+    # Given the noise scale s, y is normal; what is left is one integral, over log s.
+    log_s = np.linspace(-4, 2, 600)
+    values, vectors = np.linalg.eigh(100 * x @ x.T)
+    variances = values + np.exp(2 * log_s)[:, None]
+    joint = -0.5 * np.sum((vectors.T @ y) ** 2 / variances + np.log(2 * np.pi * variances), 1)
+    joint += stats.halfcauchy(scale=2.5).logpdf(np.exp(log_s)) + log_s
+    expected = joint.max() + np.log(np.trapezoid(np.exp(joint - joint.max()), log_s))
+    posterior = pf.fit(pf.Target.from_numpyro(noisy, x, y), SMC(num_particles=500), key=1, progress=False)
+    assert posterior.evidence().log_evidence == pytest.approx(expected, abs=0.35)
+
+
 def test_refusals() -> None:
     def improper(y):
         m = numpyro.sample("m", dist.ImproperUniform(dist.constraints.real, (), ()))
         numpyro.sample("y", dist.Normal(m, 1), obs=y)
 
-    with pytest.raises(pf.UnsupportedTarget, match="SMC needs a target with proper_prior; this one has none"):
+    with pytest.raises(pf.UnsupportedTarget, match=r"SMC needs .* with proper_prior; .*ImproperUniform"):
         pf.fit(pf.Target.from_numpyro(improper, np.zeros(3)), SMC())
     with pytest.raises(pf.InvalidArgument, match="num_particles must be a whole number >= 2, got 1"):
         SMC(num_particles=1)

@@ -15,7 +15,8 @@ from sklearn.datasets import load_digits
 
 import pushforward as pf
 from pushforward.infer.train import Trainer
-from pushforward.infer.variational.estimators import DReG, Reparameterised, StickingTheLanding, amortised, split
+from pushforward.infer.variational.amortised import amortised
+from pushforward.infer.variational.estimators import DReG, Reparameterised, StickingTheLanding, split
 from pushforward.infer.variational.objectives import ELBO, IWAE
 
 images = load_digits().images.reshape(-1, 64).astype(np.float32)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pushforward.infer.approximation import Approximation
-from pushforward.infer.variational.estimators import DReG, Reparameterised, amortised
+from pushforward.infer.variational.amortised import amortised
+from pushforward.infer.variational.estimators import DReG, Reparameterised
 from pushforward.infer.variational.objectives import IWAE
 
 DIM = 20

@@ -3,7 +3,7 @@
 The family is one of all latent values side by side, unconstrained, in the order of NumPyro's continuous guides. A plate
 with a ``subsample_size`` scales the likelihood of its mini-batch, so that each step costs the mini-batch; the latent
 values must be global, outside of such plates, as for every guide of that kind. For latent values per observation see
-`estimators.amortised`.
+`amortised.amortised`.
 """
 
 import functools

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import pushforward as pf
+from pushforward.infer.variational.amortised import amortised, gradient_noise
 from pushforward.infer.variational.estimators import (
     DReG,
     FastPath,
@@ -16,9 +17,7 @@ from pushforward.infer.variational.estimators import (
     Reparameterised,
     ScoreFunction,
     StickingTheLanding,
-    amortised,
     check,
-    gradient_noise,
 )
 from pushforward.infer.variational.objectives import (
     ELBO,

@@ -29,6 +29,7 @@ from .infer.variational.gaussian.glm import glm_target as glm_target
 from .infer.variational.gaussian.laplace import Laplace as Laplace
 from .infer.variational.gaussian.natural import NGVI as NGVI
 from .infer.variational.gaussian.natural import SqrtNGVI as SqrtNGVI
+from .infer.variational.mixflow.method import MixFlow as MixFlow
 from .infer.variational.pathfinder import Pathfinder as Pathfinder
 from .samplers.blackjax_adapter import as_sampling_algorithm as as_sampling_algorithm
 from .samplers.hmc import HMC as HMC

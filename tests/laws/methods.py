@@ -93,6 +93,11 @@ METHODS: dict[str, Entry] = {
     "NGVI": Entry(lambda: pf.NGVI(num_steps=200, num_draws=4), _set(coefficient=0.9), bias=0.1),
     "SqrtNGVI": Entry(lambda: pf.SqrtNGVI(num_steps=200, num_draws=4), _set(coefficient=0.9), bias=0.1),
     "ADVI": Entry(lambda: pf.ADVI(num_steps=1000), _set(coefficient=0.9), bias=0.1),
+    "MixFlow": Entry(
+        lambda: pf.MixFlow(num_leapfrog=5, step_size=0.5, max_length=60, num_trajectories=16, reference_steps=300),
+        _set(step_size=0.4, tolerance=0.02),
+        bias=0.15,
+    ),
     "Laplace": Entry(lambda: pf.Laplace(max_iterations=40), None),
 }
 

@@ -69,10 +69,9 @@ class MixFlowApproximation(Approximation):
 
     def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Not available: it is an integral; see `marginal_log_prob` and `augmented_log_prob`."""
-        del u
         raise NotAvailable(
-            "A MixFlow has no density of the parameters alone in closed form; use approximation.marginal_log_prob("
-            "key, u) for an estimate with its standard error, or approximation.augmented_log_prob(state), exact."
+            f"A MixFlow has no closed-form density at a u of shape {u.shape}; use approximation.marginal_log_prob(key, "
+            f"u) for an estimate with its standard error, or approximation.augmented_log_prob(state), which is exact."
         )
 
     def augmented_log_prob(self, state: Any) -> Float[Array, ""]:

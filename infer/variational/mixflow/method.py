@@ -113,7 +113,7 @@ class MixFlow(AbstractMethod):
     kind: ClassVar = "approximation"
     exact: ClassVar = False
     evidence: ClassVar[bool] = True
-    density: ClassVar[bool] = True
+    density: ClassVar[bool] = False  # of draws alone; of u by an estimate, see MixFlowApproximation
     default_chains: ClassVar[int] = 1
     source: ClassVar[str] = "Xu, Chen & Campbell 2023; Xu & Campbell 2025"
 
@@ -135,7 +135,7 @@ class MixFlow(AbstractMethod):
         if self.step_size is not None:
             check_positive("step_size", self.step_size)
         if not self.grid:
-            raise InvalidArgument("grid must hold a step size, got none; give step_size=, or some to choose from.")
+            raise InvalidArgument(f"grid must hold a step size to choose from, got {self.grid!r}; or give step_size=.")
         for value in self.grid:
             check_positive("grid", value)
         if self.length is not None and check_count("length", self.length) > self.max_length:

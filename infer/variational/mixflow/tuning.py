@@ -1,5 +1,6 @@
 """The step size of a MixFlow: the one of a grid with the largest bound, all tried on the same trajectories."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -53,7 +54,7 @@ def tune(method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.
         return Tuned(given[None], jnp.full(1, jnp.nan, dtype), jnp.full(1, jnp.nan, dtype), given, 0)
     length = min(LENGTH, method.max_length)
     grid = jnp.asarray(method.grid, dtype)
-    elbo, se, finite = _search(method, key, target, reference, grid, length)
+    elbo, se, finite = _search(method, key, target, reference, grid, length=length)
     if not np.any(np.isfinite(elbo)):
         raise NonFinite(
             f"MixFlow: no step size of the grid {tuple(method.grid)} gave a finite bound, and {float(finite):.0%} of "
@@ -65,9 +66,9 @@ def tune(method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.
     return Tuned(grid, elbo, se, grid[best], maps * method.map(reference, 0.1).gradients)
 
 
-@eqx.filter_jit
+@partial(jax.jit, static_argnames=("length",))
 def _search(
-    method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.Reference, grid: Array, length: int
+    method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.Reference, grid: Array, *, length: int
 ) -> tuple[Any, Any, Any]:
     """Largest bound over lengths of each step size, its standard error, and the share of finite starts."""
     lengths = jnp.unique(jnp.linspace(1, length, 8).astype(int), size=8, fill_value=length)

@@ -176,7 +176,7 @@ def test_model_and_guide_of_piwae_are_those_of_its_parts() -> None:
             log_density = lambda u: jnp.sum(-0.5 * (u - theta) ** 2 - 0.5 * (1.3 - u) ** 2)  # noqa: E731
             return Reparameterised().surrogate(objective, q, log_density, jax.random.key(1))[0]
 
-        return jax.grad(loss, argnums=(0, 1))(theta, q)
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(theta, q)
 
     theta, q = jnp.array([0.5, 0.1]), family()
     partial_, rows, whole = (gradient(o, theta, q) for o in (PIWAE(4, 3), IWAE(4, 3), IWAE(12, 1)))

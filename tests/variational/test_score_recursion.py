@@ -85,7 +85,7 @@ def test_fast_gradient_is_that_of_sticking_the_landing(name: str) -> None:
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
 
 
-@pytest.mark.parametrize("wrong", ["without its gradient", "one Jacobi step"])
+@pytest.mark.parametrize("wrong", [pytest.param("without its gradient", marks=pytest.mark.slow), "one Jacobi step"])
 def test_wrong_recursions_are_seen(wrong: str, monkeypatch) -> None:
     # Affine layers have a constant slope; in the other flow the splines' log determinants have gradients.
     q = flow("inverse autoregressive" if wrong == "one Jacobi step" else "elementwise and linear")

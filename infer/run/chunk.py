@@ -136,7 +136,9 @@ def run_chunk(
     keys = origin.keys()
 
     @partial(jax.jit, inline=True)  # traced once, for the shapes of its infos and in the loop
-    def advance(method: AbstractMethod, target: Target, keys: PRNGKeyArray, states: Any, t: Array) -> tuple[Any, Any]:
+    def advance(
+        method: AbstractMethod, target: Target, keys: Key[Array, "*chains"], states: Any, t: Array
+    ) -> tuple[Any, Any]:
         def one(state: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
             new, info = method.step(jax.random.fold_in(key, t), state, target, t)
             if freezes:

@@ -65,7 +65,7 @@ def _ended(gain: float, plateau: Any, num_steps: int, spread: float) -> dict:
 
 def _restarts(training: Training, sd: np.ndarray) -> dict:
     values, means = np.asarray(training.values), np.asarray(training.means)
-    far = np.max(np.abs(means - means[training.chosen]) / np.maximum(sd, np.finfo(float).tiny), axis=1)
+    far = np.max(np.abs(means - means[int(training.chosen)]) / np.maximum(sd, np.finfo(float).tiny), axis=1)
     apart = int(np.sum(far > SHIFT))
     text = (
         f"{len(values)} restarts end at {values.min():.2f} to {values.max():.2f} nats, their means up to "

@@ -6,11 +6,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ...approximation import Approximation
 from ...errors import NotAvailable
 from .bijection import Bijection
+
+ITERATES = ("last", "average", "best")
 
 
 class Training(eqx.Module):
@@ -25,17 +27,21 @@ class Training(eqx.Module):
         Mean of u of each restart, shape (r, d); None for a single one.
     skipped
         Steps of each restart that were not finite and were skipped, shape (r,).
-    chosen
-        The restart that was kept.
-    iterate
-        Which of its parameters: ``"last"``, ``"average"`` or ``"best"``.
+    chosen, parameters
+        The restart that was kept, and which of its parameters, see `iterate`; numbers in arrays, since a result that
+        differed from another in a static field would be drawn from by another program.
     """
 
     values: Float[Array, " r"]
     means: Float[Array, "r d"] | None
     skipped: Any
-    chosen: int = eqx.field(static=True)
-    iterate: str = eqx.field(static=True)
+    chosen: Int[Array, ""]
+    parameters: Int[Array, ""]
+
+    @property
+    def iterate(self) -> str:
+        """``"last"``, ``"average"`` or ``"best"``."""
+        return ITERATES[int(self.parameters)]
 
 
 class Flow(Approximation):

@@ -30,12 +30,13 @@ from ..objectives import ELBO, ForwardKL, Objective, as_objective
 from .bijection import Chain, Foreign
 from .families import NO_INVERSE, Shape, build, check_dim, check_family
 from .findings import remarks
-from .flow import Flow, Training
+from .flow import ITERATES, Flow, Training
 from .start import WHITENINGS, whitening
 
 FINAL_DRAWS = 2000
 FIRST_TEMPERATURE = 0.05
 HELD_OUT = 0.1
+MAX_BROKEN = 0.01
 
 
 class FlowState(eqx.Module):
@@ -226,8 +227,12 @@ class NormalizingFlow(AbstractMethod):
         reset = jax.tree.map(lambda new, old: jnp.where(annealing, new, old), forget(fresh), forget(train))
         train = eqx.tree_at(forget, train, reset)
         spread = jnp.std(log_w) / jnp.sqrt(log_w.size)
+        # Of a skipped step the record has what its finite draws say, until too many were skipped in a row.
+        finite = jnp.isfinite(log_w)
+        of_finite = jnp.sum(jnp.where(finite, log_w, 0)) / jnp.maximum(finite.sum(), 1)
+        broken = ~jnp.isfinite(value) & (train.bad < trainer.max_bad)
         return FlowState(train, state.rest), FlowInfo(
-            loss=-trainer.reported(train, value),
+            loss=-jnp.where(broken, of_finite, value),
             elbo=jnp.mean(log_w),
             elbo_error=spread,
             temperature=jnp.asarray(temperature, value.dtype),
@@ -245,13 +250,14 @@ class NormalizingFlow(AbstractMethod):
     def remarks(self, state: FlowState, target: Target) -> list[dict[str, Any]]:
         """Whether training had ended, what was skipped, and whether the restarts agree."""
         q = self.result(state, target)
-        last = jax.tree.map(lambda x: jnp.asarray(x[q.training.chosen]), state.rest).bijection.bijections[-1]
+        best = int(q.training.chosen)
+        last = jax.tree.map(lambda x: jnp.asarray(x[best]), state.rest).bijection.bijections[-1]
         _, scale = last._fixed()
         return remarks(
             q.training,
             _final_draws(q)[0],
             scale if scale.ndim == 1 else jnp.sqrt(jnp.sum(scale**2, axis=1)),
-            float(state.train.plateau.gain[q.training.chosen]),
+            float(state.train.plateau.gain[best]),
             self.plateau,
             int(self.num_steps),
         )
@@ -271,7 +277,7 @@ class NormalizingFlow(AbstractMethod):
         moments = [jnp.mean(_final_draws(flow)[0], axis=0) for flow in flows] if num_restarts > 1 else []
         training = Training(
             values=jnp.asarray(values), means=jnp.stack(moments) if moments else None, skipped=state.train.skipped,
-            chosen=best, iterate=names[best],
+            chosen=jnp.asarray(best), parameters=jnp.asarray(ITERATES.index(names[best])),
         )  # fmt: skip
         return Flow(flows[best].bijection, training)
 
@@ -334,7 +340,7 @@ class NormalizingFlow(AbstractMethod):
         if self.draws is not None:
             return _mean_log_prob(q, jnp.asarray(self.draws[: held_out(len(self.draws))], float))
         u, log_q = _final_draws(q)
-        return jnp.mean(_log_densities(target, u) - log_q)
+        return _mean_of_finite(_log_densities(target, u) - log_q)
 
     def _from_draws(self) -> Any:
         """Whitening by the moments of the draws."""
@@ -386,6 +392,14 @@ def held_out(n: int) -> int:
 @jax.jit
 def _final_draws(q: Flow) -> tuple[Array, Array]:
     return q.sample_and_log_prob(jax.random.key(0), FINAL_DRAWS)
+
+
+@jax.jit
+def _mean_of_finite(log_w: Array) -> Array:
+    """Their mean, as long as no more than a hundredth is not finite; else NaN."""
+    finite = jnp.isfinite(log_w)
+    mean = jnp.sum(jnp.where(finite, log_w, 0)) / jnp.maximum(finite.sum(), 1)
+    return jnp.where(jnp.mean(finite) >= 1 - MAX_BROKEN, mean, jnp.nan)
 
 
 @jax.jit

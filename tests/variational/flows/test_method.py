@@ -89,7 +89,7 @@ def test_restarts_that_disagree_are_reported() -> None:
     posterior = pf.fit(target, method, num_chains=2, start=start, progress=False)
     training = posterior.approximation.training
     np.testing.assert_allclose(np.asarray(training.means), start, atol=0.5)
-    assert training.chosen == np.argmax(np.asarray(training.values))
+    assert int(training.chosen) == np.argmax(np.asarray(training.values))
     said = str(posterior.diagnose())
     assert "1 of them ended elsewhere than the best" in said.replace("\n          ", " ")
 
@@ -168,6 +168,19 @@ def test_a_log_density_of_flipped_sign() -> None:
     flipped = pf.Target.from_log_density(lambda u: 0.5 * jnp.sum(u**2), np.zeros(2))
     with pytest.raises(pf.InvalidArgument, match="is its sign flipped"):
         pf.fit(flipped, pf.NormalizingFlow(**QUICK), progress=False)
+
+
+def test_steps_with_draws_where_the_density_is_not_finite_are_skipped_and_counted() -> None:
+    holes = pf.Target.from_log_density(
+        lambda u: jnp.where(u[0] > 3.0, jnp.nan, -0.5 * jnp.sum(u**2)), np.zeros(2)
+    )  # once in 750 draws
+    method = pf.NormalizingFlow("realnvp", whiten=None, num_layers=2, hidden=(8,), num_steps=300, plateau=None)
+    posterior = pf.fit(holes, method, start=np.zeros(2), num_samples=200, progress=False)
+    skipped = int(posterior.approximation.training.skipped[0])
+    assert 0 < skipped < 200
+    assert skipped == posterior.iterations["skipped"].sum()
+    assert np.isfinite(posterior.iterations["loss"]).all()
+    assert f"{skipped} steps were skipped" in str(posterior.diagnose())
 
 
 def test_sticking_the_landing_by_an_inverse_that_is_not_there() -> None:

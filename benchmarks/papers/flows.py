@@ -4,8 +4,8 @@
 
 Each cell is a family and a depth, five starts each; the divergence is log Z − ELBO with 50,000 fresh draws. Results go
 to ``results/flows.json`` and a figure beside it; cells that are there are run again only when they are named. The first
-cell is the method as it is shipped (64 draws a step, 4,000 steps at most); the others have 256 draws and 8,000 steps, as
-the values to compare with had.
+cell is the method as it is shipped (64 draws a step, 4,000 steps at most); the others have 256 draws and 8,000 steps,
+as the values to compare with had.
 """
 
 import json

@@ -21,10 +21,17 @@ from pushforward.infer.variational.objectives import ELBO
 
 from .cases import SHAPES, WITH_INVERSE, flow_of, perturbed, points
 
-families = pytest.mark.parametrize("name", FAMILIES)
-# The solver's programs take long to compile.
-scored = [pytest.param(name, marks=pytest.mark.slow) if name == "continuous" else name for name in FAMILIES]
-invertible = pytest.mark.parametrize("name", WITH_INVERSE)
+# Autoregressive splines are made of parts that the other families hold to the laws; their programs compile for long.
+SLOW = ("spline-iaf", "spline-maf")
+
+
+def some(names: Any, slow: tuple[str, ...] = SLOW) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
+
+
+families = pytest.mark.parametrize("name", some(FAMILIES))
+scored = some(FAMILIES, (*SLOW, "continuous"))
+invertible = pytest.mark.parametrize("name", some(WITH_INVERSE))
 
 
 class Facts(NamedTuple):

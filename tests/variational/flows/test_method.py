@@ -82,6 +82,7 @@ def two_far_modes(u):
     return jnp.logaddexp(-0.5 * jnp.sum((u - 12) ** 2), -0.5 * jnp.sum((u + 12) ** 2))
 
 
+@pytest.mark.slow
 def test_restarts_that_disagree_are_reported() -> None:
     target = pf.Target.from_log_density(two_far_modes, np.zeros(2))
     method = pf.NormalizingFlow("realnvp", whiten=None, anneal=0, **QUICK | {"num_steps": 100})

@@ -154,6 +154,7 @@ def test_a_saddle_has_no_laplace_approximation() -> None:
         quick(saddle, pf.Laplace(max_iterations=20), num_chains=2)
 
 
+@pytest.mark.slow
 def test_start_from_another_result() -> None:
     target, mean, sigma = gaussian(3)
     with warnings.catch_warnings():

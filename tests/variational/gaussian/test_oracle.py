@@ -51,7 +51,7 @@ def close(values, truth, z=4.5):
 
 
 @pytest.mark.parametrize("expectation", ["stein", "price"])
-@pytest.mark.parametrize("control", ["none", "full"])
+@pytest.mark.parametrize("control", [pytest.param("none", marks=pytest.mark.slow), "full"])
 def test_estimates_are_unbiased(expectation: str, control: str) -> None:
     factor = rotated(SCALE)
     exact = repeat(poisson(3), factor, settings("gauss_hermite"), 1)
@@ -69,6 +69,7 @@ def hessian_diagonal(factor):
     return np.exp(MEAN + 0.5 * np.diag(factor.covariance())) + 1
 
 
+@pytest.mark.slow
 def test_families_see_their_part_of_the_hessian() -> None:
     target = regression()
     dense = rotated(SCALE)
@@ -106,7 +107,8 @@ def test_antithetic_draws_are_exact_for_a_quadratic() -> None:
     np.testing.assert_array_equal(u[:3], -u[3:])
 
 
-@pytest.mark.parametrize("antithetic", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("antithetic", [False, True])
 def test_logged_variances_are_those_of_the_estimates(antithetic: bool) -> None:
     for expectation in ("stein", "price"):
         if antithetic and expectation == "price":

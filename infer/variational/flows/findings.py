@@ -52,14 +52,15 @@ def _ended(gain: float, plateau: Any, num_steps: int, spread: float) -> dict:
     text = f"Training ended with its {num_steps:,} steps"
     if np.isfinite(gain):
         text += f"; a further quarter of them would gain {max(gain, 0):.2g} nats at most"
-    if np.isfinite(gain) and gain > GAP and spread > GROWTH:
+    improper, far = spread > GROWTH, np.isfinite(gain) and gain > GAP
+    if improper:
         text += (
             f", and the draws spread {spread:.0f} times as wide as at the start: the target may be improper, so that "
             "no density fits it. Give it a proper prior"
         )
-    elif np.isfinite(gain) and gain > GAP:
-        text += " (threshold 0.5): raise num_steps"
-    level = "warning" if np.isfinite(gain) and gain > GAP else "note"
+    elif far:
+        text += f" (threshold {GAP}): raise num_steps"
+    level = "warning" if improper or far else "note"
     return {"level": level, "name": "training", "message": f"{text}.", "value": gain, "threshold": GAP}
 
 

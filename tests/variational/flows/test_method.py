@@ -184,6 +184,17 @@ def test_steps_with_draws_where_the_density_is_not_finite_are_skipped_and_counte
     assert f"{skipped} steps were skipped" in str(posterior.diagnose())
 
 
+def test_an_improper_posterior_is_reported() -> None:
+    x, sign = np.array([-2.0, -1.0, 1.0, 2.0]), np.array([-1.0, -1.0, 1.0, 1.0])  # separable, and no prior
+    separable = pf.Target.from_log_density(
+        lambda b: jnp.sum(jax.nn.log_sigmoid(jnp.asarray(sign) * (b[0] + b[1] * jnp.asarray(x)))), np.zeros(2)
+    )
+    method = pf.NormalizingFlow("realnvp", num_layers=2, hidden=(8,), num_steps=1000)
+    said = str(pf.fit(separable, method, progress=False).diagnose()).replace("\n          ", " ")
+    assert "the target may be improper" in said
+    assert "Give it a proper prior" in said
+
+
 def test_sticking_the_landing_by_an_inverse_that_is_not_there() -> None:
     method = pf.NormalizingFlow("planar", estimator=StickingTheLanding(), num_steps=5)
     with pytest.raises(pf.NotAvailable, match="Planar has no inverse"):

@@ -132,13 +132,12 @@ def weighted_moments(values: np.ndarray, log_weights: np.ndarray) -> Moments:
     w = np.exp(log_weights - _logsumexp(log_weights))
     mean = values @ w
     squares = np.square(values - mean[:, None])
-    variance = squares @ w
-    # The bias of a weighted variance is that of n_eff draws.
-    variance = variance / max(1 - float(w @ w), np.finfo(float).tiny)
-    sd = np.sqrt(variance)
-    mean_error = np.sqrt(squares @ np.square(w))
-    spread = np.sqrt(np.square(squares - variance[:, None]) @ np.square(w))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    # The bias of a weighted variance is that of n_eff draws. Where one draw has all the weight it is without bound.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        variance = (squares @ w) / max(1 - float(w @ w), np.finfo(float).tiny)
+        sd = np.sqrt(variance)
+        mean_error = np.sqrt(squares @ np.square(w))
+        spread = np.sqrt(np.square(squares - variance[:, None]) @ np.square(w))
         return Moments(mean, sd, mean_error, spread / (2 * sd))
 
 

@@ -150,3 +150,12 @@ def test_importance_evidence():
 
 def test_fit_of_a_degenerate_tail():
     assert math.isnan(module.fit_generalized_pareto(np.array([0.0] * 30 + [1.0, 2.0]))[0])
+
+
+def test_moments_where_one_draw_has_all_the_weight():
+    """The others' weights vanish against rounding: no overflow is warned of, and the errors are without bound."""
+    log_weights = np.full(10, -40.0)
+    log_weights[3] = 0.0
+    moments = weighted_moments(np.arange(10.0)[None] * 1e3, log_weights)
+    assert moments.mean[0] == pytest.approx(3e3)
+    assert moments.sd[0] > 1e100

@@ -25,14 +25,14 @@ class Approximation(eqx.Module):
         raise NotAvailable(f"{type(self).__name__} has no density at given points; use sample_and_log_prob.")
 
     def transport(self, z: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-        """u = T(z) and log|det ∂T/∂z| of the map under which q is N(0, I); raises `NotAvailable` without such a map."""
+        """The map under which q is N(0, I): u = T(z), and log|det ∂T/∂z|; raises `NotAvailable` without such a map."""
         del z
         raise NotAvailable(
             f"{type(self).__name__} is not a map of N(0, I); use the result of a normalizing flow or a Gaussian one."
         )
 
     def pull(self, u: Float[Array, " d"]) -> Float[Array, " d"]:
-        """z = T⁻¹(u), the inverse of `transport`; raises `NotAvailable` without one."""
+        """The inverse of `transport`, z = T⁻¹(u); raises `NotAvailable` without one."""
         del u
         raise NotAvailable(f"{type(self).__name__} has no inverse map to N(0, I); use a flow that has one.")
 

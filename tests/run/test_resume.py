@@ -131,9 +131,7 @@ def test_another_target_is_refused(stored):
 def test_another_method_is_refused(stored):
     with pytest.raises(pf.StoreError, match="was run with NUTS, not with HMC"):
         pf.resume(stored, schools(), method=pf.HMC())
-    with pytest.raises(
-        pf.StoreError, match=r"NUTS\(target_acceptance=0\.8\), not with target_acceptance=0\.9;"
-    ):
+    with pytest.raises(pf.StoreError, match=r"NUTS\(target_acceptance=0\.8\), not with target_acceptance=0\.9;"):
         pf.resume(stored, schools(), method=pf.NUTS(target_acceptance=0.9))
 
 

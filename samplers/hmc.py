@@ -124,7 +124,7 @@ class AbstractHMC(AbstractMethod):
 
     def reuses(self, other: AbstractMethod) -> bool:
         """Whether step size and metric are those of the same coordinates."""
-        return type(self) is type(other) and self.precondition is other.precondition
+        return isinstance(other, type(self)) and self.precondition is other.precondition
 
     def log_density(self, target: Target) -> Callable[[Array], Array]:
         """The log density in the sampler's coordinates, with the log-Jacobian of the preconditioner (mind the plus)."""

@@ -96,7 +96,7 @@ def _is_ours(cls: type) -> bool:
 
 
 def _fields(cls: type) -> tuple[str, ...]:
-    return cls._fields if issubclass(cls, tuple) else tuple(field.name for field in dataclasses.fields(cls))
+    return cls._fields if hasattr(cls, "_fields") else tuple(field.name for field in dataclasses.fields(cls))
 
 
 def _lookup(name: str) -> type:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..errors import NotAvailable
 from ..validate import check_count
 
 Sampling = Literal["reparameterised", "fixed", "given"]
@@ -45,6 +46,10 @@ class Objective(eqx.Module):
     def shape(self) -> tuple[int, int]:
         """Draws per step, (M, K)."""
         return self.num_draws, self.num_samples
+
+    def take(self, key: PRNGKeyArray, shape: tuple[int, int]) -> Float[Array, "m k d"]:
+        """The draws of a step, where they are given."""
+        raise NotAvailable(f"{type(self).__name__} has no draws of its own; those of q are its {self.sampling!r} ones.")
 
     @abc.abstractmethod
     def terms(self, log_w: Float[Array, "*m k"]) -> Float[Array, "*m"]:

@@ -91,9 +91,9 @@ def _distribution_class() -> type:
     from numpyro.distributions import Distribution, constraints
 
     class FamilyDistribution(Distribution):
-        support = constraints.real_vector
-        pytree_data_fields = ("q",)
-        reparametrized_params = ("q",)
+        support: Any = constraints.real_vector
+        pytree_data_fields: Any = ("q",)
+        reparametrized_params: Any = ("q",)
 
         def __init__(self, q: Approximation, dim: int) -> None:
             self.q = q

@@ -106,7 +106,7 @@ def check_dim(family: Any, dim: int) -> None:
         )
 
 
-def build(key: PRNGKeyArray, family: Any, dim: int, shape: Shape = Shape()) -> Bijection:  # noqa: B008
+def build(key: PRNGKeyArray, family: Any, dim: int, shape: Shape = Shape()) -> Chain:  # noqa: B008
     """A flow of this family on R^d, near the identity.
 
     Raises

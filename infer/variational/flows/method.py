@@ -17,14 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
-from ...approximation import Approximation
 from ...errors import InvalidArgument
 from ...method import AbstractMethod, Budget, Stage
 from ...run.start import Warm
 from ...target import Target
 from ...train import Trainer, TrainState, choose
 from ...validate import check_choice, check_count, check_fraction, check_nonnegative, check_positive
-from ..estimators import Estimator, FastPath, FixedDraws, Reparameterised, check, split
+from ..estimators import DReG, Estimator, FastPath, FixedDraws, check, split
 from ..gaussian.findings import check_curvature
 from ..objectives import ELBO, ForwardKL, Objective, as_objective
 from .bijection import Chain, Foreign
@@ -262,7 +261,7 @@ class NormalizingFlow(AbstractMethod):
             int(self.num_steps),
         )
 
-    def result(self, state: FlowState, target: Target) -> Approximation:
+    def result(self, state: FlowState, target: Target) -> Flow:
         """The best restart, at the best of its last, averaged and best parameters, by fresh draws."""
         state = jax.tree.map(jnp.asarray, state)
         num_restarts = state.train.skipped.shape[0]
@@ -309,7 +308,7 @@ class NormalizingFlow(AbstractMethod):
             return FixedDraws()
         if objective.sampling == "fixed":
             return FixedDraws()
-        return FastPath() if objective.linear else Reparameterised()
+        return FastPath() if objective.linear else DReG()
 
     def _gradient(self, objective: Objective, q: Flow, log_density: Any, key: PRNGKeyArray) -> tuple:
         """Value, log weights, gradient, and its variance by block: from two halves of the draws where they can be."""

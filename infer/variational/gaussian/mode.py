@@ -5,6 +5,7 @@ definite). A Newton step costs d Hessian–vector products and O(d³).
 """
 
 from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -68,10 +69,11 @@ def climb(
         x, state, _, i, spent = carry
         value, gradient = value_and_grad(x, state=state)
         updates, state = solver.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
+        line_search: Any = state[-1]
         new = x + updates
         ok = jnp.all(jnp.isfinite(new)) & jnp.isfinite(loss(new))
         norm = jnp.where(ok, jnp.linalg.norm(gradient), 0.0)
-        return jnp.where(ok, new, x), state, norm, i + 1, spent + 2 + state[-1].info.num_linesearch_steps
+        return jnp.where(ok, new, x), state, norm, i + 1, spent + 2 + line_search.info.num_linesearch_steps
 
     carry = (start, solver.init(start), jnp.asarray(jnp.inf, start.dtype), 0, jnp.zeros((), int))
     x, _, _, _, spent = jax.lax.while_loop(going, body, carry)

@@ -55,7 +55,7 @@ class MixFlowApproximation(Approximation):
     reference: orbit.Reference
     length: Int[Array, ""]
     target: Target
-    curve: Curve | None = None
+    curve: Curve
 
     def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         """``n`` independent draws of u, each with the density read off its own orbit."""

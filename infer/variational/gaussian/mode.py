@@ -5,8 +5,7 @@ definite). A Newton step costs d Hessian–vector products and O(d³).
 """
 
 from collections.abc import Callable
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -1,8 +1,15 @@
 """The suite runs with shape checks on: annotated arrays of the package are checked at each call in this process."""
 
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from jaxtyping import install_import_hook
 
 from tests.shapes import check_shapes
+
+MANY_MAPS = 25_000
 
 # Before any test module imports the package. Programs that tests start (cold starts, command line) are not hooked.
 # Families and objectives under infer/variational join this list once their own annotations hold.
@@ -24,3 +31,15 @@ CHECKED = (
     "pushforward.samplers",
 )
 install_import_hook(CHECKED, f"{check_shapes.__module__}.{check_shapes.__name__}")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps() -> Iterator[None]:
+    """Forget compiled programs before their memory maps reach Linux's limit (65,530), where the compiler crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()

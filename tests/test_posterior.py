@@ -339,6 +339,7 @@ def test_stats_of_another_shape_are_refused():
 # -- ArviZ ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")  # of one school, with some draws
 def test_arviz_takes_the_data_as_it_is(chains):
     matplotlib.use("Agg")
     import arviz

@@ -66,7 +66,8 @@ def test_a_discrete_latent_without_funsor(monkeypatch):
 
 
 def test_structure_that_the_target_lacks():
-    refused(pf.UnsupportedTarget, "SMC needs a target with proper_prior; .*NumPyro model", run, gaussian(), pf.SMC())
+    message = "SMC needs a target with proper_prior; .*Target.from_numpyro"
+    refused(pf.UnsupportedTarget, message, run, gaussian(), pf.SMC())
 
     def flat(y):
         mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .errors import NotAvailable
+from .errors import InvalidArgument, NotAvailable
 
 
 class Approximation(eqx.Module):
@@ -43,6 +43,22 @@ class Approximation(eqx.Module):
     def covariance(self) -> Float[Array, "d d"]:
         """Exact covariance of u; raises `NotAvailable` where there is no closed form."""
         raise NotAvailable(f"{type(self).__name__} has no closed-form covariance; use draws of sample_and_log_prob.")
+
+
+def as_approximation(name: str, given: Any) -> Any:
+    """The approximation of a `Posterior`; an `Approximation`, or None, as it is.
+
+    Raises
+    ------
+    InvalidArgument
+        Argument ``name`` is neither, or a posterior without a density.
+    """
+    found = getattr(given, "approximation", given)
+    if given is not None and not isinstance(found, Approximation):
+        raise InvalidArgument(
+            f"{name} must be an Approximation or a posterior with one (of a flow, FBGVI, …), got {given!r}."
+        )
+    return found
 
 
 class Particles(eqx.Module):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from ..infer.approximation import Approximation
+from ..infer.approximation import as_approximation
 from ..infer.errors import InvalidArgument
 from ..infer.method import AbstractMethod, Budget, Stage
 from ..infer.run.start import Warm
@@ -58,16 +58,6 @@ class HMCInfo(NamedTuple):
     num_evaluations: Array
 
 
-def _approximation(given: Any) -> Any:
-    """The approximation of a posterior; itself, or None, where it is one."""
-    found = getattr(given, "approximation", given)
-    if given is not None and not isinstance(found, Approximation):
-        raise InvalidArgument(
-            f"precondition must be an Approximation or a posterior with one (of a flow, FBGVI, …), got {given!r}."
-        )
-    return found
-
-
 class AbstractHMC(AbstractMethod):
     """What NUTS, HMC and MALA share: hyper-parameters, warm-up, the state, and the bookkeeping of a transition."""
 
@@ -77,7 +67,7 @@ class AbstractHMC(AbstractMethod):
     inverse_mass_matrix: Any = None
     max_rank: int = eqx.field(static=True, default=10)
     divergence_threshold: float = 1000.0
-    precondition: Any = eqx.field(default=None, converter=_approximation)
+    precondition: Any = eqx.field(default=None, converter=lambda given: as_approximation("precondition", given))
     schedule: Any = None
 
     kind: ClassVar = "chains"

@@ -157,4 +157,4 @@ def flow_transform(approximation: Any) -> Callable[[Float[Array, " d"]], tuple[A
             f"A transform needs the result of a normalizing flow, got {type(found).__name__}; fit "
             f"pushforward.NormalizingFlow() first."
         )
-    return found.bijection.transform_and_log_det
+    return found.transport

@@ -14,9 +14,7 @@ from jaxtyping import Array, Float
 
 from ...errors import InvalidArgument
 from ...linalg import AbstractFactor, Diagonal, Triangular
-from ...validate import check_choice, check_nonnegative
-from .common import AbstractGaussianVI, GaussianState
-from .fbgvi import CONTROLS, SCHEDULES
+from .common import AbstractGaussianVI, GaussianState, check_control
 from .oracle import Moments
 
 
@@ -61,9 +59,7 @@ class ADVI(AbstractGaussianVI):
     curvature_decides: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
-        check_choice("control", self.control, CONTROLS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_nonnegative("coefficient", self.coefficient)
+        check_control(self)
         if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
             raise InvalidArgument(f"optimizer must be an optax GradientTransformation, got {self.optimizer!r}.")
 

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...linalg import AbstractFactor, Diagonal, Spectral, left_singular
-from ...validate import check_choice, check_nonnegative, check_positive
-from .common import AbstractGaussianVI, GaussianState
-from .fbgvi import CONTROLS, SCHEDULES
+from ...validate import check_positive
+from .common import AbstractGaussianVI, GaussianState, check_control
 from .oracle import Moments
 
 
@@ -60,9 +59,7 @@ class BWSGD(AbstractGaussianVI):
     structures: ClassVar[tuple[str, ...]] = ("full", "diagonal")
 
     def __check_init__(self) -> None:
-        check_choice("control", self.control, CONTROLS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_nonnegative("coefficient", self.coefficient)
+        check_control(self)
         if self.max_variance is not None:
             check_positive("max_variance", self.max_variance)
 

@@ -19,13 +19,15 @@ from ...linalg import AbstractFactor
 from ...method import AbstractMethod, Budget, Stage
 from ...run.start import Warm
 from ...target import Target
-from ...validate import check_choice, check_count, check_positive
+from ...validate import check_choice, check_count, check_nonnegative, check_positive
 from . import findings
 from .approximation import GaussianApproximation
 from .family import COVARIANCES, check_blocks, check_covariance, check_size, first_factor, site_blocks
 from .oracle import EXPECTATIONS, Frame, Moments, Settings, moments, power_iteration
 from .whitening import WHITENINGS, whitened
 
+CONTROLS = ("full", "mean", "none")
+SCHEDULES = ("auto", "decay", "noise", "constant")
 FINITE, NOT_FINITE, DIVERGED, LOST = 0, 1, 2, 3
 PATIENCE = 50
 """Steps in a row with step × curvature above 2 after which a run counts as diverging."""
@@ -106,6 +108,13 @@ class GaussianInfo(NamedTuple):
     skipped: Array
     num_hvps: Array
     num_evaluations: Array
+
+
+def check_control(method: Any) -> None:
+    """Raise `InvalidArgument` where the control variate or the schedule of a method that has both is none of them."""
+    check_choice("control", method.control, CONTROLS)
+    check_choice("schedule", method.schedule, SCHEDULES)
+    check_nonnegative("coefficient", method.coefficient)
 
 
 class AbstractGaussianVI(AbstractMethod):

@@ -30,12 +30,9 @@ from jaxtyping import Array, Float
 from ...errors import InvalidArgument
 from ...linalg import AbstractFactor, entropy_prox
 from ...validate import check_choice, check_count, check_nonnegative
-from .common import AbstractGaussianVI, GaussianState
+from .common import SCHEDULES, AbstractGaussianVI, GaussianState, check_control
 from .family import GEOMETRIES
 from .oracle import Moments, Settings
-
-CONTROLS = ("full", "mean", "none")
-SCHEDULES = ("auto", "decay", "noise", "constant")
 
 
 class FBGVI(AbstractGaussianVI):
@@ -112,9 +109,7 @@ class FBGVI(AbstractGaussianVI):
 
     def __check_init__(self) -> None:
         check_choice("geometry", self.geometry, GEOMETRIES)
-        check_choice("control", self.control, CONTROLS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_nonnegative("coefficient", self.coefficient)
+        check_control(self)
         check_count("rank", self.rank)
         if self.geometry == "cholesky" and self.covariance == "low_rank":
             raise InvalidArgument(

@@ -22,27 +22,32 @@ from jaxtyping import Array, Float
 
 from ...errors import InvalidArgument
 from ...linalg import AbstractFactor, Diagonal, Triangular
-from ...validate import check_choice, check_nonnegative
-from .common import AbstractGaussianVI, GaussianState
-from .fbgvi import CONTROLS, SCHEDULES
+from .common import AbstractGaussianVI, GaussianState, check_control
 from .oracle import Moments
 
 
 class AbstractNatural(AbstractGaussianVI):
-    """What the natural-gradient methods share."""
+    """What the natural-gradient methods share, hyper-parameters included."""
 
-    control: eqx.AbstractVar[str]
-    coefficient: eqx.AbstractVar[float]
-    schedule: eqx.AbstractVar[str]
+    num_steps: int = 1000
+    step_size: Any = None
+    expectation: str = eqx.field(static=True, default="price")
+    covariance: str = eqx.field(static=True, default="full")
+    num_draws: Any = eqx.field(static=True, default=None)
+    control: str = eqx.field(static=True, default="full")
+    coefficient: float = 1.0
+    antithetic: bool = eqx.field(static=True, default=True)
+    schedule: str = eqx.field(static=True, default="auto")
+    initial_covariance: Any = None
+    whiten: Any = eqx.field(static=True, default=None)
+    skip_nonfinite: bool = eqx.field(static=True, default=False)
 
     structures: ClassVar[tuple[str, ...]] = ("full", "diagonal")
     triangular: ClassVar[bool] = True
     curvature_decides: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
-        check_choice("control", self.control, CONTROLS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_nonnegative("coefficient", self.coefficient)
+        check_control(self)
         if isinstance(self.step_size, int | float) and self.step_size > 1:
             raise InvalidArgument(f"step_size of a natural gradient must be in (0, 1], got {self.step_size!r}.")
 
@@ -74,19 +79,6 @@ class NGVI(AbstractNatural):
     ----------
     Khan & Rue (2023), JMLR 24; Lin, Schmidt & Khan (2020), ICML, arXiv:2002.10060.
     """
-
-    num_steps: int = 1000
-    step_size: Any = None
-    expectation: str = eqx.field(static=True, default="price")
-    covariance: str = eqx.field(static=True, default="full")
-    num_draws: Any = eqx.field(static=True, default=None)
-    control: str = eqx.field(static=True, default="full")
-    coefficient: float = 1.0
-    antithetic: bool = eqx.field(static=True, default=True)
-    schedule: str = eqx.field(static=True, default="auto")
-    initial_covariance: Any = None
-    whiten: Any = eqx.field(static=True, default=None)
-    skip_nonfinite: bool = eqx.field(static=True, default=False)
 
     source: ClassVar[str] = "Khan & Rue 2023"
 
@@ -125,19 +117,6 @@ class SqrtNGVI(AbstractNatural):
     ----------
     Lin, Dangel, Eschenhagen, Bae, Turner & Makhzani (2024), ICML, arXiv:2402.03496; Tan (2025), arXiv:2109.00375.
     """
-
-    num_steps: int = 1000
-    step_size: Any = None
-    expectation: str = eqx.field(static=True, default="price")
-    covariance: str = eqx.field(static=True, default="full")
-    num_draws: Any = eqx.field(static=True, default=None)
-    control: str = eqx.field(static=True, default="full")
-    coefficient: float = 1.0
-    antithetic: bool = eqx.field(static=True, default=True)
-    schedule: str = eqx.field(static=True, default="auto")
-    initial_covariance: Any = None
-    whiten: Any = eqx.field(static=True, default=None)
-    skip_nonfinite: bool = eqx.field(static=True, default=False)
 
     source: ClassVar[str] = "Tan 2025"
 

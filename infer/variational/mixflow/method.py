@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ...approximation import Approximation
+from ...approximation import Approximation, as_approximation
 from ...errors import InvalidArgument, NonFinite
 from ...method import AbstractMethod, Budget, Stage
 from ...run.start import Warm
@@ -89,6 +89,13 @@ class MixFlow(AbstractMethod):
     shift
         For ``"hamiltonian"``: ``"stream"``, or a number in (0, 1).
 
+    Raises
+    ------
+    InvalidArgument
+        A setting is out of range, or ``reference`` has no density.
+    NonFinite
+        No step size of the grid, or no length, gave a finite bound.
+
     References
     ----------
     Xu, Chen & Campbell (2023), MixFlows, ICML; Xu & Campbell (2025), Asymptotically exact variational flows via
@@ -103,7 +110,7 @@ class MixFlow(AbstractMethod):
     length: Any = None
     num_trajectories: int = eqx.field(static=True, default=64)
     tolerance: float = 0.01
-    reference: Any = eqx.field(default=None, converter=lambda given: getattr(given, "approximation", given))
+    reference: Any = eqx.field(default=None, converter=lambda given: as_approximation("reference", given))
     overdispersion: float = 1.0
     reference_steps: int = 3000
     momentum: str = eqx.field(static=True, default="gaussian")

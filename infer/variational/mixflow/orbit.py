@@ -141,43 +141,59 @@ def bounds(orbits: Orbits, lengths: Int[Array, " g"]) -> Float[Array, "batch g"]
     """The trajectory-averaged ELBO of each orbit for flows of these lengths, none above that of the orbits."""
 
     def of_orbit(ahead: Seen, behind: Seen) -> Float[Array, " g"]:
-        i = jnp.arange(ahead.a.shape[0])
-        past = jax.lax.cumlogsumexp(behind.a)
-        future = jax.lax.cumlogsumexp(jnp.where(i == 0, -jnp.inf, ahead.a))
-        gain = ahead.log_density + ahead.b
+        parts, i = sides(ahead, behind), jnp.arange(ahead.a.shape[0])
 
         def at(n: Array) -> Array:
-            window = jnp.logaddexp(past[jnp.clip(n - 1 - i, 0)], future)
-            return jnp.sum(jnp.where(i < n, gain - window, 0.0)) / n + jnp.log(n.astype(gain.dtype))
+            return jnp.sum(jnp.where(i < n, ahead.log_density - log_densities(ahead, parts, n), 0.0)) / n
 
         return jax.lax.map(at, lengths)
 
     return jax.vmap(of_orbit)(orbits.ahead, orbits.behind)
 
 
-def log_densities(ahead: Seen, behind: Seen, length: Int[Array, ""]) -> Float[Array, " n"]:
-    """Densities log q_N(s_i) − log aux(s_i) along one orbit, 0 ≤ i < N; what lies beyond N means nothing."""
+def sides(ahead: Seen, behind: Seen) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """The cumulative sums R and F of one orbit, which serve flows of every length."""
     i = jnp.arange(ahead.a.shape[0])
-    past = jax.lax.cumlogsumexp(behind.a)
-    future = jax.lax.cumlogsumexp(jnp.where(i == 0, -jnp.inf, ahead.a))
+    return jax.lax.cumlogsumexp(behind.a), jax.lax.cumlogsumexp(jnp.where(i == 0, -jnp.inf, ahead.a))
+
+
+def log_densities(ahead: Seen, sides: tuple[Array, Array], length: Int[Array, ""]) -> Float[Array, " n"]:
+    """Densities log q_N(s_i) − log aux(s_i) along one orbit, 0 ≤ i < N; what lies beyond N means nothing."""
+    past, future = sides
+    i = jnp.arange(ahead.a.shape[0])
     window = jnp.logaddexp(past[jnp.clip(length - 1 - i, 0)], future)
     return window - ahead.b - jnp.log(length.astype(window.dtype))
+
+
+class Walk(NamedTuple):
+    """A point of an orbit, the log-Jacobian from where the walk began, and the log sum of a over the points passed."""
+
+    state: Any
+    log_jacobian: Float[Array, ""]
+    total: Float[Array, ""]
+
+
+def walk(
+    at: Walk, steps: Int[Array, ""], flow_map: AbstractMap, reference: Reference, log_density: LogDensity, ahead: bool
+) -> Walk:
+    """``steps`` maps on, or back."""
+
+    def one(_: Array, at: Walk) -> Walk:
+        state, log_det = (flow_map.forward if ahead else flow_map.inverse)(at.state, log_density)
+        log_jacobian = at.log_jacobian + (log_det if ahead else -log_det)
+        total = jnp.logaddexp(at.total, look(flow_map, reference, state, log_jacobian).a)
+        return Walk(state, log_jacobian, total)
+
+    return jax.lax.fori_loop(0, steps, one, at)
 
 
 def log_density_at(
     state: Any, flow_map: AbstractMap, reference: Reference, log_density: LogDensity, length: Int[Array, ""]
 ) -> Float[Array, ""]:
     """The density log q_N(s) − log aux(s) of any point of the augmented space, by N − 1 inverse maps in O(1) memory."""
-
-    def one(_: Array, carry: tuple) -> tuple:
-        state, log_jacobian, total = carry
-        state, log_det = flow_map.inverse(state, log_density)
-        log_jacobian = log_jacobian - log_det
-        return state, log_jacobian, jnp.logaddexp(total, look(flow_map, reference, state, log_jacobian).a)
-
     zero = jnp.zeros((), reference.loc.dtype)
     first = look(flow_map, reference, state, zero)
-    _, _, total = jax.lax.fori_loop(0, length - 1, one, (state, zero, first.a))
+    total = walk(Walk(state, zero, first.a), length - 1, flow_map, reference, log_density, ahead=False).total
     return total - first.b - jnp.log(length.astype(total.dtype))
 
 
@@ -192,21 +208,9 @@ def draw(
     k = jax.random.randint(keys[0], (), 0, length)
     start = flow_map.start(keys[1], reference.sample(keys[2]), log_density)
     zero = jnp.zeros((), reference.loc.dtype)
-    first = look(flow_map, reference, start, zero)
-
-    def ahead(_: Array, carry: tuple) -> tuple:
-        state, log_jacobian, total = carry
-        state, log_det = flow_map.forward(state, log_density)
-        log_jacobian = log_jacobian + log_det
-        return state, log_jacobian, jnp.logaddexp(total, look(flow_map, reference, state, log_jacobian).a)
-
-    def behind(_: Array, carry: tuple) -> tuple:
-        state, log_jacobian, total = carry
-        state, log_det = flow_map.inverse(state, log_density)
-        log_jacobian = log_jacobian - log_det
-        return state, log_jacobian, jnp.logaddexp(total, look(flow_map, reference, state, log_jacobian).a)
-
-    state, log_jacobian, total = jax.lax.fori_loop(0, k, ahead, (start, zero, first.a))
-    _, _, total = jax.lax.fori_loop(0, length - 1 - k, behind, (start, zero, total))
-    last = look(flow_map, reference, state, log_jacobian)
-    return state, total - last.b - jnp.log(length.astype(total.dtype))
+    begin = Walk(start, zero, look(flow_map, reference, start, zero).a)
+    there = walk(begin, k, flow_map, reference, log_density, ahead=True)
+    behind = begin._replace(total=there.total)
+    total = walk(behind, length - 1 - k, flow_map, reference, log_density, ahead=False).total
+    last = look(flow_map, reference, there.state, there.log_jacobian)
+    return there.state, total - last.b - jnp.log(length.astype(total.dtype))

@@ -126,7 +126,7 @@ def test_densities_of_an_orbit_are_those_of_the_inverse_recursion(name, step):
     length = 15 if name == "hmc" else 40  # its orbits lose digits faster
     flow_map = maps(step=step, leapfrogs=20 if name == "hmc" else 60)[name]
     orbits = grown(flow_map, length, batch=3)
-    found = jax.vmap(lambda a, b: orbit.log_densities(a, b, orbits.length))(orbits.ahead, orbits.behind)
+    found = jax.vmap(lambda a, b: orbit.log_densities(a, orbit.sides(a, b), orbits.length))(orbits.ahead, orbits.behind)
     starts = orbit.begin(jax.random.key(1), flow_map, REFERENCE, cross, 3, 1).front
     for i in (0, 1, length // 2, length - 1):
         ahead = lambda s, i=i: jax.lax.fori_loop(0, i, lambda _, s: flow_map.forward(s, cross)[0], s)  # noqa: E731
@@ -146,7 +146,9 @@ def test_the_curve_is_that_of_separate_flows(name):
         np.testing.assert_allclose(
             orbit.bounds(alone, lengths[column : column + 1])[:, 0], curve[:, column], atol=1e-10
         )
-    densities = jax.vmap(lambda a, b: orbit.log_densities(a, b, whole.length))(whole.ahead, whole.behind)
+    densities = jax.vmap(lambda a, b: orbit.log_densities(a, orbit.sides(a, b), whole.length))(
+        whole.ahead, whole.behind
+    )
     terms = np.asarray(whole.ahead.log_density - densities)[:, :30]
     np.testing.assert_allclose(curve[:, -1], terms.mean(1), atol=1e-10)
 

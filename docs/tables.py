@@ -108,7 +108,7 @@ def _default(field: Any) -> str:
 
 
 def _home(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
+    return thing.__name__ if inspect.ismodule(thing) else f"{thing.__module__}.{thing.__qualname__}"
 
 
 if __name__ == "__main__":

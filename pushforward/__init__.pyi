@@ -15,6 +15,8 @@ from .infer.run.fit import fit as fit
 from .infer.run.fit import load as load
 from .infer.run.fit import resume as resume
 from .infer.target import Target as Target
+from .infer.variational import estimators as estimators
+from .infer.variational import objectives as objectives
 from .infer.variational.autoguide import AutoGuide as AutoGuide
 from .infer.variational.flows.evidence import two_sided_evidence as two_sided_evidence
 from .infer.variational.flows.flow import Flow as Flow

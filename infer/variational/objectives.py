@@ -312,14 +312,15 @@ class FunctionObjective(Objective):
     Parameters
     ----------
     function
-        Of an array of shape (K,), made of `jax.numpy` operations, to a scalar.
+        Of an array of shape (K,), made of `jax.numpy` operations, to a scalar. Use the same object again: another one,
+        even of the same code, compiles anew.
     num_samples, num_draws
         K, and M terms that are averaged.
     """
 
     function: Any = eqx.field(static=True)
     num_samples: int = eqx.field(static=True, default=8)
-    num_draws: int = eqx.field(static=True, default=1)
+    num_draws: int = eqx.field(static=True, default=8)
     bound: ClassVar[str | None] = None
 
     def __check_init__(self) -> None:

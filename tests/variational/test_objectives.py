@@ -128,6 +128,29 @@ def test_user_functions_are_checked() -> None:
     assert FunctionObjective(jnp.mean, 4, 2).shape == (2, 4)
 
 
+def test_a_function_of_log_weights_is_fitted_through_the_face() -> None:
+    # Its optimum is known: the mean of log w less λ times their variance is maximised by q = π alone, as the ELBO is.
+    def cautious(log_w):
+        return jnp.mean(log_w) - 0.5 * jnp.var(log_w)
+
+    def log_density(x):
+        return -0.5 * jnp.sum((x - jnp.array([1.0, -2.0])) ** 2 / jnp.array([0.5, 3.0]) ** 2)
+
+    target = pf.Target.from_log_density(log_density, np.zeros(2))
+    objective = pf.objectives.as_objective(cautious, num_samples=6, num_draws=4)
+    fitted = {"num_layers": 2, "hidden": (8,), "num_steps": 150, "whiten": None, "learning_rate": 0.05, "anneal": 0}
+    found = {}
+    for estimator in (None, pf.estimators.Reparameterised()):
+        method = pf.NormalizingFlow("realnvp", objective=objective, estimator=estimator, **fitted)
+        posterior = pf.fit(target, method, key=0, num_samples=2000, progress=False)
+        found[estimator] = posterior.elbo()[0]
+    log_z = np.log(2 * np.pi * 0.5 * 3.0)
+    assert found[None] == pytest.approx(log_z, abs=0.02)
+    assert found[pf.estimators.Reparameterised()] == pytest.approx(log_z, abs=0.1)
+    # By default as many draws as the built-in objectives have.
+    assert pf.NormalizingFlow(objective=cautious).objective.shape == (8, 8)
+
+
 def test_refusals() -> None:
     with pytest.raises(pf.InvalidArgument, match="num_samples must be a whole number >= 1, got 0"):
         IWAE(0)

@@ -71,8 +71,13 @@ class Packed(eqx.Module):
         return Packed(new, self.fields)
 
     def unpack(self, slots: int, *, single: bool) -> dict[str, np.ndarray]:
-        """Arrays (chains, slots, …) by name on the host, copies of the first ``slots`` slots."""
-        taken = {dtype: np.array(np.asarray(buffer)[:slots]) for dtype, buffer in self.buffers.items()}
+        """Arrays (chains, slots, …) by name on the host, of the first ``slots`` slots; views where that wastes little."""
+
+        def first(buffer: Array) -> np.ndarray:
+            rows = np.asarray(buffer)[:slots]
+            return rows if 2 * slots > buffer.shape[0] else rows.copy()
+
+        taken = {dtype: first(buffer) for dtype, buffer in self.buffers.items()}
         taken = {dtype: x[None] if single else np.swapaxes(x, 0, 1) for dtype, x in taken.items()}
         return {
             name: taken[dtype][..., offset : offset + math.prod(shape)].reshape(*taken[dtype].shape[:2], *shape)

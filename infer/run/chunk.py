@@ -71,7 +71,7 @@ class Packed(eqx.Module):
         return Packed(new, self.fields)
 
     def unpack(self, slots: int, *, single: bool) -> dict[str, np.ndarray]:
-        """Arrays (chains, slots, …) by name on the host, of the first ``slots`` slots; views where that wastes little."""
+        """Arrays (chains, slots, …) by name on the host, of the first ``slots`` slots; copies where few are used."""
 
         def first(buffer: Array) -> np.ndarray:
             rows = np.asarray(buffer)[:slots]

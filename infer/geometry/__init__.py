@@ -1,3 +1,14 @@
-"""Geometry shared by targets and samplers: proximal operators."""
+"""Geometry shared by targets and samplers: mirror maps, supports, proximal operators."""
 
+from .mirror import AbstractMirror as AbstractMirror
+from .mirror import Point as Point
 from .prox import L1 as L1
+from .separable import AbstractSeparable as AbstractSeparable
+from .separable import BoltzmannShannon as BoltzmannShannon
+from .separable import BoxBarrier as BoxBarrier
+from .separable import Burg as Burg
+from .separable import Euclidean as Euclidean
+from .separable import FermiDirac as FermiDirac
+from .separable import Hellinger as Hellinger
+from .separable import HyperbolicEntropy as HyperbolicEntropy
+from .separable import PowerMirror as PowerMirror

@@ -231,14 +231,22 @@ class Target(eqx.Module):
         """Names of the optional structure present.
 
         Any of ``"prior"`` (log density = log prior + log likelihood), ``"proper_prior"`` (and the prior can be
-        sampled), ``"likelihood"`` (pointwise), ``"predictive"``, ``"support"``, ``"composite"``, ``"factors"``,
-        ``"numpyro"`` (the model itself, for guides).
+        sampled), ``"likelihood"`` (pointwise), ``"predictive"``, ``"support"`` (of each site, and the density in
+        constrained coordinates), ``"composite"``, ``"factors"``, ``"numpyro"`` (the model itself, for guides).
         """
         return frozenset()
 
     def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log prior density of ``u``, log-Jacobian included; `log_density` minus this is the log likelihood."""
         raise NotAvailable(self._lacks("log_prior", "prior"))
+
+    def supports(self) -> dict[str, Any]:
+        """NumPyro constraint of each latent site, as a `ByContent`; None where it depends on data or other sites."""
+        raise NotAvailable(self._lacks("supports", "support"))
+
+    def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
+        """Log density at values of the latent sites, in constrained coordinates: without log-Jacobian."""
+        raise NotAvailable(self._lacks("log_density_at", "support"))
 
     def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
         """Pointwise log likelihood of each observed site at one draw (a dict as `draw` returns it)."""

@@ -4,6 +4,7 @@ from typing import Any, Self
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -68,6 +69,29 @@ class CompositeTarget(Target):
         """
         value = self.target.log_density(u)
         return value + self.nonsmooth.value(u) if self.included else value
+
+    def supports(self) -> dict[str, Any]:
+        """Those of the smooth part."""
+        return self.target.supports()
+
+    def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
+        """Value of f at the latent sites, minus g where it was added; sites that g acts on are real."""
+        value = self.target.log_density_at(values)
+        return value if self.included else value - self.nonsmooth.value(self._flat(values))
+
+    def smooth_log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
+        """Value of f at the latent sites; see `smooth_log_density`."""
+        value = self.target.log_density_at(values)
+        return value + self.nonsmooth.value(self._flat(values)) if self.included else value
+
+    def _flat(self, values: dict[str, Array]) -> Float[Array, " d"]:
+        """The vector u where sites are real; other coordinates, on which g does not act, are 0."""
+        parts = [
+            jnp.reshape(values[site.name], (-1,)) if site.support == "real" else jnp.zeros(site.size)
+            for site in self.sites
+            if site.kind == "latent"
+        ]
+        return jnp.concatenate(parts)
 
     def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
         """Named values of the latent and the deterministic sites."""

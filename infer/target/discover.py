@@ -21,6 +21,7 @@ from .refuse import (
     refuse_delta,
     refuse_subsample,
 )
+from .static import ByContent
 from .words import describe, innermost
 
 
@@ -52,6 +53,8 @@ class Plan:
         Whether discrete sites are inside ``numpyro.contrib.control_flow.scan``.
     hidden
         Whether discrete sites are summed out but not drawn back.
+    supports
+        NumPyro constraint of each latent site; None where it depends on data or other sites.
     """
 
     sites: tuple[Site, ...]
@@ -65,6 +68,7 @@ class Plan:
     downstream: tuple[str, ...] = ()
     scanned: bool = False
     hidden: bool = False
+    supports: tuple[ByContent | None, ...] = ()
 
     @property
     def enumerated(self) -> bool:
@@ -160,6 +164,7 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
     latent, deterministic, after, discrete = [], [], [], []
     unconstrained, observed, factors, improper, local = [], [], [], [], []
     dims, seen, masks, supports = {}, {}, {}, {}
+    latent_supports = []
     depth, scanned = 0, False
     for name, site in trace.items():
         if site["type"] == "plate":
@@ -198,6 +203,7 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
             inner = _unconstrained_shape(site, shape)
             unconstrained.append((name, inner))
             latent.append(Site(name, shape, dtype, describe(site["fn"].support), "latent", int(np.prod(inner))))
+            latent_supports.append(_constant(site["fn"].support))
             if _is_improper(site["fn"]):
                 improper.append(name)
         depth = max([depth, *(-frame.dim for frame in site["cond_indep_stack"] if frame.dim is not None)])
@@ -219,6 +225,7 @@ def _read(trace: dict[str, Any], leaves: list[Any]) -> Discovery:
         dims=tuple(dims.items()),
         downstream=tuple(site.name for site in after),
         scanned=scanned,
+        supports=tuple(latent_supports),
     )
     return Discovery(plan, *_concrete(seen, masks, leaves), supports)
 
@@ -261,6 +268,13 @@ def is_factor(site: dict[str, Any]) -> bool:
     from numpyro.distributions import Unit
 
     return isinstance(innermost(site["fn"]), Unit)
+
+
+def _constant(support: Any) -> ByContent | None:
+    """A support whose bounds are known before the model runs; else None."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(support)):
+        return None
+    return ByContent(support)
 
 
 def _is_improper(fn: Any) -> bool:

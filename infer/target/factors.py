@@ -47,7 +47,16 @@ class FactorTarget(LabelledTarget):
 
     def structure(self) -> frozenset[str]:
         """See `Target.structure`."""
-        return frozenset({"prior", "likelihood", "factors"})
+        return frozenset({"prior", "likelihood", "factors", "support"})
+
+    def supports(self) -> dict[str, Any]:
+        """NumPyro constraint of each site."""
+        return self.coordinates.by_site()
+
+    def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
+        """Log prior and all log likelihoods."""
+        params = self.coordinates.assemble(values)
+        return self._prior(params) + jnp.sum(self._likelihoods(params, self.data))
 
     def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log prior, all log likelihoods, and the log-Jacobian."""

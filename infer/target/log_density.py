@@ -63,6 +63,10 @@ class Coordinates(eqx.Module):
         check_inside(free, {site.name: site.support for site in self.sites})
         return pack(free, self.unconstrained)
 
+    def by_site(self) -> dict[str, ByContent]:
+        """The support of each site."""
+        return {site.name: support for site, support in zip(self.sites, self.supports, strict=True)}
+
     def assemble(self, values: Mapping[str, Array]) -> Any:
         """The pytree that the user's function takes."""
         return self.layout.join([values[site.name] for site in self.sites])
@@ -119,8 +123,20 @@ class LogDensityTarget(LabelledTarget):
     def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """The given log density at the constrained values, plus the log-Jacobian."""
         values, log_det = self.coordinates.constrain(u)
+        return self.log_density_at(values) + log_det
+
+    def structure(self) -> frozenset[str]:
+        """See `Target.structure`."""
+        return frozenset({"support"})
+
+    def supports(self) -> dict[str, Any]:
+        """NumPyro constraint of each site."""
+        return self.coordinates.by_site()
+
+    def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
+        """The given log density."""
         fn, data = self.layout.join([as_array(leaf) for leaf in self.data])
-        return _call(fn, self.coordinates.assemble(values), data) + log_det
+        return _call(fn, self.coordinates.assemble(values), data)
 
     def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
         """Values of the leaves by their names."""

@@ -86,6 +86,20 @@ class NumPyroTarget(LabelledTarget):
                 parts[name] = parts[name] + parts.pop(f"_{name}_log_det")
         return parts
 
+    def supports(self) -> dict[str, Any]:
+        """NumPyro constraint of each latent site."""
+        return dict(zip((name for name, _ in self.plan.unconstrained), self.plan.supports, strict=True))
+
+    @unvalidated
+    def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
+        """Log joint density of data and latent sites, in constrained coordinates, discrete latents summed out."""
+        model, args, kwargs = self.ready()
+        if self.plan.enumerated:
+            from numpyro.contrib.funsor import log_density
+        else:
+            from numpyro.infer.util import log_density
+        return log_density(model, args, kwargs, {name: values[name] for name, _ in self.plan.unconstrained})[0]
+
     @unvalidated
     def prior_densities(self, values: dict[str, Array]) -> dict[str, Array]:
         """Log prior density of each latent site at one draw, in constrained coordinates, so without Jacobian."""
@@ -149,7 +163,7 @@ class NumPyroTarget(LabelledTarget):
 
     def structure(self) -> frozenset[str]:
         """See `Target.structure`."""
-        names = {"numpyro", "prior"}
+        names = {"numpyro", "prior", "support"}
         if not self.plan.improper:
             names.add("proper_prior")
         if (self.plan.observed or self.plan.factors) and not self.plan.hidden:

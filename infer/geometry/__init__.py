@@ -1,7 +1,11 @@
 """Geometry shared by targets and samplers: mirror maps, supports, proximal operators."""
 
+from .ellipsoid import EllipsoidBarrier as EllipsoidBarrier
 from .mirror import AbstractMirror as AbstractMirror
 from .mirror import Point as Point
+from .polytope import PolytopeBarrier as PolytopeBarrier
+from .product import Affine as Affine
+from .product import Product as Product
 from .prox import L1 as L1
 from .separable import AbstractSeparable as AbstractSeparable
 from .separable import BoltzmannShannon as BoltzmannShannon
@@ -12,3 +16,6 @@ from .separable import FermiDirac as FermiDirac
 from .separable import Hellinger as Hellinger
 from .separable import HyperbolicEntropy as HyperbolicEntropy
 from .separable import PowerMirror as PowerMirror
+from .simplex import AbstractSimplex as AbstractSimplex
+from .simplex import SimplexBarrier as SimplexBarrier
+from .simplex import SimplexEntropy as SimplexEntropy

@@ -307,7 +307,7 @@ class PowerMirror(AbstractSeparable):
     structure: ClassVar[str] = "diagonal"
     zero_inside: ClassVar[bool] = True
 
-    p: float
+    p: float = eqx.field(static=True)
 
     def __check_init__(self) -> None:
         check_positive("p", self.p)
@@ -333,7 +333,7 @@ class PowerMirror(AbstractSeparable):
     def log_d2phi_star(self, y: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """−log(p − 1) − (p − 2)/(p − 1) log |y|."""
         p = jnp.asarray(self.p, y.dtype)
-        safe = jnp.where(p == 2, 1.0, jnp.abs(y))  # 0 log 0, and its derivative, are 0 here
+        safe = jnp.abs(y) if self.p != 2 else jnp.ones_like(y)  # 0 log 0, and its derivative, are 0 here
         return -jnp.log(p - 1) - (p - 2) / (p - 1) * jnp.log(safe)
 
 

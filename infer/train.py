@@ -4,8 +4,8 @@ A method computes the estimate of its objective and of the gradient; `Trainer.up
 skips what is not finite and counts it, clips, moves the parameters by Adam with a rate that falls along a cosine (or by
 any optax optimiser), keeps a running average and the best iterate, and tests whether the objective still improves.
 
-**Plateau.** The trace is cut into blocks, each half as long again as the one before; a block is reduced to 16 cell
-means, and a straight line through them gives the present gain per step and its error, from the scatter of the cells, so
+**Plateau.** The trace is cut into blocks, the first an eighth of the budget (384 to 1,024 steps), each half as long again
+as the one before; a block is reduced to 16 cell means, and a straight line through them gives the present gain per step and its error, from the scatter of the cells, so
 that noise that is correlated within a cell is accounted for. Training stops when the upper confidence limit of what a
 further quarter of the budget (or a further block, if that is longer) would gain falls below ``tolerance``. The limit of
 the j-th test has level 0.02 / (j (j + 1)), together 2 % however many there are, and below 5 % where the noise is
@@ -31,6 +31,7 @@ from .errors import InvalidArgument, NonFinite
 from .validate import check_count, check_nonnegative, check_positive
 
 CELLS = 16
+SHORTEST = 384
 GROWTH = 1.5
 LEVEL = 0.02
 MAX_TESTS = 64
@@ -62,10 +63,10 @@ class Plateau(eqx.Module):
     reached: Bool[Array, ""]
 
     @classmethod
-    def empty(cls, first: int, dtype: Any) -> "Plateau":
-        """Before any value; ``first`` is the length of the first block, a multiple of 16."""
+    def empty(cls, first: Any, dtype: Any) -> "Plateau":
+        """Before any value; ``first`` is the length of the first block, rounded to a multiple of 16."""
         zero = jnp.zeros((), jnp.int32)
-        length = jnp.asarray(CELLS * max(1, round(first / CELLS)), jnp.int32)
+        length = CELLS * jnp.maximum(1, jnp.round(jnp.asarray(first) / CELLS)).astype(jnp.int32)
         return cls(jnp.zeros(CELLS, dtype), zero, length, zero, jnp.asarray(jnp.inf, dtype), jnp.zeros((), bool))
 
     def add(self, value: Float[Array, ""], tolerance: Any, horizon: Any) -> "Plateau":
@@ -85,6 +86,14 @@ class Plateau(eqx.Module):
             gain=gain,
             reached=self.reached | (full & (gain < tolerance)),
         )
+
+
+def first_block(num_steps: Any, window: int) -> Array:
+    """Length of the first block: an eighth of the budget, within limits.
+
+    At least 384, so that noise that is correlated over some steps averages out within a cell, and at most eight windows.
+    """
+    return jnp.minimum(8 * window, jnp.maximum(SHORTEST, jnp.asarray(num_steps) / 8))
 
 
 def upper_gain(cells: Float[Array, " cells"], tests: Int[Array, ""]) -> Float[Array, ""]:
@@ -160,7 +169,7 @@ class Trainer(eqx.Module):
         Gain, in units of the objective (nats), below which a further quarter of the budget is not worth taking;
         None: never stop early.
     window
-        Steps whose mean decides about the best iterate; eight times as many are the plateau rule's first block.
+        Steps whose mean decides about the best iterate; the plateau rule's first block has at most eight times as many.
     optimizer
         An optax optimiser in place of Adam, with its own rate; clipping stays.
     max_bad
@@ -193,7 +202,7 @@ class Trainer(eqx.Module):
         dtype = jnp.result_type(*jax.tree.leaves(params))
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         worst = jnp.asarray(-jnp.inf, dtype)
-        plateau = Plateau.empty(8 * self.window, dtype)
+        plateau = Plateau.empty(first_block(self.num_steps, self.window), dtype)
         start = self._transform().init(params)
         return TrainState(params, start, params, params, worst, zero, count, plateau, count, count)
 

@@ -1,9 +1,9 @@
 """Geometry shared by targets and samplers: mirror maps, supports, proximal operators."""
 
-from .ellipsoid import EllipsoidBarrier as EllipsoidBarrier
+from .ellipsoid_barrier import EllipsoidBarrier as EllipsoidBarrier
 from .mirror import AbstractMirror as AbstractMirror
 from .mirror import Point as Point
-from .polytope import PolytopeBarrier as PolytopeBarrier
+from .polytope_barrier import PolytopeBarrier as PolytopeBarrier
 from .product import Affine as Affine
 from .product import Product as Product
 from .prox import L1 as L1
@@ -19,3 +19,7 @@ from .separable import PowerMirror as PowerMirror
 from .simplex import AbstractSimplex as AbstractSimplex
 from .simplex import SimplexBarrier as SimplexBarrier
 from .simplex import SimplexEntropy as SimplexEntropy
+from .supports import ball as ball
+from .supports import default_mirror as default_mirror
+from .supports import ellipsoid as ellipsoid
+from .supports import polytope as polytope

@@ -4,13 +4,14 @@ A method computes the estimate of its objective and of the gradient; `Trainer.up
 skips what is not finite and counts it, clips, moves the parameters by Adam with a rate that falls along a cosine (or by
 any optax optimiser), keeps a running average and the best iterate, and tests whether the objective still improves.
 
-**Plateau.** The trace is cut into blocks, the first an eighth of the budget (384 to 1,024 steps), each half as long again
-as the one before; a block is reduced to 16 cell means, and a straight line through them gives the present gain per step and its error, from the scatter of the cells, so
-that noise that is correlated within a cell is accounted for. Training stops when the upper confidence limit of what a
-further quarter of the budget (or a further block, if that is longer) would gain falls below ``tolerance``. The limit of
-the j-th test has level 0.02 / (j (j + 1)), together 2 % however many there are, and below 5 % where the noise is
-correlated over twenty steps. A trace that bends towards its limit gains less than the line says; one that rests before
-it jumps fools this rule as any other. Where the noise hides gains of the tolerance, it does not stop.
+**Plateau.** The trace is cut into blocks, the first an eighth of the budget (384 to 1,024 steps), each half as long
+again as the one before; a block is reduced to 16 cell means, and a straight line through them gives the present gain
+per step and its error, from the scatter of the cells, so that noise that is correlated within a cell is accounted for.
+Training stops when the upper confidence limit of what a further quarter of the budget (or a further block, if that is
+longer) would gain falls below ``tolerance``. The limit of the j-th test has level 0.02 / (j (j + 1)), together 2 %
+however many there are, and below 5 % where the noise is correlated over twenty steps. A trace that bends towards its
+limit gains less than the line says; one that rests before it jumps fools this rule as any other. Where the noise hides
+gains of the tolerance, it does not stop.
 
 **Average.** Polynomial decay, θ̄ ← θ̄ + 9/(t + 9) (θ − θ̄), which forgets the early iterates (Shamir & Zhang 2013). It is
 taken over the parameters as stored; which of the last, the averaged and the best iterate is returned is decided at
@@ -91,7 +92,7 @@ class Plateau(eqx.Module):
 def first_block(num_steps: Any, window: int) -> Array:
     """Length of the first block: an eighth of the budget, within limits.
 
-    At least 384, so that noise that is correlated over some steps averages out within a cell, and at most eight windows.
+    At least 384, so that noise that is correlated over some steps averages out within a cell; at most eight windows.
     """
     return jnp.minimum(8 * window, jnp.maximum(SHORTEST, jnp.asarray(num_steps) / 8))
 

@@ -62,9 +62,7 @@ def false_stops(rule, mean, noise, scale):
 def test_fewer_than_one_in_twenty_rising_traces_is_stopped(kind: str, steps: int) -> None:
     e = noise(kind, RUNS)[:, :steps]
     worst = {
-        (name, scale): false_stops(stop, mean, e, scale)
-        for name, mean in TRACES.items()
-        for scale in (0.03, 0.3, 3.0)
+        (name, scale): false_stops(stop, mean, e, scale) for name, mean in TRACES.items() for scale in (0.03, 0.3, 3.0)
     }
     assert max(worst.values()) < 0.05, worst
 

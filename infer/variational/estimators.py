@@ -22,13 +22,14 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..approximation import Approximation
 from ..errors import InvalidArgument, NotAvailable
 from .objectives import Objective
-from .surrogates import at_draws, credit, draw, draws_shape, has_score, model_part, path_surrogate
+from .surrogates import at_draws, credit, draw, draws_shape, has_score, model_part, path_surrogate, transport_of
 from .surrogates import split as split
 
 
@@ -94,7 +95,10 @@ class Reparameterised(Estimator):
 
 
 class StickingTheLanding(Estimator):
-    """Path gradient with the score of q from its density at the draws; linear objectives, or K = 1.
+    """Path gradient with the score of q from its density at the draws; linear objectives, K = 1, or given draws.
+
+    Of `ForwardKL` it needs the density besides the draws, and a family that is a map with an inverse; where q = π its
+    noise vanishes, while that of `FixedDraws` is the Fisher information (Vaitl et al. 2024, section 4).
 
     References
     ----------
@@ -226,6 +230,13 @@ def _check_family(pair: str, objective: Objective, estimator: Estimator, q: Appr
         raise InvalidArgument(f"{pair}: {name} is no flow with base and bijection; use StickingTheLanding or DReG.")
     if hasattr(q, "sample_and_correction") and not isinstance(estimator, Reparameterised):
         raise InvalidArgument(f"{pair}: {name} is drawn by acceptance-rejection; use Reparameterised.")
+    if objective.sampling == "given" and estimator.path:
+        try:
+            jax.eval_shape(transport_of(q)[1], jax.ShapeDtypeStruct(np.shape(objective.draws)[1:], float))
+        except (NotAvailable, NotImplementedError) as error:
+            raise InvalidArgument(
+                f"{pair} needs the draw of the base behind a point, which {name} lacks ({error}); use FixedDraws."
+            ) from error
     dense = isinstance(estimator, StickingTheLanding | ScoreFunction | FixedDraws)
     if dense or objective.sampling == "given" or (isinstance(estimator, DReG) and not recursive):
         try:

@@ -72,7 +72,6 @@ def path_surrogate(
     n = shape[0] * shape[1]
     if objective.sampling == "given":
         u, log_q, score = _given_path(q, objective.take(key, shape).reshape(n, -1), recursive)
-        even = jnp.full(shape, 1 / n, u.dtype)
     elif recursive:
         u, log_q, score = sample_and_score(q, key, n)
     else:
@@ -81,8 +80,9 @@ def path_surrogate(
     log_p, scores_p = jax.vmap(jax.value_and_grad(log_density))(stop_gradient(u))
     log_q = stop_gradient(log_q)
     log_w = stop_gradient(log_p - log_q).reshape(shape)
-    # Of given draws the gradient is that of the ELBO with other draws (Vaitl et al. 2024, alg. 3).
-    c = even if objective.sampling == "given" else objective.coefficients(log_w)[1]
+    # KL(π‖q) is KL(T⁻¹#π‖q₀), whose path runs through z = T⁻¹(u). With ∂_φ T⁻¹(u) = −(∂T/∂z)⁻¹ ∂_φ T(z) its gradient
+    # has the form of the ELBO's, at draws of π (Vaitl et al. 2024, alg. 3).
+    c = jnp.full(shape, 1 / n, u.dtype) if objective.sampling == "given" else objective.coefficients(log_w)[1]
     along = jnp.sum(stop_gradient(c.reshape(n, 1) * (scores_p - score)) * u)
     value = objective(log_w)
     return along + model_part(objective, log_p, log_q, shape), (stop_gradient(value), log_w)
@@ -95,19 +95,22 @@ def _density_and_score(q: Any, u: Float[Array, "n d"]) -> tuple[Array, Array]:
 
 def _given_path(q: Any, u: Float[Array, "n d"], recursive: bool) -> tuple[Array, Array, Array]:
     """Given draws as T_φ(z) at z = T_φ⁻¹(u) held fixed, with log q and score."""
-    bijection = flow_bijection(q)
-    z = stop_gradient(jax.vmap(bijection.inverse)(u))
+    forward, back = transport_of(q)
+    z = stop_gradient(jax.vmap(back)(u))
     if recursive:
         return push_base(q, z)
-    moved = jax.vmap(bijection.transform)(z)
+    moved = jax.vmap(forward)(z)
     return moved, *_density_and_score(q, moved)
 
 
-def flow_bijection(q: Any) -> Any:
-    """The bijection of a flow, its constrained parameters computed."""
+def transport_of(q: Any) -> tuple[Callable, Callable]:
+    """The map z ↦ u behind the draws of q, and its inverse: of its bijection, or `Approximation`'s own."""
     from paramax import unwrap
 
-    return unwrap(q.bijection)
+    if hasattr(q, "bijection"):
+        bijection = unwrap(q.bijection)  # its constrained parameters computed
+        return bijection.transform, bijection.inverse
+    return lambda z: q.transport(z)[0], q.pull
 
 
 def credit(objective: Objective, log_w: Float[Array, "m k"]) -> Float[Array, "m k"]:

@@ -29,29 +29,13 @@ import jax.numpy as jnp
 from flowjax import flows
 from flowjax.distributions import StandardNormal
 from flowjax.train.losses import ElboLoss
-from paramax import unwrap
 
-from pushforward.infer.approximation import Approximation
 from pushforward.infer.variational.estimators import FastPath, Reparameterised, StickingTheLanding, split
+from pushforward.infer.variational.flows.flow import Flow
+from pushforward.infer.variational.flows.foreign import Foreign
 from pushforward.infer.variational.objectives import ELBO
 
 DRAWS, LAYERS = 256, 6
-
-
-class Flow(Approximation):
-    """flowjax's flow as a family."""
-
-    base: StandardNormal
-    bijection: object
-
-    def sample_and_log_prob(self, key, n):
-        z = self.base.sample(key, (n,))
-        u, log_det = jax.vmap(unwrap(self.bijection).transform_and_log_det)(z)
-        return u, self.base.log_prob(z) - log_det
-
-    def log_prob(self, u):
-        z, log_det = unwrap(self.bijection).inverse_and_log_det(u)
-        return self.base.log_prob(z) + log_det
 
 
 def log_density(u):
@@ -75,7 +59,7 @@ def contestants(kind, dim):
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
     made = eqx.combine(jax.tree.unflatten(tree, leaves), static)
-    q = Flow(made.base_dist, made.bijection)
+    q = Flow(Foreign.wrap(made.bijection))
     ours = {"plain": Reparameterised(), "drop-in": StickingTheLanding(), "recursion": FastPath()}
     found = {
         name: jax.jit(lambda key, e=e: e.value_and_grad(ELBO(DRAWS), q, log_density, key).grads)

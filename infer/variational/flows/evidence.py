@@ -20,7 +20,7 @@ from ...run.plan import read_key
 from ...run.precision import precision
 from ...target import Target
 from ...validate import check_count
-from .method import given_draws
+from .draws import given_draws
 
 ITERATIONS = 200
 AGREE = 0.1

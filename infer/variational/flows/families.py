@@ -28,10 +28,11 @@ from jaxtyping import PRNGKeyArray
 
 from ...errors import InvalidArgument
 from ...validate import check_choice, check_count, check_positive
-from .bijection import Bijection, Chain, Foreign, Invert, Permutation, Stack
+from .bijection import Bijection, Chain, Invert, Permutation, Stack
 from .bnaf import BlockAutoregressive
 from .continuous import Continuous
 from .coupled import Autoregressive, Coupling, Elementwise
+from .foreign import Foreign
 from .linear import AffineMap, LUMixing, random_permutation
 from .networks import ACTIVATIONS
 from .planar import Planar, Radial
@@ -41,6 +42,7 @@ COUPLING = ("nice", "realnvp", "spline-coupling")
 AUTOREGRESSIVE = ("iaf", "spline-iaf", "maf", "spline-maf")
 FAMILIES = ("spline", *COUPLING, *AUTOREGRESSIVE, "planar", "radial", "bnaf", "continuous")
 NO_INVERSE = ("planar", "bnaf")
+SEQUENTIAL_INVERSE = ("iaf", "spline-iaf")
 DEFAULT_LAYERS = {"planar": 32, "radial": 32, "bnaf": 2, "continuous": 1, "spline": 1}
 LU_DIM = 50
 FULL_DIM = 100

@@ -48,6 +48,11 @@ class Whitening(Bijection):
         # flowjax unwraps a bijection before it uses it: then they are arrays already.
         return unwrap((self.loc, self.scale))
 
+    def standard_deviations(self) -> Float[Array, " d"]:
+        """Of y where x is standard normal."""
+        _, scale = self._fixed()
+        return scale if scale.ndim == 1 else jnp.sqrt(jnp.sum(scale**2, axis=1))
+
     def transform_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
         """The draws of N(m, L Lᵀ) where x is standard."""
         del condition

@@ -9,7 +9,7 @@ A flow begins as the normal of a Pathfinder path: its layers are the identity, i
 of a run log π is multiplied by a temperature that rises to 1, so that q covers what is far apart before it settles.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -21,56 +21,22 @@ from ...errors import InvalidArgument
 from ...method import AbstractMethod, Budget, Stage
 from ...run.start import Warm
 from ...target import Target
-from ...train import Trainer, TrainState, choose
+from ...train import Trainer
 from ...validate import check_choice, check_count, check_fraction, check_nonnegative, check_positive
-from ..estimators import DReG, Estimator, FastPath, FixedDraws, check, split
+from ..estimators import DReG, Estimator, FastPath, FixedDraws, StickingTheLanding, check, split
 from ..gaussian.findings import check_curvature
 from ..objectives import ELBO, ForwardKL, Objective, as_objective
-from .bijection import Chain, Foreign
-from .families import NO_INVERSE, Shape, build, check_dim, check_family
+from .bijection import Chain
+from .draws import given_draws, held_out, whitening_of
+from .families import NO_INVERSE, SEQUENTIAL_INVERSE, Shape, build, check_dim, check_family
 from .findings import remarks
-from .flow import ITERATES, Flow, Training
+from .flow import Flow
+from .foreign import Foreign
+from .judge import best_flow
 from .start import WHITENINGS, whitening
+from .state import BLOCKS, FlowInfo, FlowState, block_sums
 
-FINAL_DRAWS = 2000
 FIRST_TEMPERATURE = 0.05
-HELD_OUT = 0.1
-MAX_BROKEN = 0.01
-
-
-class FlowState(eqx.Module):
-    """State of the training of a flow.
-
-    Parameters
-    ----------
-    train
-        Parameters, optimiser, averages.
-    rest
-        What of the flow is not trained: permutations and the whitening.
-    """
-
-    train: TrainState
-    rest: Any
-
-
-class FlowInfo(NamedTuple):
-    """What is known of a step; the loss is minus the objective.
-
-    ``elbo`` and ``elbo_error`` are the mean of the log weights and its standard error (at the present temperature);
-    ``variance_…`` the trace of the gradient's covariance, by block of parameters, from the two halves of the draws.
-    """
-
-    loss: Array
-    elbo: Array
-    elbo_error: Array
-    temperature: Array
-    grad_norm: Array
-    variance_location: Array
-    variance_scale: Array
-    variance_layers: Array
-    rate: Array
-    skipped: Array
-    num_evaluations: Array
 
 
 class NormalizingFlow(AbstractMethod):
@@ -89,6 +55,8 @@ class NormalizingFlow(AbstractMethod):
         An `Objective`, or a function of log weights, that is maximised; default the ELBO with ``num_draws`` draws.
     estimator
         Of its gradient; default `FastPath` (path gradients without an inverse) for the ELBO, else what suits.
+        `StickingTheLanding` is the same gradient by a second pass through the inverse; where that goes coordinate by
+        coordinate (``"iaf"``, ``"spline-iaf"``) it is computed as `FastPath` computes it.
     draws
         Draws of the posterior, in unconstrained coordinates and of shape (n, d), or a `Posterior`, to which the flow is
         fitted by forward KL: gives draws made by MCMC a density and an evidence. A tenth is held out to choose the
@@ -206,7 +174,7 @@ class NormalizingFlow(AbstractMethod):
         u = start.u if isinstance(start, Warm) else start
         family = self.family if self.bijection is None else self.bijection
         flow = build(key_layers, family, target.dim, self._shape())
-        last = self._from_draws() if self.draws is not None else whitening(key_path, target, u, self.whiten)
+        last = whitening(key_path, target, u, self.whiten) if self.draws is None else whitening_of(self.draws)
         params, rest = split(Flow(Chain((*flow.bijections, last))))
         return FlowState(self._trainer().init(params), rest)
 
@@ -250,35 +218,12 @@ class NormalizingFlow(AbstractMethod):
         """Whether training had ended, what was skipped, and whether the restarts agree."""
         q = self.result(state, target)
         best = int(q.training.chosen)
-        last = jax.tree.map(lambda x: jnp.asarray(x[best]), state.rest).bijection.bijections[-1]
-        _, scale = last._fixed()
-        return remarks(
-            q.training,
-            _final_draws(q)[0],
-            scale if scale.ndim == 1 else jnp.sqrt(jnp.sum(scale**2, axis=1)),
-            float(state.train.plateau.gain[best]),
-            self.plateau,
-            int(self.num_steps),
-        )
+        return remarks(q, float(state.train.plateau.gain[best]), self.plateau, int(self.num_steps))
 
     def result(self, state: FlowState, target: Target) -> Flow:
         """The best restart, at the best of its last, averaged and best parameters, by fresh draws."""
-        state = jax.tree.map(jnp.asarray, state)
-        num_restarts = state.train.skipped.shape[0]
-        flows, names, values = [], [], []
-        for i in range(num_restarts):
-            one = jax.tree.map(lambda x, i=i: x[i], state)
-            params, name, value = choose(one.train, lambda p, rest=one.rest: self._judge(eqx.combine(p, rest), target))
-            flows.append(eqx.combine(params, one.rest))
-            names.append(name)
-            values.append(value)
-        best = int(np.argmax(values))
-        moments = [jnp.mean(_final_draws(flow)[0], axis=0) for flow in flows] if num_restarts > 1 else []
-        training = Training(
-            values=jnp.asarray(values), means=jnp.stack(moments) if moments else None, skipped=state.train.skipped,
-            chosen=jnp.asarray(best), parameters=jnp.asarray(ITERATES.index(names[best])),
-        )  # fmt: skip
-        return Flow(flows[best].bijection, training)
+        held = None if self.draws is None else self.draws[: held_out(len(self.draws))]
+        return best_flow(state, target, held)
 
     def merit(self, infos: FlowInfo) -> dict[str, Array]:
         """The objective."""
@@ -301,12 +246,12 @@ class NormalizingFlow(AbstractMethod):
         return ELBO(num_draws=self.num_draws) if self.objective is None else self.objective
 
     def _estimator(self) -> Estimator:
+        if isinstance(self.estimator, StickingTheLanding) and self.family in SEQUENTIAL_INVERSE and not self.bijection:
+            return FastPath()
         if self.estimator is not None:
             return self.estimator
         objective = self._objective()
-        if objective.sampling == "given":
-            return FixedDraws()
-        if objective.sampling == "fixed":
+        if objective.sampling in ("given", "fixed"):
             return FixedDraws()
         return FastPath() if objective.linear else DReG()
 
@@ -333,79 +278,3 @@ class NormalizingFlow(AbstractMethod):
         rising = FIRST_TEMPERATURE + (1 - FIRST_TEMPERATURE) * progress
         annealing = (progress < 1) & (jnp.asarray(self.anneal) > 0)
         return jnp.where(annealing, rising, 1.0), annealing
-
-    def _judge(self, q: Flow, target: Target) -> Array:
-        """What decides between iterates: the ELBO by fresh draws, or the likelihood of the draws held out."""
-        if self.draws is not None:
-            return _mean_log_prob(q, jnp.asarray(self.draws[: held_out(len(self.draws))], float))
-        u, log_q = _final_draws(q)
-        return _mean_of_finite(_log_densities(target, u) - log_q)
-
-    def _from_draws(self) -> Any:
-        """Whitening by the moments of the draws."""
-        from .linear import Whitening
-
-        draws = jnp.asarray(self.draws, float)
-        dim = draws.shape[1]
-        covariance = jnp.atleast_2d(jnp.cov(draws, rowvar=False))
-        small = 1e-6 * jnp.diag(jnp.diag(covariance))  # where there are fewer draws than dimensions
-        return Whitening.make(draws.mean(0), jnp.linalg.cholesky(covariance * (1 - 1e-6) + small).reshape(dim, dim))
-
-
-BLOCKS = ("location", "scale", "layers")
-
-
-def block_sums(tree: Any, dtype: Any) -> dict[str, Array]:
-    """Sums of a flow's leaves by block: location and scale of the affine map, everything else."""
-    chain = tree.bijection.bijections
-    *layers, affine, _ = chain
-    scale = [affine.diagonal] + ([] if affine.lower is None else [affine.lower])
-    total = lambda leaves: sum(jax.tree.leaves(leaves), jnp.zeros((), dtype))  # noqa: E731
-    sums = (total(affine.loc), total(scale), total(layers))
-    return {f"variance_{name}": value for name, value in zip(BLOCKS, sums, strict=True)}
-
-
-def given_draws(given: Any) -> Any:
-    """Draws as an array (n, d), from an array or a `Posterior`."""
-    if given is None:
-        return None
-    if hasattr(given, "unconstrained"):
-        given = given.unconstrained()
-        given = given.reshape(-1, given.shape[-1])
-    draws = np.asarray(given)
-    if draws.ndim != 2 or len(draws) < 20:
-        raise InvalidArgument(
-            f"draws must be a Posterior or an array of shape (n, d) with n >= 20, got shape {draws.shape}."
-        )
-    if not np.isfinite(draws).all():
-        raise InvalidArgument(f"draws has {int((~np.isfinite(draws)).sum())} values that are not finite.")
-    # In an order of its own, so that what is held out is from all chains and times.
-    return draws[np.random.default_rng(0).permutation(len(draws))]
-
-
-def held_out(n: int) -> int:
-    """How many of ``n`` draws are held out."""
-    return max(1, round(HELD_OUT * n))
-
-
-@jax.jit
-def _final_draws(q: Flow) -> tuple[Array, Array]:
-    return q.sample_and_log_prob(jax.random.key(0), FINAL_DRAWS)
-
-
-@jax.jit
-def _mean_of_finite(log_w: Array) -> Array:
-    """Their mean, as long as no more than a hundredth is not finite; else NaN."""
-    finite = jnp.isfinite(log_w)
-    mean = jnp.sum(jnp.where(finite, log_w, 0)) / jnp.maximum(finite.sum(), 1)
-    return jnp.where(jnp.mean(finite) >= 1 - MAX_BROKEN, mean, jnp.nan)
-
-
-@jax.jit
-def _log_densities(target: Target, u: Array) -> Array:
-    return jax.vmap(target.log_density)(u)
-
-
-@jax.jit
-def _mean_log_prob(q: Flow, u: Array) -> Array:
-    return jnp.mean(jax.vmap(q.log_prob)(u))

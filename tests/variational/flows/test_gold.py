@@ -155,4 +155,4 @@ def test_a_linear_field_is_solved_by_the_matrix_exponential() -> None:
         y, log_det = flow.transform_and_log_det(x)
         np.testing.assert_allclose(y, expm(matrix) @ np.asarray(x), atol=1e-7)
         assert float(log_det) == pytest.approx(np.trace(matrix), abs=1e-8)
-        assert int(flow.num_field_evaluations(x)) > 6
+        assert 1 < int(flow.num_steps(x)) < 512

@@ -1,7 +1,9 @@
 """`NormalizingFlow`: energies with known normalisers, restarts, draws given, records, and what is refused."""
 
 from functools import cache
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,15 @@ import pytest
 import pushforward as pf
 from benchmarks.papers import energies
 from pushforward.infer.diagnostics.psis import psis, weighted_moments
-from pushforward.infer.variational.estimators import FastPath, FixedDraws, StickingTheLanding
+from pushforward.infer.train import Trainer
+from pushforward.infer.variational.estimators import FastPath, FixedDraws, StickingTheLanding, split
+from pushforward.infer.variational.flows.bijection import Chain, Invert, Stack
+from pushforward.infer.variational.flows.families import Shape, build
+from pushforward.infer.variational.flows.findings import limits, pinned_shares, solver_share
+from pushforward.infer.variational.flows.flow import Flow
+from pushforward.infer.variational.flows.judge import best_flow
+from pushforward.infer.variational.flows.linear import Whitening
+from pushforward.infer.variational.flows.state import FlowState
 from pushforward.infer.variational.objectives import ELBO, IWAE
 
 QUICK = {"num_layers": 2, "hidden": (8,), "num_steps": 300}
@@ -199,6 +209,64 @@ def test_sticking_the_landing_by_an_inverse_that_is_not_there() -> None:
     method = pf.NormalizingFlow("planar", estimator=StickingTheLanding(), num_steps=5)
     with pytest.raises(pf.NotAvailable, match="Planar has no inverse"):
         pf.fit(normal(), method, progress=False)
+
+
+def test_sticking_the_landing_by_a_sequential_inverse_is_computed_without_it() -> None:
+    given = StickingTheLanding()
+    assert isinstance(pf.NormalizingFlow("iaf", estimator=given)._estimator(), FastPath)
+    assert pf.NormalizingFlow("realnvp", estimator=given)._estimator() is given
+
+
+def test_a_log_density_that_is_not_finite_at_many_draws_is_shown_at_one() -> None:
+    half = pf.Target.from_log_density(lambda u: jnp.where(u[0] > 0.5, jnp.nan, -0.5 * jnp.sum(u**2)), np.zeros(2))
+    with jax.enable_x64(True):
+        q = Flow(Chain((*build(jax.random.key(0), "realnvp", 2, Shape(num_layers=2)).bijections, unit_whitening())))
+        state = jax.tree.map(lambda x: x[None], FlowState(Trainer().init(split(q)[0]), split(q)[1]))
+        with pytest.raises(
+            pf.NonFinite, match=r"Of 2,000 draws, \d+ have no finite log density; one is u = \["
+        ) as found:
+            best_flow(state, half, None)
+    counted = int(str(found.value).split("draws, ")[1].split()[0])
+    assert counted == pytest.approx(2000 * 0.3085, abs=5 * np.sqrt(2000 * 0.3085 * 0.6915))  # 1 − Φ(0.5)
+
+
+def unit_whitening() -> Whitening:
+    return Whitening.make(jnp.zeros(2), jnp.eye(2))
+
+
+@pytest.mark.parametrize("family", ["realnvp", "iaf", "maf"])
+def test_log_scales_at_their_limit_are_reported_with_their_layer(family: str) -> None:
+    with jax.enable_x64(True):
+        stack, affine = build(
+            jax.random.key(0), family, 2, Shape(num_layers=3, hidden=(4,), scale_limit=2.0)
+        ).bijections
+        calm = Flow(Chain((stack, affine, unit_whitening())))
+        assert "log scales" not in {remark["name"] for remark in limits(calm)}
+        where = lambda s: networks_of(s).biases[-1]  # noqa: E731
+        pinned = eqx.tree_at(where, stack, where(stack).at[1, 0::2].set(50.0))  # log scale and shift alternate
+        shares = pinned_shares(pinned, calm.sample_base(jax.random.key(0), 100))
+        np.testing.assert_array_equal(shares, [0, 1, 0])
+        said = {r["name"]: r for r in limits(Flow(Chain((pinned, affine, unit_whitening()))))}
+    assert said["log scales"]["level"] == "warning"
+    assert "Layer 1 of 0 to 2 has a log scale at its limit at 100% of draws" in said["log scales"]["message"]
+
+
+def networks_of(stack: Stack) -> Any:
+    layer = stack.layer.bijections[0]
+    return (layer.bijection if isinstance(layer, Invert) else layer).network
+
+
+def test_a_stiff_field_is_reported() -> None:
+    with jax.enable_x64(True):
+        shape = Shape(hidden=(), tolerance=1e-6)
+        stack, affine = build(jax.random.key(0), "continuous", 2, shape).bijections
+        field = lambda s: s.layer.network.weights[0]  # noqa: E731
+        for rate, stiff in ((1.0, False), (-3000.0, True)):
+            weight = jnp.zeros_like(field(stack)).at[0, 0, 0].set(rate)
+            q = Flow(Chain((eqx.tree_at(field, stack, weight), affine, unit_whitening())))
+            share = solver_share(q.bijection.bijections[0], q.sample_base(jax.random.key(0), 5))
+            assert (share > 0.5) == stiff, share
+            assert ("solver" in {remark["name"] for remark in limits(q)}) == stiff
 
 
 # -- bijections of flowjax --------------------------------------------------------------------------------------------

@@ -1,12 +1,29 @@
-"""Geometry shared by targets and samplers: mirror maps, supports, proximal operators."""
+"""Geometry shared by targets and samplers: mirror maps, supports, proximal operators and their envelopes."""
 
+from .bregman import left_prox as left_prox
+from .bregman import right_prox as right_prox
+from .bregman import supports_left as supports_left
+from .bregman import supports_right as supports_right
+from .compose import Blocks as Blocks
+from .compose import Sum as Sum
 from .ellipsoid_barrier import EllipsoidBarrier as EllipsoidBarrier
+from .envelope import Envelope as Envelope
+from .envelope import tail_slope as tail_slope
+from .indicators import BoxIndicator as BoxIndicator
+from .indicators import NonNegative as NonNegative
+from .indicators import SimplexIndicator as SimplexIndicator
+from .metric import metric_prox as metric_prox
 from .mirror import AbstractMirror as AbstractMirror
 from .mirror import Point as Point
 from .polytope_barrier import PolytopeBarrier as PolytopeBarrier
 from .product import Affine as Affine
 from .product import Product as Product
 from .prox import L1 as L1
+from .prox import ElasticNet as ElasticNet
+from .prox import GroupL2 as GroupL2
+from .prox import NuclearNorm as NuclearNorm
+from .prox import UserTerm as UserTerm
+from .prox import prox_conjugate as prox_conjugate
 from .separable import AbstractSeparable as AbstractSeparable
 from .separable import BoltzmannShannon as BoltzmannShannon
 from .separable import BoxBarrier as BoxBarrier
@@ -23,3 +40,7 @@ from .supports import ball as ball
 from .supports import default_mirror as default_mirror
 from .supports import ellipsoid as ellipsoid
 from .supports import polytope as polytope
+from .term import AbstractTerm as AbstractTerm
+from .tv import TotalVariation as TotalVariation
+from .tv import differences as differences
+from .tv import differences_transpose as differences_transpose

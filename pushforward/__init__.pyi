@@ -38,6 +38,11 @@ from .samplers.hmc import HMC as HMC
 from .samplers.hmc import MALA as MALA
 from .samplers.hmc import NUTS as NUTS
 from .samplers.kernel import Kernel as Kernel
+from .samplers.langevin.bregman import BregmanProximalLangevin as BregmanProximalLangevin
+from .samplers.langevin.bregman import MirrorLangevin as MirrorLangevin
+from .samplers.langevin.mapla import MAPLA as MAPLA
+from .samplers.langevin.primal_dual import PrimalDualLangevin as PrimalDualLangevin
+from .samplers.langevin.proximal import ProximalLangevin as ProximalLangevin
 from .samplers.mclmc import MCLMC as MCLMC
 from .samplers.smc import SMC as SMC
 

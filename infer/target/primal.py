@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -188,6 +190,8 @@ def _check_nonsmooth(found: Primal) -> None:
     for block, at in found.coordinates.slices:
         if block.is_real:
             continue
+        if isinstance(weights, jax.core.Tracer):
+            continue  # was looked at before it was traced
         if weights is None or np.ndim(weights) != 1 or np.any(np.asarray(weights)[at] != 0):
             raise UnsupportedTarget(
                 f"the nonsmooth term acts on the site {block.name!r} of support {describe(block.support.value)}, whose "

@@ -11,6 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 
 import pushforward as pf
+from pushforward.infer.geometry import L1
 from pushforward.infer.method import AbstractMethod
 
 TRACES = {"gaussian": 0}
@@ -29,6 +30,12 @@ def model(x, y):
 def gaussian(seed: int = 0) -> pf.Target:
     """The target of a data set; all data sets have one shape."""
     return pf.Target.from_numpyro(model, DESIGN, np.random.default_rng(seed).normal(size=4))
+
+
+@cache
+def composite(seed: int = 0) -> pf.Target:
+    """The same with a nonsmooth part, which is 0."""
+    return pf.Target.composite(gaussian(seed), L1(0.0))
 
 
 def moments(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -51,12 +58,15 @@ class Entry(NamedTuple):
         Documented bias of means and of second moments, in units of standard deviations; 0 for exact methods.
     owns_density
         The method closes over the target's log density, so that other data cannot reach it.
+    target
+        The same law, in a form that has the structure which the method needs.
     """
 
     make: Callable[[], AbstractMethod]
     nudge: Callable[[Any], AbstractMethod] | None
     bias: float = 0.0
     owns_density: bool = False
+    target: Callable[[int], pf.Target] = gaussian
 
 
 def _set(**values: Any) -> Callable[[Any], AbstractMethod]:
@@ -98,8 +108,28 @@ METHODS: dict[str, Entry] = {
         _set(step_size=0.4, tolerance=0.02),
         bias=0.15,
     ),
+    "BregmanProximalLangevin": Entry(
+        lambda: pf.BregmanProximalLangevin(smoothing=0.1, target_acceptance=0.6),
+        _set(smoothing=0.2, target_acceptance=0.5),
+        target=composite,
+    ),
+    "MirrorLangevin": Entry(
+        lambda: pf.MirrorLangevin(mirror="hyperbolic", target_acceptance=0.6), _set(target_acceptance=0.5)
+    ),
+    "MAPLA": Entry(lambda: pf.MAPLA(target_acceptance=0.6), _set(target_acceptance=0.5)),
+    "ProximalLangevin": Entry(
+        lambda: pf.ProximalLangevin(step_size=0.02), _set(step_size=0.03), 0.15, target=composite
+    ),
+    "PrimalDualLangevin": Entry(
+        lambda: pf.PrimalDualLangevin(step_size=0.02), _set(step_size=0.03), 0.15, target=composite
+    ),
     "Laplace": Entry(lambda: pf.Laplace(max_iterations=40), None),
 }
+
+
+def target_of(name: str, seed: int = 0) -> pf.Target:
+    """The target that the laws run a method on."""
+    return METHODS[name].target(seed)
 
 
 @cache
@@ -111,7 +141,7 @@ def method_of(name: str) -> AbstractMethod:
 def run(name: str, *, seed: int = 0, method: AbstractMethod | None = None, **options: Any) -> pf.Posterior:
     """A short fit of a method, 2 chains of 1,000 draws after 200."""
     defaults = {"key": 0, "num_samples": 1000, "num_warmup": 200, "num_chains": 2, "progress": False}
-    return pf.fit(gaussian(seed), method_of(name) if method is None else method, **defaults | options)
+    return pf.fit(target_of(name, seed), method_of(name) if method is None else method, **defaults | options)
 
 
 @cache

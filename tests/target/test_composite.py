@@ -53,7 +53,7 @@ def test_composite_subtracts_the_term():
     u = jnp.array([1.0, -2.0, 0.5])
     np.testing.assert_allclose(target.log_density(u), -0.5 * 5.25 - 2 * 3.5)
     np.testing.assert_allclose(target.smooth_log_density(u), -0.5 * 5.25)
-    assert target.structure() == {"composite"}
+    assert target.structure() == {"composite", "support"}
     assert target.replace(dims={"x": ["axis"]}).dims == {"x": ("axis",)}
 
 
@@ -61,7 +61,7 @@ def test_the_term_is_bound_to_its_site():
     target = Target.composite(make(), L1({"beta": np.array([1.0, 2.0, 3.0])}, {"beta": 1.0}))
     np.testing.assert_array_equal(target.nonsmooth.weights, [0.0, 1.0, 2.0, 3.0])
     np.testing.assert_array_equal(target.nonsmooth.loc, [0.0, 1.0, 1.0, 1.0])
-    assert target.structure() == {"composite", "prior", "likelihood", "predictive"}
+    assert target.structure() == {"composite", "prior", "likelihood", "predictive", "support"}
     u = jnp.array([0.1, 0.2, 0.3, 0.4])
     np.testing.assert_allclose(target.log_prior(u), target.target.log_prior(u) - target.nonsmooth.value(u))
 

@@ -43,7 +43,7 @@ def test_log_density_by_hand():
     np.testing.assert_allclose(target.log_density(u), prior + pointwise.sum(), rtol=1e-12)
     np.testing.assert_allclose(target.log_likelihood(target.constrain(u))["factors"], pointwise, rtol=1e-12)
     np.testing.assert_allclose(target.factor(u, jnp.array([3, 3, 0])), pointwise[[3, 3, 0]], rtol=1e-12)
-    assert target.structure() == {"prior", "likelihood", "factors"}
+    assert target.structure() == {"prior", "likelihood", "factors", "support"}
     assert target.num_factors == 10
 
 

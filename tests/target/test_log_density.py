@@ -126,7 +126,7 @@ def test_jit_takes_the_bound_method():
 
 def test_optional_structure_is_refused_in_a_sentence():
     target = Target.from_log_density(lambda x: -jnp.sum(x**2), np.zeros(2))
-    assert target.structure() == frozenset()
+    assert target.structure() == {"support"}
     with pytest.raises(NotAvailable, match="log_prior needs a target with prior, and LogDensityTarget has none"):
         target.log_prior(jnp.zeros(2))
     with pytest.raises(UnsupportedTarget, match=r"split\('x'\) needs a target made with Target.from_numpyro"):

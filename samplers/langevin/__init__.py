@@ -1,0 +1,1 @@
+"""Langevin samplers for kinks and constraints: Bregman proximal, mirror, preconditioned, proximal and primal–dual."""

@@ -1,0 +1,325 @@
+"""What the Langevin samplers of this folder share: the state, the warm-up, the Metropolis test, the bias estimate.
+
+A sampler says how to look at a point (`locate`: log density and drift) and how to propose the next one (`propose`,
+with the log of the Metropolis ratio). All run in the constrained coordinates x of the target (`Target.log_density_at`).
+
+Conventions: a step γ has drift γ∇U and noise √(2γ), U = −log π.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ...infer.errors import InvalidArgument
+from ...infer.geometry.mirror import AbstractMirror, Point
+from ...infer.method import AbstractMethod, Budget, Stage
+from ...infer.run.start import Warm
+from ...infer.target import Target
+from ...infer.target.primal import Primal, PrimalCoordinates, primal
+from ...infer.validate import check_fraction, check_positive
+from ..adaptation import Adaptation, Settings, start_adaptation, update_adaptation
+from ..schedule import Schedule, frozen, step_size_schedule, window_schedule
+
+FIRST_STEP = 0.1
+ACCEPTANCE_REAL, ACCEPTANCE = 0.574, 0.4
+"""Of MALA; and where a constraint makes the metric vary from place to place: there 1 − acceptance falls as √γ only."""
+UNADJUSTED = 0.1
+"""An unadjusted sampler's share of the step size at which the Metropolis test would accept as often as it should."""
+Noise = Callable[[Point], Array]
+
+
+class Local(NamedTuple):
+    """A point and what was evaluated there.
+
+    Parameters
+    ----------
+    point
+        Primal and dual coordinates.
+    log_density
+        Log π(x), its nonsmooth part included.
+    drift
+        G(x), the gradient of the (smoothed) potential that the proposal follows, shape (d,).
+    """
+
+    point: Point
+    log_density: Array
+    drift: Array
+
+
+class Proposal(NamedTuple):
+    """A proposed point, the log of the Metropolis ratio (NaN where it has none), and whether all is finite."""
+
+    local: Local
+    log_ratio: Array
+    finite: Array
+
+
+class Pair(NamedTuple):
+    """Running moments of the chain at step γ and of its twin, two steps of γ/2 driven by the same noise.
+
+    Parameters
+    ----------
+    twin
+        Where the twin is.
+    count
+        Iterations in the means.
+    means
+        Of x and x², of the chain and of the twin, shape (2, 2, d).
+    """
+
+    twin: Local
+    count: Array
+    means: Float[Array, "2 2 d"]
+
+
+class LangevinState(eqx.Module):
+    """State of a chain: where it is, what warm-up learned, and the pair that tells the bias of an unadjusted one."""
+
+    local: Local
+    adaptation: Adaptation
+    pair: Pair | None
+    coordinates: PrimalCoordinates
+
+
+class LangevinInfo(NamedTuple):
+    """sample_stats of one iteration."""
+
+    acceptance_rate: Array
+    diverging: Array
+    lp: Array
+    step_size: Array
+    num_evaluations: Array
+
+
+class Seen(NamedTuple):
+    """What the warm-up reads of a point."""
+
+    position: Array
+    logdensity: Array
+    logdensity_grad: Array
+
+
+class AbstractLangevin(AbstractMethod):
+    """Hyper-parameters and functions that all have; see the concrete classes."""
+
+    step_size: Any = None
+    adjusted: bool = eqx.field(static=True, default=True)
+    target_acceptance: Any = None
+    scale: Any = None
+    bias_check: bool = eqx.field(static=True, default=True)
+    schedule: Any = None
+    pair_from: Any = None
+
+    kind: ClassVar = "chains"
+    requires: ClassVar = ("support",)
+    has_ratio: ClassVar[bool] = True
+    evaluations: ClassVar[int] = 1
+
+    def __check_init__(self) -> None:
+        if self.step_size is not None:
+            check_positive("step_size", self.step_size)
+        if self.target_acceptance is not None:
+            check_fraction("target_acceptance", self.target_acceptance)
+        if self.scale is not None and not np.all(np.asarray(self.scale) > 0):
+            raise InvalidArgument(f"scale must be positive in every coordinate, got {self.scale!r}.")
+
+    # -- what a sampler writes ------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
+        """The mirror map, with ``scale`` (d,) where it is one that scales."""
+
+    @abc.abstractmethod
+    def locate(self, target: Primal, point: Point) -> Local:
+        """Log density and drift at a point."""
+
+    @abc.abstractmethod
+    def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
+        """The next point, and the log of the ratio π(z)q(x|z) / π(x)q(z|x)."""
+
+    def noise(self, key: PRNGKeyArray, mirror: AbstractMirror, point: Point) -> Array:
+        """The Gaussian that a proposal from ``point`` needs; linear in standard normals that ``key`` decides."""
+        return mirror.noise(key, point)
+
+    def scales(self, target: Primal) -> bool:
+        """Whether warm-up learns a scale per coordinate."""
+        return self.scale is None and target.coordinates.real and not self._fixed
+
+    def first_step(self, target: Primal, mirror: AbstractMirror, local: Local) -> Any:
+        """The step size where the user gives none: where warm-up begins, or, without a ratio, the one used."""
+        del target, mirror, local
+        return FIRST_STEP
+
+    # -- the method -------------------------------------------------------------------------------------------------
+
+    def stages(self, budget: Budget) -> tuple[Stage, ...]:
+        """Warm-up; for an unadjusted sampler a stage that estimates its bias; sampling.
+
+        Warm-up learns step size and scale with the Metropolis test, of an unadjusted sampler too, unless it has no
+        ratio, or the user gave its step size.
+        """
+        sample = Stage("sample", self._with(frozen()), budget.num_samples * budget.thin)
+        if budget.num_warmup == 0:
+            return (sample,)
+        schedule = (step_size_schedule if budget.warm else window_schedule)(budget.num_warmup)
+        warmup = Stage("warm-up", self._with(schedule), budget.num_warmup, keep=False)
+        length = budget.num_warmup // 2
+        if not self._paired or length == 0:
+            return (warmup, sample)
+        pairing = dataclasses.replace(self._with(frozen()), pair_from=np.int32(length // 4))
+        return (warmup, Stage("bias", pairing, length, keep=False), sample)
+
+    def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "AbstractLangevin":
+        """Refuse targets without constrained coordinates, or with a nonsmooth part in others; nothing is built."""
+        del key, start
+        primal(target)
+        return self
+
+    def init(self, key: PRNGKeyArray, target: Target, start: Any) -> LangevinState:
+        """Log density and drift at the start; step size and scale from ``start``, from the user, or the defaults."""
+        del key
+        if isinstance(start, LangevinState):
+            return start
+        u, learned = (start.u, start.learned) if isinstance(start, Warm) else (start, {})
+        found = primal(target)
+        x = found.coordinates.to_x(u)
+        d = x.shape[0]
+        scale = learned.get("scale", self.scale)
+        if scale is not None and np.shape(scale) not in ((), (d,)):
+            raise InvalidArgument(f"scale has shape {np.shape(scale)}; the target has {d} coordinates: give ({d},).")
+        metric = None if scale is None and self.scales(found) else jnp.ones(d) * (1.0 if scale is None else scale) ** 2
+        gradient = jax.grad(found.log_density)(x)
+        adaptation = start_adaptation(self._settings(found), 1.0, jnp.zeros(()), gradient, metric)
+        mirror = self.mirror_for(found, jnp.sqrt(adaptation.metric))
+        mirror.check(d)
+        local = self.locate(found, mirror.at(x))
+        step_size = self.step_size if self.step_size is not None else learned.get("step_size")
+        step_size = self.first_step(found, mirror, local) if step_size is None else step_size
+        adaptation = start_adaptation(self._settings(found), step_size, local.log_density, gradient, adaptation.metric)
+        pair = Pair(local, jnp.zeros(()), jnp.zeros((2, 2, d))) if self._paired else None
+        return LangevinState(local, adaptation, pair, found.coordinates)
+
+    def step(self, key: PRNGKeyArray, state: LangevinState, target: Target, t: Array) -> tuple[Any, LangevinInfo]:
+        """One proposal and its test; during warm-up, one update of step size and scale."""
+        found, schedule = primal(target), frozen() if self.schedule is None else self.schedule
+        adapting = schedule.adapting & self._learns
+        step_size = state.adaptation.step_size(adapting)
+        if self._fixed:
+            step_size = jnp.asarray(self.step_size, step_size.dtype)
+        elif self._learns and not self.adjusted:
+            step_size = jnp.where(adapting, step_size, UNADJUSTED * step_size)
+        mirror = self.mirror_for(found, jnp.sqrt(state.adaptation.metric))
+        keys = jax.random.split(key, 3)
+        noises = [lambda p, k=k: self.noise(k, mirror, p) for k in keys[:2]]
+        coarse = (lambda p: (noises[0](p) + noises[1](p)) / np.sqrt(2.0)) if self.pair_from is not None else noises[0]
+
+        proposal = self.propose(found, mirror, coarse, state.local, step_size)
+        acceptance = jnp.where(proposal.finite, jnp.exp(jnp.minimum(proposal.log_ratio, 0.0)), 0.0)
+        acceptance = jnp.nan_to_num(acceptance, nan=0.0)
+        passed = jnp.log(jax.random.uniform(keys[2])) < proposal.log_ratio
+        taken = proposal.finite & (passed | ~(adapting | self.adjusted))
+        local = _where(taken, proposal.local, state.local)
+        pair = state.pair
+        if self.pair_from is not None and pair is not None:
+            half = self.propose(found, mirror, noises[0], pair.twin, step_size / 2)
+            twin = _where(half.finite, half.local, pair.twin)
+            half = self.propose(found, mirror, noises[1], twin, step_size / 2)
+            twin = _where(half.finite, half.local, twin)
+            pair = _update(pair, local, _where(t == 0, local, twin), t >= self.pair_from)
+
+        seen = Seen(local.point.x, local.log_density, -local.drift)
+        diverging = ~proposal.finite
+        adaptation = state.adaptation
+        if self._learns:
+            adaptation = update_adaptation(self._settings(found), adaptation, schedule, t, seen, acceptance, diverging)
+            if self.scales(found):
+                local = self._rescaled(found, local, adaptation, schedule)
+        new = LangevinState(local, adaptation, pair, state.coordinates)
+        return new, LangevinInfo(
+            acceptance_rate=acceptance if self.has_ratio else jnp.asarray(taken, acceptance.dtype),
+            diverging=diverging,
+            lp=local.log_density,
+            step_size=step_size,
+            num_evaluations=jnp.asarray(self.evaluations * (1 if self.pair_from is None else 3), int),
+        )
+
+    def draw(self, state: LangevinState) -> Array:
+        """The chain's position, in u."""
+        return state.coordinates.to_u(state.local.point.x)
+
+    def learned(self, state: LangevinState) -> dict[str, Any]:
+        """Step size and scale per coordinate."""
+        return {
+            "step_size": state.adaptation.step_size(False),
+            "scale": jnp.sqrt(state.adaptation.metric),
+        }
+
+    def merit(self, infos: LangevinInfo) -> dict[str, Array]:
+        """Mean acceptance statistic and number of proposals that were not finite."""
+        return {"acceptance": infos.acceptance_rate.mean(), "divergences": infos.diverging.sum()}
+
+    def remarks(self, state: LangevinState, target: Target) -> list[dict[str, Any]]:
+        """What half the step size would change, of an unadjusted sampler."""
+        from .bias import describe_bias
+
+        del target
+        return [] if self.adjusted else describe_bias(type(self).__name__, state.pair)
+
+    @property
+    def _fixed(self) -> bool:
+        """Whether the step size is the user's, to be used as it is."""
+        return not self.adjusted and self.step_size is not None
+
+    @property
+    def _learns(self) -> bool:
+        """Whether warm-up learns step size and scale."""
+        return self.has_ratio and not self._fixed
+
+    @property
+    def _paired(self) -> bool:
+        return not self.adjusted and self.bias_check
+
+    def _settings(self, target: Primal) -> Settings:
+        default = ACCEPTANCE_REAL if target.coordinates.real else ACCEPTANCE
+        return Settings("diagonal_welford", default if self.target_acceptance is None else self.target_acceptance, 1)
+
+    def _rescaled(self, target: Primal, local: Local, adaptation: Adaptation, schedule: Schedule) -> Local:
+        """The same point under the mirror of the new scale; only the dual coordinates change."""
+        at = self.mirror_for(target, jnp.sqrt(adaptation.metric)).at
+        point = jax.lax.cond(schedule.adapting, lambda p: at(p.x), lambda p: p, local.point)
+        return local._replace(point=point)
+
+    def _with(self, schedule: Schedule) -> "AbstractLangevin":
+        return dataclasses.replace(self, schedule=schedule)
+
+
+def finite(local: Local) -> Array:
+    """Whether a point and what was evaluated there are finite, its log density at least below infinity."""
+    leaves = [*jax.tree.leaves(local.point), local.drift]
+    ok = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
+    return ok & (local.log_density < jnp.inf)
+
+
+def value_and_drift(log_density: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+    """A log density and minus its gradient."""
+    value, gradient = jax.value_and_grad(log_density)(x)
+    return value, -gradient
+
+
+def _where(choice: Array, one: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(choice, a, b), one, other)
+
+
+def _update(pair: Pair, local: Local, twin: Local, counts: Array) -> Pair:
+    """Running means of x and x² of both."""
+    moments = jnp.stack([jnp.stack([p.x, p.x**2]) for p in (local.point, twin.point)])
+    count = pair.count + counts
+    share = jnp.where(counts, 1.0 / jnp.maximum(count, 1.0), 0.0)
+    return Pair(twin, count, pair.means + share * (moments - pair.means))

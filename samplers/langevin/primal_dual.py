@@ -1,0 +1,180 @@
+"""The unadjusted Langevin primal–dual algorithm (ULPDA), for π ∝ exp(−f(x) − g(Kx)) in imaging dimensions.
+
+    x⁺ = prox_{τf}(x − τ Kᵀu) + √(2τ) ξ,   u⁺ = prox_{σg*}(u + σ K(2x⁺ − x)),   τσ‖K‖² < 1     ([1]_, algorithm 1)
+
+One step costs one K, one Kᵀ and the proximal operator of f: here a Newton step solved by conjugate gradients, exact for
+a quadratic f, or the user's own. Memory is one image and one dual field.
+
+The law of x is not π even as τ → 0 ([2]_): for f = x²/2, g = z²/2, K = 1 its variance tends to (2 + s)/(2 + 2s) with
+s = σ/τ, against ½; large σ/τ are near.
+
+References
+----------
+.. [1] D. Narnhofer, A. Habring, M. Holler, T. Pock (2022). Posterior-variance-based error quantification for inverse
+   problems in imaging. arXiv:2212.12499.
+.. [2] M. Burger, M. J. Ehrhardt, L. Kuger, L. Weigand (2024). Analysis of primal-dual Langevin algorithms.
+   arXiv:2405.18098.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ...infer.errors import InvalidArgument, UnsupportedTarget
+from ...infer.geometry import Euclidean
+from ...infer.geometry.mirror import AbstractMirror, Point
+from ...infer.geometry.prox import prox_conjugate
+from ...infer.geometry.tv import TotalVariation, differences, differences_transpose
+from ...infer.target.primal import Primal
+from ...infer.validate import check_count, check_positive
+from .common import AbstractLangevin, Local, Noise, Proposal, finite
+from .proximal import curvature
+
+MARGIN = 0.95
+
+
+class PrimalDualLangevin(AbstractLangevin):
+    """The unadjusted Langevin primal–dual algorithm, for total variation and other terms g(Kx). Approximate.
+
+    Parameters
+    ----------
+    step_size
+        τ. Default: 1/(5 L), L the curvature of f at the start.
+    ratio
+        σ/τ, the dual step over the primal one, with τσ‖K‖² < 1. Default: the largest possible. Small ratios have a bias
+        that no step size removes.
+    smooth_prox
+        ``smooth_prox(v, step) -> x``, the proximal operator of f over the flat x, where the user has a fast one (by
+        FFT, say). Default: one Newton step, by conjugate gradients.
+    num_solve
+        Iterations of the conjugate gradients.
+    bias_check
+        As in `BregmanProximalLangevin`.
+
+    Raises
+    ------
+    UnsupportedTarget
+        The target has no nonsmooth part, or a site is not real.
+    InvalidArgument
+        τσ‖K‖² ≥ 1.
+
+    References
+    ----------
+    Narnhofer, Habring, Holler & Pock (2022), arXiv:2212.12499; Burger, Ehrhardt, Kuger & Weigand (2024),
+    arXiv:2405.18098 (its stationary law).
+    """
+
+    adjusted: bool = eqx.field(static=True, default=False)
+    ratio: Any = None
+    smooth_prox: Callable | None = eqx.field(static=True, default=None)
+    num_solve: int = eqx.field(static=True, default=20)
+
+    requires: ClassVar = ("support", "composite")
+    exact: ClassVar[bool] = False
+    has_ratio: ClassVar[bool] = False
+    source: ClassVar[str] = "Narnhofer et al. 2022"
+    warning: ClassVar[str] = (
+        "PrimalDualLangevin is approximate: its law is not the target even for small steps, the less so the smaller "
+        "ratio (σ/τ) is."
+    )
+
+    def __check_init__(self) -> None:
+        check_count("num_solve", self.num_solve)
+        if self.ratio is not None:
+            check_positive("ratio", self.ratio)
+        if self.adjusted:
+            raise InvalidArgument(
+                f"adjusted must be False, got {self.adjusted!r}: the scheme has no density to test; use "
+                f"BregmanProximalLangevin()."
+            )
+        if isinstance(self.step_size, int | float) and isinstance(self.ratio, int | float):
+            self._check_steps(8.0, least=1.0)
+
+    def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
+        """Euclidean."""
+        if not target.coordinates.real:
+            site = next(block for block in target.coordinates.blocks if not block.is_real)
+            raise UnsupportedTarget(
+                f"PrimalDualLangevin needs real sites, and {site.name!r} has the support {site.kind}; use "
+                f"BregmanProximalLangevin()."
+            )
+        if isinstance(self.step_size, int | float) and isinstance(self.ratio, int | float):
+            self._check_steps(operator_norm(target.nonsmooth))
+        return Euclidean()
+
+    def scales(self, target: Primal) -> bool:
+        """None is learned."""
+        return False
+
+    def first_step(self, target: Primal, mirror: AbstractMirror, local: Local) -> Any:
+        """1/(5 L), or as much of it as the given ratio allows."""
+        step = 0.2 / curvature(target, local.point.x, None)
+        if self.ratio is None:
+            return step
+        return jnp.minimum(step, MARGIN / jnp.sqrt(self.ratio * operator_norm(target.nonsmooth)))
+
+    def locate(self, target: Primal, point: Point) -> Local:
+        """Log π; the dual field of a point that has none yet is 0."""
+        dual = point.extra
+        if isinstance(dual, tuple):
+            dual = jnp.zeros_like(apply(target.nonsmooth, point.x))
+        return Local(point._replace(extra=dual), target.log_density(point.x), jnp.zeros_like(point.x))
+
+    def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
+        """One iteration, [1]_, algorithm 1, with extrapolation θ = 1."""
+        term, x, u = target.nonsmooth, local.point.x, local.point.extra
+        dual_step = self.dual_step(step, term)
+        prox = self.prox_smooth(target, x - step * apply_transpose(term, u), step)
+        new_x = prox + jnp.sqrt(2 * step) * noise(local.point)
+        new_u = prox_dual(term, u + dual_step * apply(term, 2 * new_x - x), dual_step)
+        new = self.locate(target, mirror.at(new_x)._replace(extra=new_u))
+        return Proposal(new, jnp.asarray(jnp.nan), finite(new))
+
+    def dual_step(self, step: Array, term: Any) -> Array:
+        """σ."""
+        return MARGIN / (step * operator_norm(term)) if self.ratio is None else self.ratio * step
+
+    def prox_smooth(self, target: Primal, v: Array, step: Array) -> Array:
+        """argmin_z f(z) + ‖z − v‖²/(2τ): z = v − τ (I + τ∇²f(v))⁻¹ ∇f(v)."""
+        if self.smooth_prox is not None:
+            return self.smooth_prox(v, step)
+        gradient = jax.grad(lambda z: -target.smooth_log_density(z))
+
+        def system(w: Array) -> Array:
+            return w + step * jax.jvp(gradient, (v,), (w,))[1]
+
+        return v - step * jax.scipy.sparse.linalg.cg(system, gradient(v), maxiter=self.num_solve)[0]
+
+    def _check_steps(self, norm: float, least: float | None = None) -> None:
+        product = self.step_size**2 * self.ratio * (norm if least is None else least)
+        if product >= 1:
+            raise InvalidArgument(
+                f"step_size={self.step_size:g} and ratio={self.ratio:g} give τσ‖K‖² = {product:.3g}, which must be "
+                f"below 1; lower one of them."
+            )
+
+
+def operator_norm(term: Any) -> float:
+    """‖K‖², of a bound where K are differences; 1 where K = I."""
+    return 4.0 * len(term.shape) if isinstance(term, TotalVariation) else 1.0
+
+
+def apply(term: Any, x: Array) -> Array:
+    """K x."""
+    return differences(x.reshape(term.shape)) if isinstance(term, TotalVariation) else x
+
+
+def apply_transpose(term: Any, u: Array) -> Array:
+    """Kᵀ u."""
+    return differences_transpose(u).reshape(-1) if isinstance(term, TotalVariation) else u
+
+
+def prox_dual(term: Any, v: Array, step: Array) -> Array:
+    """prox_{σg*}(v), for total variation, of which g is w‖·‖, the projection on balls of radius w."""
+    if isinstance(term, TotalVariation):
+        return term.project(v, term.weight)
+    return prox_conjugate(term, v, step)

@@ -1,0 +1,208 @@
+"""Proximal Langevin algorithms in the Euclidean geometry, none of them adjusted.
+
+============  ==========================================================================================
+scheme        one iteration, γ the step, λ the smoothing, p(x) = prox_{λg}(x), ξ ~ N(0, I)
+============  ==========================================================================================
+``psgla``     x⁺ = prox_{γg}(x − γ∇f(x) + √(2γ) ξ)                                                   [1]_
+``pgld``      q = prox_{γg}(x), x⁺ = q − γ∇f(q) + √(2γ) ξ                                            [2]_
+``pp_ula``    x⁺ = prox^{M⁻¹}_{γg}(x − γM∇f(x)) + √(2γ) M^{½} ξ                                      [3]_
+``fbula``     x⁺ = x − (γ/λ)(I − λ∇²f(x))(x − p(x − λ∇f(x))) + √(2γ) ξ, by a Hessian–vector product  [4]_
+============  ==========================================================================================
+
+Each costs one gradient and one proximal operator per step (``fbula`` one Hessian–vector product more).
+
+References
+----------
+.. [1] A. Salim, P. Richtárik (2020). Primal dual interpretation of the proximal stochastic gradient Langevin algorithm.
+   NeurIPS.
+.. [2] M. Pereyra (2016). Proximal Markov chain Monte Carlo algorithms. Statistics and Computing 26.
+.. [3] M.-C. Corbineau, D. Kouamé, E. Chouzenoux, J.-Y. Tourneret, J.-C. Pesquet (2019). Preconditioned P-ULA for joint
+   deconvolution-segmentation of ultrasound images. IEEE Signal Processing Letters 26(10).
+.. [4] A. Eftekhari, L. Vargas, K. C. Zygalakis (2023). The forward–backward envelope for sampling with the overdamped
+   Langevin algorithm. Statistics and Computing 33.
+"""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from ...infer.errors import InvalidArgument, UnsupportedTarget
+from ...infer.geometry import Euclidean
+from ...infer.geometry.metric import metric_prox
+from ...infer.geometry.mirror import AbstractMirror, Point
+from ...infer.target import Target
+from ...infer.target.primal import Primal, primal
+from ...infer.validate import check_choice, check_count, check_positive
+from .common import AbstractLangevin, Local, Noise, Proposal, finite, value_and_drift
+
+SCHEMES = ("psgla", "pgld", "pp_ula", "fbula")
+POWER_STEPS = 30
+
+
+class ProximalLangevin(AbstractLangevin):
+    """Proximal Langevin algorithms for a smooth plus a nonsmooth part: PSGLA, PGLD, PP-ULA, FBULA. All approximate.
+
+    Parameters
+    ----------
+    step_size
+        γ. Default: 1/(5 L), L the largest curvature of f (of f in the metric M) at the start, found by power iteration;
+        for ``"fbula"`` L + 1/λ in its place.
+    scheme
+        ``"psgla"`` (draws lie on the kinks, the least bias in moments), ``"pgld"``, ``"pp_ula"`` or ``"fbula"``.
+    smoothing
+        λ, of ``"fbula"``, which needs it; below 1/L.
+    metric
+        M, symmetric positive definite, of ``"pp_ula"``; shape (d, d). Default: the identity.
+    num_prox
+        Inner iterations of the proximal operator in the metric M.
+    bias_check
+        As in `BregmanProximalLangevin`.
+
+    Raises
+    ------
+    UnsupportedTarget
+        The target has no nonsmooth part, or a site is not real.
+    InvalidArgument
+        λ ≥ 1/L, or M is not positive definite.
+
+    References
+    ----------
+    Salim & Richtárik (2020), NeurIPS (psgla); Pereyra (2016), Statistics and Computing (pgld); Corbineau et al. (2019)
+    (pp_ula); Eftekhari, Vargas & Zygalakis (2023) (fbula).
+    """
+
+    adjusted: bool = eqx.field(static=True, default=False)
+    scheme: str = eqx.field(static=True, default="psgla")
+    smoothing: Any = None
+    metric: Any = None
+    num_prox: int = eqx.field(static=True, default=100)
+
+    requires: ClassVar = ("support", "composite")
+    exact: ClassVar[bool] = False
+    has_ratio: ClassVar[bool] = False
+    source: ClassVar[str] = "Salim & Richtárik 2020 and others"
+    warning: ClassVar[str] = (
+        "ProximalLangevin is approximate: there is no Metropolis test, and its draws have a bias of the order of the "
+        "step size. BregmanProximalLangevin() is exact."
+    )
+
+    def __check_init__(self) -> None:
+        check_choice("scheme", self.scheme, SCHEMES)
+        check_count("num_prox", self.num_prox)
+        if self.adjusted:
+            raise InvalidArgument(
+                f"adjusted must be False, got {self.adjusted!r}: these schemes have no density to test; use "
+                f"BregmanProximalLangevin()."
+            )
+        if self.scheme != "pp_ula" and self.metric is not None:
+            raise InvalidArgument(f"metric is a setting of scheme='pp_ula', and scheme is {self.scheme!r}.")
+        if self.scheme == "fbula":
+            if self.smoothing is None:
+                raise InvalidArgument(f"scheme='fbula' needs smoothing, below 1/L; got {self.smoothing!r}.")
+            check_positive("smoothing", self.smoothing)
+        elif self.smoothing is not None:
+            raise InvalidArgument(
+                f"smoothing={self.smoothing!r} is a setting of scheme='fbula', and scheme is {self.scheme!r}, whose "
+                f"proximal operator has the step size as its parameter."
+            )
+        if self.metric is not None:
+            matrix = np.asarray(self.metric, float)
+            good = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] and np.allclose(matrix, matrix.T)
+            if not good or np.linalg.eigvalsh(matrix).min() <= 0:
+                raise InvalidArgument(f"metric must be symmetric and positive definite, got {matrix.tolist()}.")
+
+    def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "ProximalLangevin":
+        """Check λ against the curvature of f at a random point."""
+        super().prepare(key, target, start)
+        if self.scheme == "fbula":
+            found = primal(target)
+            largest = float(curvature(found, found.coordinates.to_x(target.initial(key)), None))
+            if self.smoothing * largest >= 1:
+                raise InvalidArgument(
+                    f"smoothing={self.smoothing:g} must be below 1/L = {1 / largest:.3g}, L the curvature of the "
+                    f"smooth part: beyond it the forward–backward envelope has other minima."
+                )
+        return self
+
+    def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
+        """Euclidean."""
+        if not target.coordinates.real:
+            site = next(block for block in target.coordinates.blocks if not block.is_real)
+            raise UnsupportedTarget(
+                f"ProximalLangevin needs real sites, and {site.name!r} has the support {site.kind}; use "
+                f"BregmanProximalLangevin()."
+            )
+        return Euclidean()
+
+    def scales(self, target: Primal) -> bool:
+        """None is learned."""
+        return False
+
+    def locate(self, target: Primal, point: Point) -> Local:
+        """Log π, and ∇f."""
+        smooth, drift = value_and_drift(target.smooth_log_density, point.x)
+        return Local(point, smooth - target.nonsmooth.value(point.x), drift)
+
+    def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
+        """One iteration of the scheme."""
+        update = {"psgla": self._psgla, "pgld": self._pgld, "pp_ula": self._pp_ula, "fbula": self._fbula}[self.scheme]
+        new = self.locate(target, mirror.at(update(target, local, jnp.sqrt(2 * step) * noise(local.point), step)))
+        return Proposal(new, jnp.asarray(jnp.nan), finite(new))
+
+    def noise(self, key: PRNGKeyArray, mirror: AbstractMirror, point: Point) -> Array:
+        """A draw of N(0, I), or N(0, M)."""
+        xi = mirror.noise(key, point)
+        return xi if self.metric is None else jnp.linalg.cholesky(jnp.asarray(self.metric, xi.dtype)) @ xi
+
+    def _psgla(self, target: Primal, local: Local, noise: Array, step: Array) -> Array:
+        return target.nonsmooth.prox(local.point.x - step * local.drift + noise, step)
+
+    def _pgld(self, target: Primal, local: Local, noise: Array, step: Array) -> Array:
+        q = target.nonsmooth.prox(local.point.x, step)
+        return q - step * value_and_drift(target.smooth_log_density, q)[1] + noise
+
+    def _pp_ula(self, target: Primal, local: Local, noise: Array, step: Array) -> Array:
+        if self.metric is None:
+            return target.nonsmooth.prox(local.point.x - step * local.drift, step) + noise
+        matrix = jnp.asarray(self.metric, local.drift.dtype)
+        forward = local.point.x - step * matrix @ local.drift
+        return metric_prox(target.nonsmooth, matrix, forward, step, self.num_prox) + noise
+
+    def _fbula(self, target: Primal, local: Local, noise: Array, step: Array) -> Array:
+        x, smoothing = local.point.x, self.smoothing
+        away = x - target.nonsmooth.prox(x - smoothing * local.drift, smoothing)
+        curved = _hessian_product(target, x, away)
+        return x - step / smoothing * (away - smoothing * curved) + noise
+
+    def first_step(self, target: Primal, mirror: AbstractMirror, local: Local) -> Any:
+        """1/(5 L)."""
+        metric = None if self.metric is None else jnp.asarray(self.metric)
+        largest = curvature(target, local.point.x, metric)
+        if self.scheme == "fbula":
+            largest = largest + 1 / self.smoothing
+        return 0.2 / largest
+
+
+def _hessian_product(target: Primal, x: Array, v: Array) -> Array:
+    """∇²f(x) v."""
+    return -jax.jvp(jax.grad(target.smooth_log_density), (x,), (v,))[1]
+
+
+def curvature(target: Primal, x: Array, metric: Array | None) -> Array:
+    """The largest eigenvalue in size of ∇²f(x), or of M^{½}∇²f(x)M^{½}, by power iteration."""
+    root = None if metric is None else jnp.linalg.cholesky(metric)
+
+    def product(v: Array) -> Array:
+        return _hessian_product(target, x, v) if root is None else root.T @ _hessian_product(target, x, root @ v)
+
+    def once(_: int, v: Array) -> Array:
+        w = product(v)
+        return w / jnp.maximum(jnp.linalg.norm(w), jnp.finfo(w.dtype).tiny)
+
+    start = jax.random.normal(jax.random.key(0), x.shape, x.dtype)
+    v = jax.lax.fori_loop(0, POWER_STEPS, once, start / jnp.linalg.norm(start))
+    return jnp.maximum(jnp.linalg.norm(product(v)), 1e-6)

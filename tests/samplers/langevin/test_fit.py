@@ -1,0 +1,218 @@
+"""The Langevin samplers through `fit`: constrained models, kinks, reductions, warnings, bad input."""
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.distributions import constraints
+
+import pushforward as pf
+from pushforward.infer import geometry as geo
+from pushforward.infer.geometry.prox import L1
+from pushforward.infer.geometry.supports import ball, polytope
+from pushforward.infer.geometry.tv import TotalVariation
+
+
+def fit(target, method, **options):
+    return pf.fit(target, method, **{"num_samples": 2000, "num_warmup": 500, "progress": False} | options)
+
+
+def assert_moments(posterior, mean, variance, sites=None):
+    """Means and variances within 4.5 Monte-Carlo errors of the truth."""
+    from pushforward.infer.diagnostics.chains import effective_sample_size
+
+    x = posterior.draws()[sites or "x"]
+    ess = effective_sample_size(np.moveaxis(x, -1, 0))
+    ess2 = effective_sample_size(np.moveaxis((x - mean) ** 2, -1, 0))
+    assert ess.min() > 200
+    assert np.all(np.abs(x.mean((0, 1)) - mean) < 4.5 * np.sqrt(variance / ess))
+    squares = (x - mean) ** 2
+    assert np.all(np.abs(squares.mean((0, 1)) - variance) < 4.5 * squares.std((0, 1)) / np.sqrt(ess2))
+
+
+@pytest.mark.parametrize("mirror", [None, {"x": geo.SimplexBarrier()}], ids=["entropy", "barrier"])
+def test_dirichlet(mirror) -> None:
+    target = pf.Target.from_log_density(lambda p: jnp.sum(3 * jnp.log(p)), np.full(3, 1 / 3), constraints.simplex)
+    posterior = fit(target, pf.MirrorLangevin(mirror=mirror))
+    assert_moments(posterior, np.full(3, 1 / 3), np.full(3, 2 / 117))
+    np.testing.assert_allclose(posterior.draws()["x"].sum(-1), 1.0, atol=1e-12)
+
+
+def test_a_numpyro_model_with_constrained_sites() -> None:
+    """Its posterior is known: two independent conjugate pairs."""
+
+    def model(counts, events):
+        p = numpyro.sample("p", dist.Dirichlet(np.array([1.0, 2.0, 1.5])))
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+        numpyro.sample("counts", dist.Multinomial(20, p), obs=counts)
+        numpyro.sample("events", dist.Poisson(rate), obs=events)
+
+    target = pf.Target.from_numpyro(model, np.array([4, 9, 7]), np.array([3, 1, 4, 2]))
+    posterior = fit(target, pf.MirrorLangevin(), num_samples=4000)
+    a = np.array([5.0, 11.0, 8.5])
+    mean = a / a.sum()
+    assert_moments(posterior, mean, mean * (1 - mean) / (a.sum() + 1), "p")
+    rate = posterior.draws()["rate"][..., None]
+    assert rate.mean() == pytest.approx(12 / 5, abs=0.05)
+    assert rate.var() == pytest.approx(12 / 25, rel=0.12)
+
+
+def test_uniform_on_a_triangle_by_mapla() -> None:
+    A, b = np.vstack([-np.eye(2), np.ones((1, 2))]), np.array([0.0, 0.0, 1.0])
+    target = pf.Target.from_log_density(lambda x: 0.0 * jnp.sum(x), np.full(2, 0.2), polytope(A, b))
+    posterior = fit(target, pf.MAPLA(), num_samples=5000)
+    assert_moments(posterior, np.full(2, 1 / 3), np.full(2, 1 / 18))
+    assert (posterior.draws()["x"].sum(-1) < 1).all()
+
+
+def test_uniform_on_a_ball_by_mamla() -> None:
+    """E xᵢ² = 1/(d + 2) on the unit ball."""
+    target = pf.Target.from_log_density(lambda x: 0.0 * jnp.sum(x), np.zeros(3), ball(1.0))
+    assert_moments(fit(target, pf.MirrorLangevin(), num_samples=5000), np.zeros(3), np.full(3, 0.2))
+
+
+LAPLACE = {
+    "euclidean": {},
+    "hyperbolic": {"mirror": "hyperbolic"},
+    "both": {"mirror": "hyperbolic", "envelope": "hyperbolic"},
+    "right": {"mirror": "hyperbolic", "envelope": "hyperbolic", "side": "right"},
+}
+
+
+@pytest.mark.parametrize("options", LAPLACE.values(), ids=LAPLACE)
+def test_laplace_of_three_scales(options) -> None:
+    """π ∝ exp(−Σ wᵢ|xᵢ|): variance 2/wᵢ²."""
+    weights = np.array([0.1, 1.0, 10.0])
+    target = pf.Target.composite(lambda x: 0.0 * jnp.sum(x), L1(weights), np.zeros(3))
+    posterior = fit(target, pf.BregmanProximalLangevin(**options), num_warmup=1000, num_samples=4000)
+    assert_moments(posterior, np.zeros(3), 2 / weights**2)
+
+
+def test_scales_are_learned() -> None:
+    scales = np.array([1.0, 10.0, 0.1])
+    target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum((x / scales) ** 2), np.zeros(3))
+    posterior = fit(target, pf.MirrorLangevin(), num_samples=200)
+    learned = np.asarray(posterior._learned()["scale"])
+    np.testing.assert_allclose(learned, np.broadcast_to(scales, learned.shape), rtol=0.5)
+
+
+def test_euclidean_choices_are_myula() -> None:
+    """φ and ψ Euclidean, left and right: one recursion, written out here."""
+    target = pf.Target.composite(lambda x: -0.5 * jnp.sum((x - 1) ** 2), L1(1.0), np.zeros(2))
+    options = {"smoothing": 0.3, "adjusted": False, "step_size": 0.05}
+    runs = [
+        fit(target, pf.BregmanProximalLangevin(side=side, **options), num_samples=50, num_warmup=0, num_chains=1)
+        for side in ("left", "right")
+    ]
+    x = runs[0].draws()["x"]
+    np.testing.assert_array_equal(x, runs[1].draws()["x"])
+    prox = np.sign(x) * np.maximum(np.abs(x) - 0.3, 0)
+    drift = (x - 1) + (x - prox) / 0.3
+    xi = (x[:, 1:] - x[:, :-1] + 0.05 * drift[:, :-1]) / np.sqrt(0.1)
+    assert abs(xi.mean()) < 4 / np.sqrt(xi.size)
+    assert xi.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * xi.size))
+
+
+def test_draws_of_psgla_lie_on_the_kink() -> None:
+    target = pf.Target.composite(lambda x: -0.5 * jnp.sum(x**2), L1(3.0), np.zeros(4))
+    posterior = fit(target, pf.ProximalLangevin(step_size=0.05), num_samples=500)
+    assert (posterior.draws()["x"] == 0).mean() > 0.1
+
+
+def test_primal_dual_has_the_variance_that_theory_says() -> None:
+    """f = x²/2, g = z²/2, K = 1: (2 + s)/(2 + 2s), not ½ (Burger et al. 2024)."""
+    term = geo.prox.UserTerm(lambda x: 0.5 * jnp.sum(x**2), lambda x, s: x / (1 + s))
+    target = pf.Target.composite(lambda x: -0.5 * jnp.sum(x**2), term, np.zeros(40))
+    for ratio, variance in ((1.0, 0.75), (20.0, 0.5243)):
+        method = pf.PrimalDualLangevin(step_size=0.02, ratio=ratio)
+        x = fit(target, method, num_samples=4000, num_warmup=500).draws()["x"]
+        assert x.var() == pytest.approx(variance, rel=0.03)
+
+
+def test_total_variation_denoising_by_primal_dual_and_proximal_langevin() -> None:
+    """The posterior mean of both, of a signal of two levels, against long MYMALA."""
+    rng = np.random.default_rng(0)
+    signal = np.repeat([0.0, 2.0], 8) + 0.5 * rng.normal(size=16)
+    target = pf.Target.composite(
+        lambda x: -0.5 * jnp.sum((x - signal) ** 2) / 0.25, TotalVariation(2.0, (16,)), np.zeros(16)
+    )
+    exact = fit(target, pf.BregmanProximalLangevin(smoothing=0.02), num_samples=5000).draws()["x"]
+    mean, sd = exact.mean((0, 1)), exact.std((0, 1))
+    near = fit(target, pf.ProximalLangevin(step_size=0.01), num_samples=5000).draws()["x"].mean((0, 1))
+    assert np.abs((near - mean) / sd).max() < 0.25
+    dual = fit(target, pf.PrimalDualLangevin(step_size=0.01), num_samples=5000).draws()["x"].mean((0, 1))
+    assert np.abs((dual - mean) / sd).max() < 0.25
+
+
+def test_unadjusted_samplers_tell_their_bias() -> None:
+    """ULA on N(0, 1): variance 1/(1 − γ/2), so at γ = 0.4 the standard deviation is 11.8 % too large."""
+    target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(2))
+    posterior = fit(target, pf.MirrorLangevin(adjusted=False, step_size=0.4), num_warmup=4000)
+    finding = next(f for f in posterior.diagnose().findings if f.name == "bias")
+    assert finding.level == "warning"
+    assert finding.value == pytest.approx(0.118, abs=0.03)
+    small = fit(target, pf.MirrorLangevin(adjusted=False, step_size=0.02), num_warmup=4000)
+    assert next(f for f in small.diagnose().findings if f.name == "bias").level == "note"
+
+
+def test_a_user_s_step_is_used_as_it_is() -> None:
+    target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum((x / 5) ** 2), np.zeros(1))
+    posterior = fit(target, pf.MirrorLangevin(adjusted=False, step_size=0.03, bias_check=False), num_samples=10)
+    assert (posterior.data["sample_stats"]["step_size"].values == 0.03).all()
+
+
+REAL = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(2))
+KINK = pf.Target.composite(REAL, L1(1.0))
+SIMPLEX = pf.Target.from_log_density(lambda p: jnp.sum(jnp.log(p)), np.full(3, 1 / 3), constraints.simplex)
+
+
+@pytest.mark.parametrize(
+    ("target", "make", "message"),
+    [
+        (REAL, lambda: pf.BregmanProximalLangevin(), "needs a target with composite"),
+        (
+            KINK,
+            lambda: pf.MirrorLangevin(mirror=geo.Burg(), adjusted=False),
+            "Burg has points of R\\^d that are no duals",
+        ),
+        (KINK, lambda: pf.MirrorLangevin(mirror={"z": geo.Euclidean()}), "mirror names the site 'z'"),
+        (KINK, lambda: pf.MirrorLangevin(mirror="log"), "mirror must be None, 'hyperbolic'"),
+        (KINK, lambda: pf.MirrorLangevin(scale=np.ones(3)), "scale has shape"),
+        (KINK, lambda: pf.MirrorLangevin(scale=-1.0), "scale must be positive"),
+        (KINK, lambda: pf.MirrorLangevin(mirror=geo.HyperbolicEntropy([0.1, 0.2, 0.3])), "beta has shape"),
+        (KINK, lambda: pf.BregmanProximalLangevin(side="up"), "side must be one of"),
+        (KINK, lambda: pf.BregmanProximalLangevin(envelope="log"), "envelope must be None"),
+        (KINK, lambda: pf.BregmanProximalLangevin(smoothing=-1.0), "smoothing"),
+        (KINK, lambda: pf.MAPLA(adjusted=False), "adjusted must be True"),
+        (KINK, lambda: pf.ProximalLangevin(adjusted=True), "adjusted must be False"),
+        (KINK, lambda: pf.ProximalLangevin(scheme="fbula"), "needs smoothing"),
+        (KINK, lambda: pf.ProximalLangevin(scheme="fbula", smoothing=1.5), "must be below 1/L = 1"),
+        (KINK, lambda: pf.ProximalLangevin(scheme="pgld", smoothing=0.1), "is a setting of scheme='fbula'"),
+        (
+            KINK,
+            lambda: pf.ProximalLangevin(scheme="pp_ula", metric=-np.eye(2)),
+            "metric must be symmetric and positive",
+        ),
+        (KINK, lambda: pf.PrimalDualLangevin(step_size=1.0, ratio=2.0), "τσ"),
+        (SIMPLEX, lambda: pf.PrimalDualLangevin(), "needs a target with composite"),
+        (KINK, lambda: pf.MirrorLangevin(step_size=0.0), "step_size must be"),
+        (KINK, lambda: pf.MirrorLangevin(target_acceptance=1.0), "target_acceptance must be"),
+    ],
+)
+def test_bad_input(target, make, message) -> None:
+    with pytest.raises(pf.PushforwardError, match=message):
+        fit(target, make(), num_samples=10, num_warmup=10)
+
+
+def test_a_polytope_has_no_mirror_langevin() -> None:
+    A, b = np.vstack([-np.eye(2), np.ones((1, 2))]), np.array([0.0, 0.0, 1.0])
+    target = pf.Target.from_log_density(lambda x: 0.0 * jnp.sum(x), np.full(2, 0.2), polytope(A, b))
+    with pytest.raises(pf.UnsupportedTarget, match="use MAPLA"):
+        fit(target, pf.MirrorLangevin(), num_samples=10, num_warmup=10)
+
+
+def test_real_sites_only() -> None:
+    target = pf.Target.composite(SIMPLEX, L1(0.0))
+    with pytest.raises(pf.UnsupportedTarget, match="needs real sites, and 'x' has the support simplex"):
+        fit(target, pf.ProximalLangevin(), num_samples=10, num_warmup=10)

@@ -24,7 +24,7 @@ class AbstractBox(AbstractTerm):
     separable: ClassVar[bool] = True
 
     @abc.abstractmethod
-    def bounds(self, x: Float[Array, " d"]) -> tuple[Array, Array]:
+    def bounds(self, x: Array) -> tuple[Array, Array]:
         """Lower and upper bounds in the dtype of ``x``."""
 
     def value(self, x: Float[Array, " d"]) -> Float[Array, ""]:
@@ -63,7 +63,7 @@ class BoxIndicator(AbstractBox):
         if all(isinstance(end, known) for end in ends) and not np.all(np.asarray(self.lower) <= np.asarray(self.upper)):
             raise InvalidArgument(f"lower must be at most upper, got lower={self.lower!r} and upper={self.upper!r}.")
 
-    def bounds(self, x: Float[Array, " d"]) -> tuple[Array, Array]:
+    def bounds(self, x: Array) -> tuple[Array, Array]:
         """The two bounds."""
         return like(self.lower, x), like(self.upper, x)
 
@@ -71,7 +71,7 @@ class BoxIndicator(AbstractBox):
 class NonNegative(AbstractBox):
     """Indicator of the orthant {x: x ≥ 0}."""
 
-    def bounds(self, x: Float[Array, " d"]) -> tuple[Array, Array]:
+    def bounds(self, x: Array) -> tuple[Array, Array]:
         """0 and ∞."""
         return jnp.zeros((), x.dtype), jnp.full((), jnp.inf, x.dtype)
 

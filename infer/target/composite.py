@@ -1,5 +1,6 @@
 """`CompositeTarget`: log π = f − g, f smooth and g nonsmooth with a proximal operator, in unconstrained coordinates."""
 
+import dataclasses
 from typing import Any, Self
 
 import equinox as eqx
@@ -145,7 +146,14 @@ class CompositeTarget(Target):
 
     def _identity(self) -> list[Any]:
         name = f"{type(self.nonsmooth).__module__}.{type(self.nonsmooth).__qualname__}"
-        return [self.target.fingerprint(), name, self.included, jax.tree.leaves(self.nonsmooth)]
+        return [self.target.fingerprint(), name, self.included, _facts(self.nonsmooth)]
+
+
+def _facts(term: Any) -> Any:
+    """The fields of a term and of its parts, static ones (shape, functions) too, which are no leaves."""
+    if dataclasses.is_dataclass(term) and not isinstance(term, type):
+        return [type(term).__qualname__, {f.name: _facts(getattr(term, f.name)) for f in dataclasses.fields(term)}]
+    return [_facts(part) for part in term] if isinstance(term, tuple | list) else term
 
 
 def composite(smooth: Any, nonsmooth: Any, example: Any = None, support: Any = None) -> CompositeTarget:

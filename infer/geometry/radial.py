@@ -14,7 +14,7 @@ SERIES = (21844 / 6081075, -1382 / 155925, 62 / 2835, -17 / 315, 2 / 15, -1 / 3,
 
 
 def to_interior(v: Array, gauge_squared: Array) -> Array:
-    """The image v tanh(ρ)/ρ, for v of shape (…, d) and ρ² of shape (…); rounding does not put it on the boundary."""
+    """The image v tanh(ρ)/ρ, for v of shape (…, d) and ρ² of shape (…); ρ < 1 there by a margin of rounding."""
     return v * _tanhc(gauge_squared)[..., None]
 
 
@@ -38,8 +38,8 @@ def log_det_radial(gauge_squared: Array, dim: int) -> Array:
 
 
 def _tanhc(squared: Array) -> Array:
-    """The function tanh(ρ)/ρ of ρ², by its series near 0, and below 1/ρ by a rounding error at least."""
+    """tanh(ρ)/ρ from ρ², by its series near 0; at most (1 − 16 ε)/ρ, so that rounding leaves the image inside."""
     small = squared < SMALL**2
     rho = jnp.sqrt(jnp.where(small, 1.0, squared))
-    far = jnp.minimum(jnp.tanh(rho), 1 - jnp.finfo(squared.dtype).eps) / rho
+    far = jnp.minimum(jnp.tanh(rho), 1 - 16 * jnp.finfo(squared.dtype).eps) / rho
     return jnp.where(small, jnp.polyval(jnp.asarray(SERIES, squared.dtype), jnp.where(small, squared, 0.0)), far)

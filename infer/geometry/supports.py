@@ -300,6 +300,6 @@ def _chebyshev_center(normals: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     cost = np.append(np.zeros(normals.shape[1]), -1.0)
     found = linprog(cost, A_ub=np.column_stack([normals, lengths]), b_ub=offsets, bounds=bounds)
     if found.x is None or not found.x[-1] > 1e-9 * reach:
-        what = "is empty" if found.x is None else f"is flat (the largest ball inside has radius {found.x[-1]:.2g})"
+        what = "is empty" if found.x is None else f"is flat (the largest ball inside has radius {abs(found.x[-1]):.1g})"
         raise InvalidArgument(f"the polytope of the {len(offsets)} inequalities A x < b {what}; check their signs.")
     return found.x[:-1]

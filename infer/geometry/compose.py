@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from ..errors import InvalidArgument
 from ..validate import check_count
 from .indicators import AbstractBox
-from .term import AbstractTerm, like, real_sites
+from .term import AbstractTerm, dtype_of, like, real_sites
 
 
 class Sum(AbstractTerm):
@@ -106,7 +106,7 @@ class Blocks(AbstractTerm):
     def value(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """g(x)."""
         values = [part.value(piece) for part, piece in self._pieces(x) if part is not None]
-        return sum(values, jnp.zeros((), x.dtype))
+        return sum(values, jnp.zeros((), dtype_of(x)))
 
     def prox(self, x: Float[Array, " d"], step: Any) -> Float[Array, " d"]:
         """The operators of the parts, side by side; ``step`` is one number."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..errors import InvalidArgument
-from .term import AbstractTerm, check_entries, like
+from .term import AbstractTerm, check_entries, dtype_of, like
 
 
 class AbstractBox(AbstractTerm):
@@ -73,7 +73,7 @@ class NonNegative(AbstractBox):
 
     def bounds(self, x: Array) -> tuple[Array, Array]:
         """0 and ∞."""
-        return jnp.zeros((), x.dtype), jnp.full((), jnp.inf, x.dtype)
+        return jnp.zeros((), dtype_of(x)), jnp.full((), jnp.inf, dtype_of(x))
 
 
 class SimplexIndicator(AbstractTerm):
@@ -90,7 +90,7 @@ class SimplexIndicator(AbstractTerm):
 
     def value(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """0 inside, else ∞; the sum is compared with 1 up to the rounding of d numbers."""
-        excess, room = jnp.sum(x) - 1, 4 * x.size * jnp.finfo(x.dtype).eps
+        excess, room = jnp.sum(x) - 1, 4 * x.size * jnp.finfo(dtype_of(x)).eps
         return indicator(jnp.all(x >= 0) & ((jnp.abs(excess) if self.full else excess) <= room), x)
 
     def prox(self, x: Float[Array, " d"], step: Any) -> Float[Array, " d"]:
@@ -107,7 +107,7 @@ def _threshold(x: Float[Array, " d"]) -> Float[Array, ""]:
     """The t with Σ max(x − t, 0) = 1. Sums start at the largest entry, which keeps digits where |x| is large."""
     top = jnp.max(x)
     down = jnp.sort(x - top, descending=True)
-    rank = jnp.arange(1, x.size + 1, dtype=x.dtype)
+    rank = jnp.arange(1, x.size + 1, dtype=dtype_of(x))
     levels = (jnp.cumsum(down) - 1) / rank
     count = jnp.sum(down > levels)
     return top + levels[count - 1]
@@ -115,4 +115,4 @@ def _threshold(x: Float[Array, " d"]) -> Float[Array, ""]:
 
 def indicator(inside: Bool[Array, ""], x: Float[Array, " d"]) -> Float[Array, ""]:
     """0 or ∞ in the dtype of ``x``."""
-    return jnp.where(inside, jnp.zeros((), x.dtype), jnp.inf)
+    return jnp.where(inside, jnp.zeros((), dtype_of(x)), jnp.inf)

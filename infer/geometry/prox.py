@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ..errors import InvalidArgument
 from ..validate import check_count
-from .term import AbstractTerm, check_entries, like
+from .term import AbstractTerm, check_entries, dtype_of, like
 
 
 def soft(x: Array, threshold: Any) -> Array:
@@ -146,7 +146,7 @@ class GroupL2(AbstractTerm):
         norms = self.norms(x)[:-1]
         shrink = like(step, x) * like(self.weights, x) * jnp.ones_like(norms)
         kept = jnp.where(norms > shrink, 1 - shrink / jnp.where(norms > 0, norms, 1), 0)
-        return x * jnp.append(kept, jnp.ones((), x.dtype))[self._labels()]
+        return x * jnp.append(kept, jnp.ones((), dtype_of(x)))[self._labels()]
 
     def _labels(self) -> Array:
         return jnp.where(jnp.asarray(self.groups) < 0, self.num_groups, jnp.asarray(self.groups))

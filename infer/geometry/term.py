@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 from ..errors import InvalidArgument
 
@@ -118,4 +118,9 @@ def check_entries(name: str, given: Any, ok: Callable[[np.ndarray], Any], rule: 
 
 def like(given: Any, x: Array) -> Array:
     """A parameter in the dtype of ``x``, so that the dtype of results follows the input's."""
-    return jnp.asarray(given, x.dtype)
+    return jnp.asarray(given, dtype_of(x))
+
+
+def dtype_of(x: Array) -> DTypeLike:
+    """The dtype in which JAX holds ``x``: a NumPy array of 64 bits has 32 in it unless more are switched on."""
+    return jnp.result_type(x)

@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..errors import InvalidArgument
 from ..validate import check_count, check_fraction
-from .term import AbstractTerm, check_entries, like
+from .term import AbstractTerm, check_entries, dtype_of, like
 
 
 def differences(image: Float[Array, "*shape"]) -> Float[Array, "axes *shape"]:
@@ -158,13 +158,13 @@ class TotalVariation(AbstractTerm):
         """
         image = x.reshape(self.shape)
         tau = like(step, x) * like(self.weight, x)
-        start = jnp.zeros((image.ndim, *self.shape), x.dtype) if dual is None else self.project(dual, 1)
+        start = jnp.zeros((image.ndim, *self.shape), dtype_of(x)) if dual is None else self.project(dual, 1)
 
         def more(state: _Ascent) -> Bool[Array, ""]:
             return ~state.good & (state.num_steps < self.max_steps)
 
         point, slopes, gap, good = self._certify(image, tau, start)
-        one, count = jnp.ones((), x.dtype), jnp.zeros((), int)
+        one, count = jnp.ones((), dtype_of(x)), jnp.zeros((), int)
         first = _Ascent(start, slopes, (start, slopes), one, point, gap, good, count)
         last = jax.lax.while_loop(more, lambda state: self._ascend(image, tau, state), first)
         return Denoised(last.point.reshape(-1), last.dual, last.gap, last.num_steps, last.good)

@@ -114,6 +114,12 @@ def test_dtype_follows_the_input(name):
     np.testing.assert_allclose(single, prox_of(name)(POINTS, 0.5), atol=2e-3)
 
 
+def test_numbers_of_numpy_are_taken_in_32_bits(name):
+    with jax.enable_x64(False):
+        x = POINTS[0].astype(float)
+        assert jax.eval_shape(lambda: (TERMS[name].prox(x, 0.5), TERMS[name].value(x)))[0].dtype == jnp.float32
+
+
 def test_a_composite_target_takes_it(name):
     target = Target.composite(lambda x: -0.5 * jnp.sum(x**2), TERMS[name], example=np.zeros(D))
     u = prox_of(name)(POINTS, 0.5)

@@ -23,12 +23,14 @@ import numpy as np
 from jaxtyping import Array
 
 from ...infer.errors import InvalidArgument, UnsupportedTarget
-from ...infer.geometry import Euclidean, HyperbolicEntropy
+from ...infer.geometry import Euclidean, HyperbolicEntropy, PowerMirror
 from ...infer.geometry.envelope import Envelope
 from ...infer.geometry.mirror import AbstractMirror, Point
-from ...infer.target.primal import Primal
+from ...infer.target import Target
+from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_choice
-from .common import AbstractLangevin, Local, Noise, Proposal, value_and_drift
+from .checks import check_euclidean_step, describe_convexity, describe_tails
+from .common import AbstractLangevin, LangevinState, Local, Noise, Proposal, value_and_drift
 from .mirrored import Relative, as_mirror, default_smoothing, mirror_proposal, resolve_mirror
 
 
@@ -109,6 +111,20 @@ class BregmanProximalLangevin(AbstractLangevin):
         """A mirror Langevin step along G."""
         return mirror_proposal(lambda p: self.locate(target, p), mirror, noise, local, step)
 
+    def check_step(self, target: Primal, x: Any) -> None:
+        """In the Euclidean geometry an unadjusted step must be below 2/(L + 1/λ)."""
+        smoothing = self.envelope_of(target.nonsmooth).smoothing
+        check_euclidean_step(self, target, x, 1.0 / float(np.min(np.asarray(smoothing))))
+
+    def remarks(self, state: LangevinState, target: Target) -> list[dict[str, Any]]:
+        """The bias of the step, and that of the envelope's tails."""
+        found = primal(target)
+        return [
+            *super().remarks(state, target),
+            *([] if self.adjusted else describe_tails(self.envelope_of(found.nonsmooth))),
+            *describe_convexity(found.nonsmooth, found.coordinates.to_x(target.initial(jax.random.key(0)))),
+        ]
+
     def envelope_of(self, term: Any) -> Envelope:
         """The envelope of the target's nonsmooth term."""
         psi = self.envelope
@@ -160,6 +176,10 @@ class MirrorLangevin(AbstractLangevin):
         """Log π and minus its gradient."""
         return Local(point, *value_and_drift(target.log_density, point.x))
 
+    def check_step(self, target: Primal, x: Any) -> None:
+        """In the Euclidean geometry an unadjusted step must be below 2/L."""
+        check_euclidean_step(self, target, x, 0.0)
+
     def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
         """A mirror Langevin step."""
         return mirror_proposal(lambda p: self.locate(target, p), mirror, noise, local, step)
@@ -180,6 +200,11 @@ def _as_envelope(given: Any) -> Any:
 def check_dual(method: AbstractLangevin, mirror: AbstractMirror) -> None:
     """A step in the dual must lead back: all duals must have a primal, unless steps can be rejected."""
     name = type(mirror).__name__
+    if isinstance(mirror, PowerMirror) and mirror.p != 2 and not method.adjusted:
+        raise UnsupportedTarget(
+            f"PowerMirror({mirror.p:g}) has a second derivative of 0 or infinity at 0, where an unadjusted step is not "
+            f"defined; use adjusted=True."
+        )
     if not mirror.invertible:
         raise UnsupportedTarget(f"{name} has no inverse mirror map, which {type(method).__name__} needs; use MAPLA().")
     if not method.adjusted and not mirror.full_dual:

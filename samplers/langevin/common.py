@@ -26,6 +26,7 @@ from ...infer.target.primal import Primal, PrimalCoordinates, primal
 from ...infer.validate import check_fraction, check_positive
 from ..adaptation import Adaptation, Settings, start_adaptation, update_adaptation
 from ..schedule import Schedule, frozen, step_size_schedule, window_schedule
+from .checks import check_inside, starting_points
 
 FIRST_STEP = 0.1
 ACCEPTANCE_REAL, ACCEPTANCE = 0.574, 0.4
@@ -177,10 +178,19 @@ class AbstractLangevin(AbstractMethod):
         return (warmup, Stage("bias", pairing, length, keep=False), sample)
 
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "AbstractLangevin":
-        """Refuse targets without constrained coordinates, or with a nonsmooth part in others; nothing is built."""
-        del key, start
-        primal(target)
+        """Refuse what only the host can see: a target without constrained coordinates, starts outside of the mirror's
+        domain, a step size at which the recursion explodes. Nothing is built.
+        """
+        found = primal(target)
+        x = found.coordinates.to_x(target.initial(key))
+        mirror = self.mirror_for(found, jnp.ones_like(x))
+        for u in starting_points(start):
+            check_inside(mirror, found, found.coordinates.to_x(u))
+        self.check_step(found, x)
         return self
+
+    def check_step(self, target: Primal, x: Array) -> None:
+        """Raise where the user's step size is too large for the curvature at ``x``; default: any will do."""
 
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> LangevinState:
         """Log density and drift at the start; step size and scale from ``start``, from the user, or the defaults."""

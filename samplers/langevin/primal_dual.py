@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ...infer.errors import InvalidArgument, UnsupportedTarget
@@ -29,10 +30,11 @@ from ...infer.geometry import Euclidean
 from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.geometry.prox import prox_conjugate
 from ...infer.geometry.tv import TotalVariation, differences, differences_transpose
-from ...infer.target.primal import Primal
+from ...infer.target import Target
+from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_count, check_positive
-from .common import AbstractLangevin, Local, Noise, Proposal, finite
-from .proximal import curvature
+from .common import AbstractLangevin, LangevinState, Local, Noise, Proposal, finite
+from .curvature import curvature
 
 MARGIN = 0.95
 
@@ -133,6 +135,15 @@ class PrimalDualLangevin(AbstractLangevin):
         new_u = prox_dual(term, u + dual_step * apply(term, 2 * new_x - x), dual_step)
         new = self.locate(target, mirror.at(new_x)._replace(extra=new_u))
         return Proposal(new, jnp.asarray(jnp.nan), finite(new))
+
+    def remarks(self, state: LangevinState, target: Target) -> list[dict[str, Any]]:
+        """The bias of the step, and σ/τ, which sets the bias that remains."""
+        step = np.asarray(jax.vmap(lambda s: s.adaptation.step_size(False))(state))
+        ratio = float(np.min(np.asarray(self.dual_step(step, primal(target).nonsmooth)) / step))
+        message = (
+            f"The dual step is {ratio:.3g} times the primal one (σ/τ); the larger, the nearer the law is to the target."
+        )
+        return [*super().remarks(state, target), {"level": "note", "name": "σ/τ", "message": message, "value": ratio}]
 
     def dual_step(self, step: Array, term: Any) -> Array:
         """σ."""

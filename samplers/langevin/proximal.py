@@ -25,7 +25,6 @@ References
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
@@ -38,9 +37,9 @@ from ...infer.target import Target
 from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_choice, check_count, check_positive
 from .common import AbstractLangevin, Local, Noise, Proposal, finite, value_and_drift
+from .curvature import curvature, hessian_product
 
 SCHEMES = ("psgla", "pgld", "pp_ula", "fbula")
-POWER_STEPS = 30
 
 
 class ProximalLangevin(AbstractLangevin):
@@ -175,7 +174,7 @@ class ProximalLangevin(AbstractLangevin):
     def _fbula(self, target: Primal, local: Local, noise: Array, step: Array) -> Array:
         x, smoothing = local.point.x, self.smoothing
         away = x - target.nonsmooth.prox(x - smoothing * local.drift, smoothing)
-        curved = _hessian_product(target, x, away)
+        curved = hessian_product(target, x, away)
         return x - step / smoothing * (away - smoothing * curved) + noise
 
     def first_step(self, target: Primal, mirror: AbstractMirror, local: Local) -> Any:
@@ -185,24 +184,3 @@ class ProximalLangevin(AbstractLangevin):
         if self.scheme == "fbula":
             largest = largest + 1 / self.smoothing
         return 0.2 / largest
-
-
-def _hessian_product(target: Primal, x: Array, v: Array) -> Array:
-    """∇²f(x) v."""
-    return -jax.jvp(jax.grad(target.smooth_log_density), (x,), (v,))[1]
-
-
-def curvature(target: Primal, x: Array, metric: Array | None) -> Array:
-    """The largest eigenvalue in size of ∇²f(x), or of M^{½}∇²f(x)M^{½}, by power iteration."""
-    root = None if metric is None else jnp.linalg.cholesky(metric)
-
-    def product(v: Array) -> Array:
-        return _hessian_product(target, x, v) if root is None else root.T @ _hessian_product(target, x, root @ v)
-
-    def once(_: int, v: Array) -> Array:
-        w = product(v)
-        return w / jnp.maximum(jnp.linalg.norm(w), jnp.finfo(w.dtype).tiny)
-
-    start = jax.random.normal(jax.random.key(0), x.shape, x.dtype)
-    v = jax.lax.fori_loop(0, POWER_STEPS, once, start / jnp.linalg.norm(start))
-    return jnp.maximum(jnp.linalg.norm(product(v)), 1e-6)

@@ -197,12 +197,51 @@ SIMPLEX = pf.Target.from_log_density(lambda p: jnp.sum(jnp.log(p)), np.full(3, 1
         (KINK, lambda: pf.PrimalDualLangevin(step_size=1.0, ratio=2.0), "τσ"),
         (SIMPLEX, lambda: pf.PrimalDualLangevin(), "needs a target with composite"),
         (KINK, lambda: pf.MirrorLangevin(step_size=0.0), "step_size must be"),
+        (KINK, lambda: pf.MirrorLangevin(adjusted=False, step_size=2.5), "must be below 2/\\(L \\+ 1/λ\\) = 2"),
+        (
+            KINK,
+            lambda: pf.BregmanProximalLangevin(adjusted=False, step_size=0.5, smoothing=0.2),
+            "must be below 2/\\(L \\+ 1/λ\\) = 0.333",
+        ),
+        (KINK, lambda: pf.MirrorLangevin(mirror=geo.PowerMirror(3.0), adjusted=False), "second derivative of 0 or inf"),
         (KINK, lambda: pf.MirrorLangevin(target_acceptance=1.0), "target_acceptance must be"),
     ],
 )
 def test_bad_input(target, make, message) -> None:
     with pytest.raises(pf.PushforwardError, match=message):
         fit(target, make(), num_samples=10, num_warmup=10)
+
+
+def test_a_start_outside_of_the_mirror_is_named() -> None:
+    with pytest.raises(
+        pf.InvalidArgument, match=r"outside of the domain of BoltzmannShannon: coordinate 1 \(site 'x'\)"
+    ):
+        fit(KINK, pf.MirrorLangevin(mirror=geo.BoltzmannShannon()), start=np.array([1.0, -1.0]), num_samples=10)
+
+
+def findings(posterior):
+    return {finding.name: finding for finding in posterior.diagnose().findings}
+
+
+def test_flat_tails_of_an_envelope_are_told() -> None:
+    method = pf.BregmanProximalLangevin(envelope="hyperbolic", smoothing=0.5, adjusted=False, step_size=0.05)
+    finding = findings(fit(KINK, method, num_samples=50))["envelope"]
+    assert finding.level == "warning"
+    assert "79 %" in finding.message
+    assert "envelope" not in findings(fit(KINK, pf.BregmanProximalLangevin(envelope="hyperbolic"), num_samples=50))
+
+
+def test_a_term_that_is_not_convex_is_told() -> None:
+    hard = geo.prox.UserTerm(lambda x: jnp.sum(1.0 * (x != 0)), lambda x, s: jnp.where(x**2 > 2 * s, x, 0.0))
+    target = pf.Target.composite(REAL, hard)
+    posterior = fit(target, pf.BregmanProximalLangevin(smoothing=0.1), num_samples=50)
+    assert findings(posterior)["convexity"].level == "warning"
+    assert "convexity" not in findings(fit(KINK, pf.BregmanProximalLangevin(), num_samples=50))
+
+
+def test_primal_dual_shows_its_ratio() -> None:
+    found = findings(fit(KINK, pf.PrimalDualLangevin(step_size=0.1, ratio=4.0), num_samples=50))
+    assert found["σ/τ"].value == pytest.approx(4.0)
 
 
 def test_a_polytope_has_no_mirror_langevin() -> None:

@@ -1,0 +1,98 @@
+"""What only the host can see before and after a run of a Langevin sampler."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from ...infer.errors import InvalidArgument
+from ...infer.geometry import Euclidean
+from ...infer.geometry.envelope import Envelope
+from ...infer.geometry.mirror import AbstractMirror
+from ...infer.run.start import Warm
+from ...infer.target.primal import Primal
+from .curvature import curvature
+
+LARGE_KAPPA = 0.3
+
+
+def check_inside(mirror: AbstractMirror, target: Primal, x: Array) -> None:
+    """Raise `InvalidArgument` where a start lies outside of the mirror's domain.
+
+    Raises
+    ------
+    InvalidArgument
+        The message names the site, and where coordinates have bounds of their own, the first one outside of them.
+    """
+    if bool(mirror.contains(x)):
+        return
+    lower, upper = getattr(mirror, "bounds", (-np.inf, np.inf))
+    outside = np.flatnonzero(~((np.asarray(x) > lower) & (np.asarray(x) < upper)))
+    at = int(outside[0]) if outside.size else 0
+    site = next(block.name for block, where in target.coordinates.slices if at < where.stop)
+    what = (
+        f"coordinate {at} (site {site!r}) is {float(x[at]):.4g}" if outside.size else f"x is {np.asarray(x).tolist()}"
+    )
+    raise InvalidArgument(
+        f"the start lies outside of the domain of {type(mirror).__name__}: {what}; give start= with a point inside, or "
+        f"the support of the site to Target.from_log_density."
+    )
+
+
+def starting_points(start: Any) -> list[Array]:
+    """The points u among the starts of a first stage; none later."""
+    starts = [s.u if isinstance(s, Warm) else s for s in start if isinstance(s, Warm) or np.ndim(s)]
+    return [u for s in starts for u in np.reshape(np.asarray(s), (-1, np.shape(s)[-1]))]
+
+
+def check_euclidean_step(method: Any, target: Primal, x: Any, envelope: float) -> None:
+    """Raise where an unadjusted Euclidean step, given by the user, is one at which the recursion diverges."""
+    mirror = getattr(method.mirror, "mirror", method.mirror)
+    fixed = not method.adjusted and isinstance(method.step_size, int | float) and method.scale is None
+    if not (fixed and isinstance(mirror, Euclidean) and target.coordinates.real):
+        return
+    largest = float(curvature(target, x, None)) + envelope
+    if method.step_size * largest >= 2:
+        raise InvalidArgument(
+            f"step_size={method.step_size:g} must be below 2/(L + 1/λ) = {2 / largest:.3g}, L the curvature of the "
+            f"smooth part at a random start: above it the unadjusted recursion diverges."
+        )
+
+
+def describe_tails(envelope: Envelope) -> list[dict[str, Any]]:
+    """A finding on an envelope whose tails are flatter than those of the term."""
+    weights = getattr(envelope.term, "weights", None)
+    if weights is None or isinstance(envelope.mirror, Euclidean):
+        return []
+    kappa = float(np.max(np.asarray(envelope.smoothing) * np.asarray(weights)))
+    if kappa <= LARGE_KAPPA:
+        return []
+    slope = float(np.min(np.asarray(envelope.tail_slope())))
+    return [
+        {
+            "level": "warning",
+            "name": "envelope",
+            "message": f"Far out the envelope has {100 * slope:.0f} % of the slope of the nonsmooth term (λα = "
+            f"{kappa:.2g}, threshold {LARGE_KAPPA}), so that the draws have heavier tails than the target; lower "
+            f"smoothing, or use adjusted=True.",
+            "value": kappa,
+            "threshold": LARGE_KAPPA,
+        }
+    ]
+
+
+def describe_convexity(term: Any, x: Any) -> list[dict[str, Any]]:
+    """A finding on a term whose proximal operator is not that of a convex one: it must be firmly non-expansive."""
+    keys = jax.random.split(jax.random.key(1), 16)
+    pairs = jax.vmap(lambda key: jax.random.normal(key, (2, *x.shape)))(keys) * (1 + np.abs(np.asarray(x)).max())
+    prox = jax.vmap(jax.vmap(lambda v: term.prox(v, 0.5)))(pairs)
+    apart, moved = (np.asarray(v[:, 0] - v[:, 1]) for v in (pairs, prox))
+    excess = (moved**2).sum(-1) - (moved * apart).sum(-1)
+    if not np.any(excess > 1e-3 * (apart**2).sum(-1)):
+        return []
+    message = (
+        f"The proximal operator of {type(term).__name__} is not firmly non-expansive, so its term is not convex: its "
+        f"envelope has kinks of its own, and no theory covers the unadjusted samplers."
+    )
+    return [{"level": "warning", "name": "convexity", "message": message}]

@@ -24,7 +24,6 @@ from .prox import GroupL2 as GroupL2
 from .prox import NuclearNorm as NuclearNorm
 from .prox import UserTerm as UserTerm
 from .prox import prox_conjugate as prox_conjugate
-from .separable import AbstractSeparable as AbstractSeparable
 from .separable import BoltzmannShannon as BoltzmannShannon
 from .separable import BoxBarrier as BoxBarrier
 from .separable import Burg as Burg
@@ -33,6 +32,7 @@ from .separable import FermiDirac as FermiDirac
 from .separable import Hellinger as Hellinger
 from .separable import HyperbolicEntropy as HyperbolicEntropy
 from .separable import PowerMirror as PowerMirror
+from .separable_base import AbstractSeparable as AbstractSeparable
 from .simplex import AbstractSimplex as AbstractSimplex
 from .simplex import SimplexBarrier as SimplexBarrier
 from .simplex import SimplexEntropy as SimplexEntropy

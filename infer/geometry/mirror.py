@@ -19,7 +19,7 @@ D_φ(u, v)         ``divergence``
 References
 ----------
 .. [1] K. S. Zhang, G. Peyré, J. Fadili, M. Pereyra (2020). Wasserstein control of mirror Langevin Monte Carlo. COLT.
-.. [2] J. Shi, C. Liu, L. Mackey (2022). Sampling with mirrored Stein operators. ICLR. (∇·P, §2.)
+.. [2] J. Shi, C. Liu, L. Mackey (2022). Sampling with mirrored Stein operators. ICLR.
 .. [3] H. H. Bauschke, J. M. Borwein (1997). Legendre functions and the method of random Bregman projections.
    J. Convex Analysis 4(1).
 """

@@ -241,10 +241,12 @@ def _constraints() -> dict[str, Any]:
     class _Radial(Transform):
         """The radial map onto an open convex set."""
 
-        domain = constraints.real_vector
-
         def __init__(self, codomain: Any):
             self._codomain = codomain
+
+        @property
+        def domain(self) -> Any:
+            return constraints.real_vector
 
         @property
         def codomain(self) -> Any:

@@ -126,7 +126,10 @@ def _prox(side: Side, term: Any, mirror: AbstractMirror, p: Point, step: Any) ->
     if isinstance(mirror, Affine):
         loc, scale = like(mirror.loc, p.x), like(mirror.scale, p.x)
         inner = _prox(side, _pulled_back(term, loc, scale), mirror.mirror, p.extra, step)
-        return Point(loc + scale * inner.x, inner.y / scale, inner)
+        x = loc + scale * inner.x
+        box = term.box if isinstance(term, Sum) else term
+        # rounding must not lead out of a box, where the value is infinite
+        return Point(box.prox(x, step) if isinstance(box, AbstractBox) else x, inner.y / scale, inner)
     if isinstance(mirror, Product):
         return _blockwise(side, term, mirror, p, step)
     if isinstance(term, SimplexIndicator):

@@ -1,9 +1,12 @@
 """What results with a density share: `Approximation`; a weighted cloud: `Particles`."""
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .errors import InvalidArgument, NotAvailable
@@ -36,6 +39,12 @@ class Approximation(eqx.Module):
         del u
         raise NotAvailable(f"{type(self).__name__} has no inverse map to N(0, I); use a flow that has one.")
 
+    def expect(self, key: PRNGKeyArray, f: Callable[[Float[Array, " d"]], Any], n: int) -> tuple[Any, Any]:
+        """E_q f(u), for an f whose value is a pytree of arrays, from ``n`` draws; and its standard error."""
+        values = jax.vmap(f)(self.sample_and_log_prob(key, n)[0])
+        error = lambda x: jnp.std(x, axis=0, ddof=1) / jnp.sqrt(n)  # noqa: E731
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), values), jax.tree.map(error, values)
+
     def mean(self) -> Float[Array, " d"]:
         """Exact mean of u; raises `NotAvailable` where there is no closed form."""
         raise NotAvailable(f"{type(self).__name__} has no closed-form mean; average draws of sample_and_log_prob.")
@@ -43,6 +52,30 @@ class Approximation(eqx.Module):
     def covariance(self) -> Float[Array, "d d"]:
         """Exact covariance of u; raises `NotAvailable` where there is no closed form."""
         raise NotAvailable(f"{type(self).__name__} has no closed-form covariance; use draws of sample_and_log_prob.")
+
+
+class Augmented(Approximation):
+    """An approximation of u together with auxiliary variables, whose density in u alone has no closed form."""
+
+    @abc.abstractmethod
+    def sample_augmented(
+        self, key: PRNGKeyArray, n: int
+    ) -> tuple[Float[Array, "n d"], dict[str, Array], Float[Array, " n"]]:
+        """``n`` draws of u, of the auxiliary variables by name, and the log density of both together."""
+
+    @abc.abstractmethod
+    def augmented_log_prob(self, u: Float[Array, " d"], auxiliary: dict[str, Array]) -> Float[Array, ""]:
+        """Log density at any u and auxiliary variables."""
+
+    @abc.abstractmethod
+    def estimate_log_prob(
+        self, key: PRNGKeyArray, u: Float[Array, " d"], n: int
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """An importance estimate of the log density of u alone, and its standard error."""
+
+    @abc.abstractmethod
+    def check_densities(self) -> None:
+        """Raise `NotAvailable` where densities at given points mean nothing; on the host, before they are computed."""
 
 
 def as_approximation(name: str, given: Any) -> Any:

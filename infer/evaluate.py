@@ -15,6 +15,8 @@ from .validate import check_count
 
 BATCH_BYTES = 64 * 2**20
 BATCH = 1000
+POINTS = 32
+"""At which a density is estimated at once."""
 
 
 def over_draws(
@@ -108,6 +110,37 @@ def draw_approximation(approximation: Any, key: PRNGKeyArray, *, n: int) -> tupl
 def approximation_log_prob(approximation: Any, u: Any) -> Any:
     """`Approximation.log_prob` at one u, or at each of a stack of them, compiled."""
     return jax.vmap(approximation.log_prob)(u) if u.ndim > 1 else approximation.log_prob(u)
+
+
+@jax.jit
+def augmented_log_prob(approximation: Any, u: Any, auxiliary: Any) -> Any:
+    """`Augmented.augmented_log_prob` at each of a stack of u with their auxiliary variables, compiled."""
+    return jax.vmap(approximation.augmented_log_prob)(u, auxiliary)
+
+
+@partial(jax.jit, static_argnames=("n",))
+def estimate_log_prob(approximation: Any, key: PRNGKeyArray, u: Any, *, n: int) -> tuple[Any, Any]:
+    """`Augmented.estimate_log_prob` at each of a stack of u, compiled; some at a time, to bound memory."""
+    keys = jax.random.split(key, len(u))
+    return jax.lax.map(lambda both: approximation.estimate_log_prob(*both, n), (keys, u), batch_size=POINTS)
+
+
+@partial(jax.jit, static_argnames=("n",))
+def draw_augmented(approximation: Any, key: PRNGKeyArray, *, n: int) -> tuple[Any, Any, Any]:
+    """`Augmented.sample_augmented`, compiled."""
+    return approximation.sample_augmented(key, n)
+
+
+@partial(jax.jit, static_argnames=("f", "n"))
+def expectation(approximation: Any, target: Target, key: PRNGKeyArray, *, f: Callable, n: int) -> tuple[Any, Any]:
+    """`Approximation.expect` of a function of the values by site, compiled."""
+    return approximation.expect(key, lambda u: f(target.constrain(u)), n)
+
+
+def value_at(key: PRNGKeyArray, target: Target, values: dict, f: Any) -> Any:
+    """A user's function of the values by site, for `over_draws`."""
+    del key, target
+    return f(values)
 
 
 def constrain_draw(key: PRNGKeyArray, target: Target, u: Any) -> dict:

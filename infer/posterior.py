@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import evaluate
-from .approximation import Approximation, Particles
+from .approximation import Approximation, Augmented, Particles
 from .diagnostics.findings import cut_short
+from .diagnostics.psis import Estimate
 from .errors import InvalidArgument, NotAvailable, StoreError
 from .run.plan import read_key
 from .run.precision import precision
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .run.driver import Run
     from .target import Target
 
+TRAJECTORIES = 64
 SAMPLE_DIMS = {"chains": ("chain", "draw"), "approximation": ("chain", "draw"), "particles": ("particle",)}
 
 
@@ -195,7 +197,7 @@ class Posterior:
         dataset = self.data["posterior"].to_dataset()
         return {name: dataset[name].transpose(*self.sample_dims, ...).values for name in dataset.data_vars}
 
-    def sample(self, num_samples: int | None = None, *, key: Any = 1) -> dict[str, np.ndarray]:
+    def sample(self, num_samples: int | None = None, *, augmented: bool = False, key: Any = 1) -> dict[str, Any]:
         """Draws by site, of shape (num_samples, …).
 
         Fresh and independent where there is an approximation; otherwise taken at random (by weight, if there are
@@ -205,12 +207,19 @@ class Posterior:
         ----------
         num_samples
             Default: as many as are kept.
+        augmented
+            Whether the auxiliary variables of a `MixFlow` are wanted too: a dict by name at ``"auxiliary"``.
         """
         pooled = self._pooled()
         available = next(iter(pooled.values())).shape[0]
         n = available if num_samples is None else check_count("num_samples", num_samples)
         with precision(self._bits):
             key = _key(key)
+            if augmented:
+                u, auxiliary, _ = evaluate.draw_augmented(self._augmented("sample"), key, n=n)
+                target = self._need_target("sample")
+                values = evaluate.over_draws(evaluate.constrain_draw, target, np.asarray(u), key=key)
+                return values | {"auxiliary": jax.tree.map(np.asarray, auxiliary)}
             if self.approximation is not None and self.target is not None:
                 u, _ = evaluate.draw_approximation(self.approximation, key, n=n)
                 return evaluate.over_draws(evaluate.constrain_draw, self.target, np.asarray(u), key=key)
@@ -219,7 +228,7 @@ class Posterior:
         chosen = rng.choice(available, n, replace=weights is not None or n > available, p=weights)
         return {name: value[chosen] for name, value in pooled.items()}
 
-    def log_prob(self, values: Any) -> Any:
+    def log_prob(self, values: Any, *, augmented: bool = False, num_draws: int = 100, key: Any = 5) -> Any:
         """Log density of the approximation at ``values``: a dict by site (in constrained coordinates), or u.
 
         One value of each site, or n of each as `sample` gives them; u of shape (d,) or (n, d).
@@ -227,10 +236,21 @@ class Posterior:
         For a dict the density is that of the constrained values of a u of the same dimension, the log-Jacobian of the
         transformation left in u: comparable with ``target.log_density(target.unconstrain(values))``.
 
+        The density of a `MixFlow` in u alone has no closed form: what comes back is an importance *estimate*, biased
+        downwards, as a pair (value, error).
+
+        Parameters
+        ----------
+        augmented
+            The exact joint density of u and auxiliary variables instead, at what ``sample(n, augmented=True)`` gives.
+        num_draws, key
+            Draws of the auxiliary variables per point, for an estimate.
+
         Raises
         ------
         NotAvailable
-            The method has no density; evaluate ``target.log_density`` for the posterior's own, up to a constant.
+            The method has no density; evaluate ``target.log_density`` for the posterior's own, up to a constant. Or
+            rounding has left nothing of it, with the number.
         """
         if self.approximation is None:
             if self.kind == "approximation":
@@ -244,7 +264,72 @@ class Posterior:
             dim = u.shape[-1] if self.target is None else self.target.dim
             if u.shape not in ((dim,), (len(u), dim)):
                 raise InvalidArgument(f"log_prob got u of shape {u.shape}; it must be ({dim},) or (n, {dim}).")
-            return np.asarray(evaluate.approximation_log_prob(self.approximation, u))
+            if augmented:
+                return self._augmented_log_prob(u, values)
+            if not isinstance(self.approximation, Augmented):
+                return np.asarray(evaluate.approximation_log_prob(self.approximation, u))
+            self.approximation.check_densities()
+            points, n = u.reshape(-1, dim), check_count("num_draws", num_draws, 2)
+            found = evaluate.estimate_log_prob(self.approximation, _key(key), points, n=n)
+            return Estimate(*(np.asarray(x).reshape(u.shape[:-1])[()] for x in found))
+
+    def _augmented_log_prob(self, u: Any, values: Any) -> np.ndarray:
+        approximation = self._augmented("log_prob")
+        if not isinstance(values, dict) or "auxiliary" not in values:
+            raise InvalidArgument(
+                f"log_prob with augmented=True needs the auxiliary variables, and got {type(values).__name__} without "
+                f"'auxiliary'; give what sample(n, augmented=True) returns."
+            )
+        auxiliary = {name: jnp.asarray(x, float) for name, x in values["auxiliary"].items()}
+        approximation.check_densities()
+        if u.ndim == 1:
+            return np.asarray(approximation.augmented_log_prob(u, auxiliary))
+        return np.asarray(evaluate.augmented_log_prob(approximation, u, auxiliary))
+
+    def _augmented(self, what: str) -> Augmented:
+        if not isinstance(self.approximation, Augmented):
+            raise NotAvailable(
+                f"{what} with augmented=True needs a method with auxiliary variables, and {self._method_name} has "
+                f"none; leave it out."
+            )
+        return self.approximation
+
+    def expect(self, f: Any, *, num_samples: int | None = None, key: Any = 4) -> Estimate:
+        """The mean of a function over the posterior, and its Monte-Carlo standard error.
+
+        Chains: over the kept draws, the error by their effective number. Particles: by weight. Approximations: over
+        draws of the approximation (not reweighted), or over whole trajectories of a `MixFlow`, all of whose points
+        count.
+
+        Parameters
+        ----------
+        f
+            A JAX function of the values by site, one draw's, whose value is an array or a pytree of arrays.
+        num_samples
+            Draws, or trajectories, of an approximation; default: as many draws as are kept, 64 trajectories.
+
+        Returns
+        -------
+        A pair (value, error) of what f returns.
+        """
+        if self.approximation is not None:
+            target = self._need_target("expect")
+            default = TRAJECTORIES if isinstance(self.approximation, Augmented) else np.size(self.log_weights())
+            n = check_count("num_samples", default if num_samples is None else num_samples, 2)
+            with precision(self._bits):
+                found = evaluate.expectation(self.approximation, target, _key(key), f=f, n=n)
+                return Estimate(*jax.tree.map(np.asarray, found))
+        if num_samples is not None:
+            raise InvalidArgument(f"num_samples is for approximations, and this is one of {self.kind}; leave it out.")
+        from .diagnostics.expectation import expectation
+
+        draws, lead = self.draws(), len(self.sample_dims)
+        flat = {name: _flatten(value, lead) for name, value in draws.items()}
+        with precision(self._bits):
+            values = evaluate.over_draws(evaluate.value_at, self.target, flat, f)
+        shape = next(iter(draws.values())).shape[:lead]
+        values = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), values)
+        return expectation(values, self.kind, self.log_weights())
 
     def _to_u(self, values: "Mapping[str, Any]") -> Any:
         """Values by site as u; or n of each, as `sample` gives them, as (n, d)."""

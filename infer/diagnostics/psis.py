@@ -6,7 +6,7 @@ Technometrics 51 (2009). Held equal to ArviZ by a test; on NumPy alone, because 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,10 +39,10 @@ class Moments(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A number and its standard error."""
+    """A number, or a pytree of arrays, and its standard error."""
 
-    value: float
-    error: float
+    value: Any
+    error: Any
 
 
 def psis(log_weights: np.ndarray) -> Smoothed:

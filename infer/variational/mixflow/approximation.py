@@ -1,19 +1,26 @@
 """`MixFlowApproximation`: i.i.d. draws of a MixFlow with their densities, its bound, and averages over trajectories."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ...approximation import Approximation
+from ...approximation import Augmented
 from ...errors import NotAvailable
 from ...target import Target
-from . import orbit
-from .maps import AbstractMap
+from . import families
+from .families import Flow
+
+UNRELIABLE = 1e-3
+"""Median round-trip error, in units of the map's scale, above which densities at given points mean nothing."""
+DOUBTFUL = 1e-6
+CHECKED = 32
+"""Draws whose orbits are run there and back."""
 
 
 class Curve(NamedTuple):
@@ -25,6 +32,8 @@ class Curve(NamedTuple):
         N, shape (g,); only the first ``filled`` were reached.
     elbo, se
         Mean over trajectories, and its standard error.
+    lost
+        Trajectories that had left the finite numbers, and are not in the mean.
     filled
         How many.
     """
@@ -32,109 +41,130 @@ class Curve(NamedTuple):
     lengths: Int[Array, " g"]
     elbo: Float[Array, " g"]
     se: Float[Array, " g"]
+    lost: Int[Array, " g"]
     filled: Int[Array, ""]
 
 
-class MixFlowApproximation(Approximation):
-    """q_N = (1/N) Σ_{n<N} Tⁿ# q₀ on the augmented space.
+class MixFlowApproximation(Augmented):
+    """The mixture q_N of a `Flow`, of length N.
 
     Densities are log q_N(s) − log aux(s): the auxiliary variables' own density is divided out, so that importance
     weights have mean Z. The density of u alone is an integral over the auxiliary variables without a closed form.
 
     Parameters
     ----------
-    flow_map, reference, length
-        T, q₀ and N.
+    flow, length
+        Maps with their mixture, and N.
     target
         What the map is made for.
     curve
         The bound by length, from the orbits of the fit.
     """
 
-    flow_map: AbstractMap
-    reference: orbit.Reference
+    flow: Flow
     length: Int[Array, ""]
     target: Target
     curve: Curve
 
     def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         """``n`` independent draws of u, each with the density read off its own orbit."""
-        states, log_q = self.sample_augmented(key, n)
-        return states.at.x, log_q
+        drawn = self._draws(key, n)
+        return drawn.state.at.x, drawn.log_q
 
-    def sample_augmented(self, key: PRNGKeyArray, n: int) -> tuple[Any, Float[Array, " n"]]:
-        """``n`` independent draws of the augmented state, and log q_N(s) − log aux(s)."""
-        one = lambda key: orbit.draw(key, self.flow_map, self.reference, self.target.log_density, self.length)  # noqa: E731
+    def sample_augmented(
+        self, key: PRNGKeyArray, n: int
+    ) -> tuple[Float[Array, "n d"], dict[str, Array], Float[Array, " n"]]:
+        """``n`` independent draws of u, of the auxiliary variables by name, and log q_N of both."""
+        drawn, flow_map = self._draws(key, n), self.flow.flow_map
+        log_q = drawn.log_q + jax.vmap(flow_map.log_auxiliary)(drawn.state)
+        return drawn.state.at.x, jax.vmap(flow_map.auxiliary)(drawn.state), log_q
+
+    def _draws(self, key: PRNGKeyArray, n: int) -> families.Draw:
+        one = lambda key: families.sample(key, self.flow, self.target.log_density, self.length)  # noqa: E731
         return jax.vmap(one)(jax.random.split(key, n))
 
     def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
-        """Not available: it is an integral; see `marginal_log_prob` and `augmented_log_prob`."""
+        """Not available: it is an integral; see `estimate_log_prob` and `augmented_log_prob`."""
         raise NotAvailable(
-            f"A MixFlow has no closed-form density at a u of shape {u.shape}; use approximation.marginal_log_prob(key, "
-            f"u) for an estimate with its standard error, or approximation.augmented_log_prob(state), which is exact."
+            f"A MixFlow has no closed-form density at a u of shape {u.shape}; use approximation.estimate_log_prob(key, "
+            f"u) for an estimate with its standard error, or approximation.augmented_log_prob, which is exact."
         )
 
-    def augmented_log_prob(self, state: Any) -> Float[Array, ""]:
-        """The density log q_N(s) − log aux(s) of an augmented state, by N − 1 inverse maps; exact up to rounding."""
-        return orbit.log_density_at(state, self.flow_map, self.reference, self.target.log_density, self.length)
+    def augmented_log_prob(self, u: Float[Array, " d"], auxiliary: dict[str, Array]) -> Float[Array, ""]:
+        """The density log q_N of u and the auxiliary variables by name, by inverse maps; exact up to rounding."""
+        state = self.flow.flow_map.state(u, auxiliary, self.target.log_density)
+        return self._log_density_at(state) + self.flow.flow_map.log_auxiliary(state)
 
-    def marginal_log_prob(
-        self, key: PRNGKeyArray, u: Float[Array, " d"], num_draws: int = 100
+    def estimate_log_prob(
+        self, key: PRNGKeyArray, u: Float[Array, " d"], n: int
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """An importance estimate of log q_N(u), biased downwards, and its standard error (delta method).
 
-        q_N(u) = E_aux[q_N(u, aux) / aux], over ``num_draws`` draws of the auxiliary variables.
+        q_N(u) = E_aux[q_N(u, aux) / aux], over ``n`` draws of the auxiliary variables from their own density.
         """
 
         def one(key: PRNGKeyArray) -> Array:
-            return self.augmented_log_prob(self.flow_map.start(key, u, self.target.log_density))
+            return self._log_density_at(self.flow.flow_map.start(key, u, self.target.log_density))
 
-        values = jax.vmap(one)(jax.random.split(key, num_draws))
-        total = jax.nn.logsumexp(values) - jnp.log(num_draws)
-        return total, jnp.std(jnp.exp(values - total)) / jnp.sqrt(num_draws)
+        values = jax.vmap(one)(jax.random.split(key, n))
+        total = jax.nn.logsumexp(values) - jnp.log(n)
+        return total, jnp.std(jnp.exp(values - total), ddof=1) / jnp.sqrt(n)
 
-    def expect(
-        self, key: PRNGKeyArray, f: Callable[[Float[Array, " d"]], Any], num_trajectories: int = 64
-    ) -> tuple[Any, Any]:
-        """E_{q_N} f(u) by averages along trajectories, and its standard error over them.
+    def _log_density_at(self, state: Any) -> Float[Array, ""]:
+        return families.log_density_at(state, self.flow, self.target.log_density, self.length)
 
-        Every point of a trajectory counts, so that a map costs as much as a draw.
+    def expect(self, key: PRNGKeyArray, f: Callable[[Float[Array, " d"]], Any], n: int) -> tuple[Any, Any]:
+        """E_{q_N} f(u) by averages along ``n`` trajectories, and its standard error over them.
 
-        Parameters
-        ----------
-        f
-            A function of u with an array or a pytree of arrays as its value.
+        Every point of a trajectory counts, so that a map costs as much as a draw. Backward and ensemble flows, whose
+        trajectories end in one component, take one draw of each.
         """
-        log_density = self.target.log_density
-
-        def one(key: PRNGKeyArray) -> Any:
-            first, second = jax.random.split(key)
-            state = self.flow_map.start(second, self.reference.sample(first), log_density)
-
-            def move(_: Array, carry: tuple) -> tuple:
-                state, total = carry
-                state = self.flow_map.forward(state, log_density)[0]
-                return state, jax.tree.map(jnp.add, total, f(state.at.x))
-
-            _, total = jax.lax.fori_loop(0, self.length - 1, move, (state, f(state.at.x)))
-            return jax.tree.map(lambda x: x / self.length, total)
-
-        means = jax.vmap(one)(jax.random.split(key, num_trajectories))
-        error = lambda x: jnp.std(x, axis=0, ddof=1) / jnp.sqrt(num_trajectories)  # noqa: E731
+        one = lambda key: families.average(key, f, self.flow, self.target.log_density, self.length)  # noqa: E731
+        means = jax.vmap(one)(jax.random.split(key, n))
+        error = lambda x: jnp.std(x, axis=0, ddof=1) / jnp.sqrt(n)  # noqa: E731
         return jax.tree.map(lambda x: x.mean(0), means), jax.tree.map(error, means)
+
+    def round_trip_error(self, key: PRNGKeyArray | None = None) -> float:
+        """Median over draws of the reference of |T^{−(N−1)} T^{N−1} s − s|, over x in units of the map's scale."""
+        key = jax.random.key(0) if key is None else key
+        return float(np.median(np.asarray(round_trip(self, key, num_points=CHECKED))))
+
+    def check_densities(self) -> None:
+        """Whether densities at given points mean anything: an orbit run there and back must end where it began.
+
+        Raises
+        ------
+        NotAvailable
+            The round-trip error is above 1e-3, with the number.
+
+        Warns
+        -----
+        RuntimeWarning
+            It is above 1e-6, or the fit is in 32 bits.
+        """
+        error, bits = self.round_trip_error(), 8 * self.flow.reference.loc.dtype.itemsize
+        found = (
+            f"orbits of length {int(self.length):,} run there and back miss their start by {error:.2g} in {bits} bits"
+        )
+        if not error <= UNRELIABLE:
+            raise NotAvailable(
+                f"Densities at given points mean nothing here: {found}, and at most {UNRELIABLE:g} is allowed. Use the "
+                f"densities of draws (log_weights, elbo), a smaller length=, or kernel='hamiltonian' with "
+                f"momentum='laplace', whose orbits lose fewer digits."
+            )
+        if error > DOUBTFUL or bits < 64:
+            warnings.warn(f"Densities at given points have lost digits: {found}.", RuntimeWarning, stacklevel=3)
 
 
 @partial(jax.jit, static_argnames=("num_points",))
-def round_trip(approximation: MixFlowApproximation, key: PRNGKeyArray, *, num_points: int = 32) -> Float[Array, " n"]:
-    """Distances |T^{−(N−1)} T^{N−1} s − s| over x, in units of the map's scale, from draws of the reference."""
-    flow_map, log_density = approximation.flow_map, approximation.target.log_density
+def round_trip(approximation: MixFlowApproximation, key: PRNGKeyArray, *, num_points: int) -> Float[Array, " n"]:
+    """Distances between x and where it comes to lie after N − 1 maps and their inverses."""
+    flow, log_density, steps = approximation.flow, approximation.target.log_density, approximation.length - 1
 
     def one(key: PRNGKeyArray) -> Array:
-        first, second = jax.random.split(key)
-        start = flow_map.start(second, approximation.reference.sample(first), log_density)
-        steps = approximation.length - 1
-        there = jax.lax.fori_loop(0, steps, lambda _, s: flow_map.forward(s, log_density)[0], start)
-        back = jax.lax.fori_loop(0, steps, lambda _, s: flow_map.inverse(s, log_density)[0], there)
-        return jnp.linalg.norm((back.at.x - start.at.x) / flow_map.scale)
+        at = families.begin_walk(families.begin_draw(key, flow, log_density)[0], flow)
+        there = families.walk(at, steps, flow, log_density, lambda j: j, ahead=True)
+        back = families.walk(there, steps, flow, log_density, lambda j: steps + 1 - j, ahead=False)
+        return jnp.linalg.norm((back.state.at.x - at.state.at.x) / flow.flow_map.scale)
 
-    return eqx.filter_vmap(one)(jax.random.split(key, num_points))
+    return jax.vmap(one)(jax.random.split(key, num_points))

@@ -2,29 +2,31 @@
 
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
-from .approximation import MixFlowApproximation, round_trip
+from .approximation import DOUBTFUL, UNRELIABLE, MixFlowApproximation
 
 if TYPE_CHECKING:
     from .method import MixFlow, MixFlowState
 
-UNRELIABLE = 1e-3
-"""Median round-trip error, in units of the map's scale, above which densities at given points mean nothing."""
-DOUBTFUL = 1e-6
+LOW_ACCEPTANCE = 0.5
+LARGE_ERROR = 0.5
+"""Nats of energy per map, above which an uncorrected map is far from preserving the target."""
 
 
 def remarks(method: "MixFlow", state: "MixFlowState", flow: MixFlowApproximation) -> list[dict[str, Any]]:
     """Findings as keyword arguments of `Finding`."""
-    return [*_step_size(method), *_length(method, flow), *_lost(state), *_digits(flow)]
+    return [
+        *_step_size(method), *_length(method, flow), *_lost(flow), *_energy(state, flow), *_digits(flow)
+    ]  # fmt: skip
 
 
 def _step_size(method: "MixFlow") -> list[dict[str, Any]]:
     tuned = method.tuned
-    if np.asarray(tuned.step_sizes).size == 1:
+    grid = np.asarray(tuned.step_sizes)
+    if not grid.size:
         return []
-    chosen, grid = float(tuned.step_size), np.asarray(tuned.step_sizes)
+    chosen = float(tuned.step_size)
     text = (
         f"Step size {chosen:.3g} has the largest bound of {grid.size} tried, from {grid.min():.3g} to {grid.max():.3g}."
     )
@@ -35,38 +37,79 @@ def _step_size(method: "MixFlow") -> list[dict[str, Any]]:
 
 
 def _length(method: "MixFlow", flow: MixFlowApproximation) -> list[dict[str, Any]]:
+    """Where the bound is largest, and why orbits stopped to grow."""
     curve, filled = flow.curve, int(flow.curve.filled)
     elbo, se, lengths = (np.asarray(x)[:filled] for x in (curve.elbo, curve.se, curve.lengths))
-    best = int(np.nanargmax(elbo))
+    best = int(np.searchsorted(lengths, int(flow.length)).clip(0, filled - 1))
     text = f"The bound is {elbo[best]:.4g} ± {se[best]:.2g} at length {lengths[best]:,}"
+    note = {"level": "note", "name": "length", "value": float(lengths[best])}
     if elbo[best] - elbo[-1] > 2 * np.hypot(se[best], se[-1]):
-        text += f" and falls to {elbo[-1]:.4g} at {lengths[-1]:,}: the step size is too large for longer flows."
-        return [{"level": "note", "name": "length", "message": text, "value": float(lengths[best])}]
-    half = elbo[filled // 2]
-    if lengths[-1] >= method.max_length and elbo[best] - half > max(method.tolerance, 2 * se[best]):
+        text += (
+            f" and falls to {elbo[-1]:.4g} at {lengths[-1]:,}: the step size is too large for longer flows. A smaller "
+            f"step_size with a larger max_length goes higher."
+        )
+        return [note | {"message": text}]
+    if lengths[-1] < method.max_length:
+        text += (
+            f"; growth stopped at {lengths[-1]:,} of {method.max_length:,}, where it had risen by less than "
+            f"{method.tolerance:g} since half of it."
+        )
+        return [note | {"level": "ok", "message": text}]
+    half = elbo[max(int(np.searchsorted(lengths, lengths[-1] // 2, side="right")) - 1, 0)]
+    if elbo[best] - half > max(method.tolerance, 2 * se[best]):
         text += f" and still rises (by {elbo[best] - half:.2g} in the second half): raise max_length."
-        return [{"level": "note", "name": "length", "message": text, "value": float(lengths[best])}]
-    return [{"level": "ok", "name": "length", "message": text + ".", "value": float(lengths[best])}]
+        return [note | {"message": text}]
+    return [note | {"level": "ok", "message": text + "."}]
 
 
-def _lost(state: "MixFlowState") -> list[dict[str, Any]]:
-    bounds = np.asarray(state.bounds)
-    reached = ~np.all(np.isnan(bounds), axis=-2, keepdims=True)
-    lost = int(np.any(~np.isfinite(bounds) & reached, axis=-1).sum())
+def _lost(flow: MixFlowApproximation) -> list[dict[str, Any]]:
+    curve = flow.curve
+    lost = int(np.asarray(curve.lost)[: int(curve.filled)].max(initial=0))
     if not lost:
         return []
     text = (
-        f"{lost} of {bounds.shape[-2] * bounds.shape[0]} trajectories left the finite numbers and are not in the "
-        f"bound, which is too high by what they would have taken from it. Use a smaller step_size."
+        f"{lost} trajectories left the finite numbers and are not in the bound of the lengths where they had, which is "
+        f"too high by what they would have taken from it. Use a smaller step_size."
     )
     return [{"level": "warning", "name": "lost trajectories", "message": text, "value": lost, "threshold": 0}]
 
 
+def _energy(state: "MixFlowState", flow: MixFlowApproximation) -> list[dict[str, Any]]:
+    """Divergences, and acceptance or mean energy error of all maps of the fit."""
+    tally = state.orbits.tally
+    maps, divergences = (int(np.asarray(count).sum()) for count in (tally.maps, tally.divergences))
+    found: list[dict[str, Any]] = []
+    if divergences and maps:
+        preserving = flow.flow.flow_map.measure_preserving
+        text = f"{divergences:,} of {maps:,} maps had an energy error above 1,000 or that was not finite; "
+        text += (
+            "their proposals were rejected, which leaves bound and densities exact."
+            if preserving
+            else "such orbits leave the target's mass. Use a smaller step_size."
+        )
+        level = "note" if preserving else "warning"
+        found.append({"level": level, "name": "divergences", "message": text, "value": divergences, "threshold": 0})
+    if not maps:
+        return found
+    if flow.flow.flow_map.measure_preserving:
+        share = float(np.asarray(tally.acceptance).sum() / maps)
+        low = share < LOW_ACCEPTANCE
+        text = f"Proposals are accepted with probability {share:.2f} on average"
+        text += ", so that orbits hardly move: a smaller step_size may do better." if low else "."
+        return [*found, {"level": "note" if low else "ok", "name": "acceptance", "message": text, "value": share}]
+    mean = float(np.asarray(tally.energy_error).sum() / max(maps - divergences, 1))
+    high = mean > LARGE_ERROR
+    text = f"The leapfrog changes the energy by {mean:.2g} per map on average"
+    text += ": the map hardly preserves the target, use a smaller step_size." if high else "."
+    return [*found, {"level": "note" if high else "ok", "name": "energy error", "message": text, "value": mean}]
+
+
 def _digits(flow: MixFlowApproximation) -> list[dict[str, Any]]:
-    error = float(np.median(np.asarray(round_trip(flow, jax.random.key(0)))))
+    error = flow.round_trip_error()
     text = f"There and back, orbits return to within {error:.1g} of their start (in standard deviations)"
+    finding = {"name": "inversion", "value": error, "threshold": DOUBTFUL}
     if error < DOUBTFUL:
-        return [{"level": "ok", "name": "inversion", "message": text + ".", "value": error, "threshold": DOUBTFUL}]
-    text += ": densities at given points " + ("mean nothing" if not error < UNRELIABLE else "have lost digits")
+        return [finding | {"level": "ok", "message": text + "."}]
+    text += ": densities at given points " + ("have lost digits" if error < UNRELIABLE else "mean nothing")
     text += "; those of draws, and the bound, are read off orbits and do not depend on it."
-    return [{"level": "note", "name": "inversion", "message": text, "value": error, "threshold": DOUBTFUL}]
+    return [finding | {"level": "note", "message": text}]

@@ -4,56 +4,37 @@ Xu, Chen & Campbell (2023), arXiv:2205.07475; Xu & Campbell (2025), arXiv:2506.0
 
 Stages: a mean-field Gaussian (the reference q₀), whose standard deviations set the scales of the map; then, once the
 step size is chosen on a grid by common random numbers, a batch of two-sided orbits that grow block by block. The bound
-of every length is read off the same orbits (`orbit`). An iteration costs 2 × batch × block maps.
+of every length is read off the same orbits (`orbit`). An iteration costs 2 × batch × block maps. Flows of random maps
+have no such orbits: lengths are doubled, and the bound of each is that of draws from the same starts.
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 from ...approximation import Approximation, as_approximation
-from ...errors import InvalidArgument, NonFinite
+from ...errors import NonFinite
 from ...method import AbstractMethod, Budget, Stage
 from ...run.start import Warm
 from ...target import Target
-from ...validate import check_choice, check_count, check_fraction, check_nonnegative, check_positive
 from ..gaussian.advi import ADVI
 from ..gaussian.common import GaussianState, to_u
-from . import findings, orbit
+from . import families, findings, orbit, settings, trajectories
 from .approximation import Curve, MixFlowApproximation
-from .maps import AbstractMap, HamiltonianMap, InvolutiveMap
-from .tuning import tune
+from .families import Flow
+from .hamiltonian import HamiltonianMap
+from .involutive import InvolutiveMap
+from .maps import AbstractMap
+from .trajectories import MixFlowInfo, MixFlowState, lower_limit, mean_over_trajectories
+from .tuning import check_starts, tune
 
-KERNELS = ("hmc", "mala", "rwmh", "hamiltonian")
-MOMENTA = ("gaussian", "laplace")
-BLOCKS = 25
-"""Iterations in which orbits reach ``max_length``."""
 FIRST_LOOK = 4
-"""Blocks before orbits may stop growing."""
-
-
-class MixFlowState(eqx.Module):
-    """The map and its reference, orbits so far, and each one's bound by length, NaN where not reached."""
-
-    flow_map: AbstractMap
-    reference: orbit.Reference
-    orbits: orbit.Orbits
-    bounds: Float[Array, "batch g"]
-
-
-class MixFlowInfo(NamedTuple):
-    """Best bound so far, its standard error, its length, trajectories that left the finite numbers, gradients."""
-
-    elbo: Array
-    elbo_se: Array
-    length: Array
-    divergent: Array
-    num_evaluations: Array
+"""Lengths seen before orbits may stop growing."""
 
 
 class MixFlow(AbstractMethod):
@@ -67,13 +48,14 @@ class MixFlow(AbstractMethod):
     num_leapfrog
         Leapfrog steps per map, for ``"hmc"`` and ``"hamiltonian"``.
     step_size
-        In units of the reference's standard deviations; None: the one of ``grid`` with the largest bound.
+        In units of the reference's standard deviations, a number or one per coordinate; None: the one of ``grid`` with
+        the largest bound, less two standard errors.
     grid
         Step sizes that are tried.
     max_length
         N, at most; orbits stop growing once the bound no longer rises by ``tolerance``.
     length
-        N; None: where the bound is largest.
+        N; None: where the bound less two standard errors is largest.
     num_trajectories
         Orbits that the bound is an average over.
     tolerance
@@ -87,14 +69,23 @@ class MixFlow(AbstractMethod):
     momentum
         For ``"hamiltonian"``: ``"gaussian"``, or ``"laplace"``, whose orbits invert with fewer lost digits.
     shift
-        For ``"hamiltonian"``: ``"stream"``, or a number in (0, 1).
+        Of the refreshment: ``"stream"`` (for ``"hamiltonian"`` alone) or an irrational number in (0, 1); None:
+        ``"stream"``, or π / 8 for involutive maps.
+    family
+        ``"homogeneous"``: one map; random maps: ``"backward_irf"`` (density by N − 1 maps), ``"forward_irf"`` (by
+        N² / 2, for short flows) or ``"ensemble"`` (the ends of ``num_members`` sequences, by M N).
+    burn_in
+        First component of the mixture, which has N − ``burn_in`` of them.
+    num_members
+        M, for ``"ensemble"``.
 
     Raises
     ------
     InvalidArgument
-        A setting is out of range, or ``reference`` has no density.
+        A setting is out of range, or ``reference`` has no density or another dimension.
     NonFinite
-        No step size of the grid, or no length, gave a finite bound.
+        The log density or its gradient is not finite at draws of the reference; or no step size of the grid, or no
+        length, gave a finite bound.
 
     References
     ----------
@@ -114,7 +105,10 @@ class MixFlow(AbstractMethod):
     overdispersion: float = 1.0
     reference_steps: int = 3000
     momentum: str = eqx.field(static=True, default="gaussian")
-    shift: Any = eqx.field(static=True, default="stream")
+    shift: Any = eqx.field(static=True, default=None)
+    family: str = eqx.field(static=True, default="homogeneous")
+    burn_in: int = eqx.field(static=True, default=0)
+    num_members: int = eqx.field(static=True, default=10)
     tuned: Any = None
 
     kind: ClassVar = "approximation"
@@ -125,103 +119,100 @@ class MixFlow(AbstractMethod):
     source: ClassVar[str] = "Xu, Chen & Campbell 2023; Xu & Campbell 2025"
 
     def __check_init__(self) -> None:
-        check_choice("kernel", self.kernel, KERNELS)
-        check_choice("momentum", self.momentum, MOMENTA)
-        if self.shift != "stream":
-            check_fraction("shift", self.shift)
-            if abs(self.shift * 64 - round(self.shift * 64)) < 1e-9:
-                raise InvalidArgument(
-                    f"shift must be irrational, or orbits are periodic, got {self.shift}; use pi / 16."
-                )
-        for name in ("num_leapfrog", "max_length"):
-            check_count(name, getattr(self, name))
-        check_count("num_trajectories", self.num_trajectories, 2)
-        check_count("reference_steps", self.reference_steps, 0)
-        check_positive("overdispersion", self.overdispersion)
-        check_nonnegative("tolerance", self.tolerance)
-        if self.step_size is not None:
-            check_positive("step_size", self.step_size)
-        if not self.grid:
-            raise InvalidArgument(f"grid must hold a step size to choose from, got {self.grid!r}; or give step_size=.")
-        for value in self.grid:
-            check_positive("grid", value)
-        if self.length is not None and check_count("length", self.length) > self.max_length:
-            raise InvalidArgument(f"length must be at most max_length={self.max_length}, got {self.length}.")
+        settings.check(self)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The lengths N at which the bound is looked at, increasing, from a flow of one component to ``max_length``."""
+        return trajectories.lengths_to_see(self.family, self.burn_in + 1, self.max_length)
 
     def stages(self, budget: Budget) -> tuple[Stage, ...]:
         """The reference, then the orbits."""
         del budget
-        orbits = Stage("orbits", self, max(1, -(-(self.max_length - 1) // self._block())))
+        orbits = Stage("orbits", self, len(self.lengths))
         if self.reference is not None or self.reference_steps == 0:
             return (orbits,)
         reference = ADVI(num_steps=self.reference_steps, covariance="diagonal")
         return (Stage("reference", reference, self.reference_steps, keep=False), orbits)
 
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "MixFlow":
-        """Choose the step size, on the host, for the reference of the first chain's start."""
+        """Look at the reference of the first chain's start, and choose the step size for it, on the host."""
         first = start[0] if isinstance(start, list | tuple) else start
         if jax.tree.leaves(first)[0].ndim > 1 and isinstance(first, GaussianState):
             first = jax.tree.map(lambda x: x[0], first)
-        return dataclasses.replace(self, tuned=tune(self, key, target, first_reference(self, first)))
+        reference = first_reference(self, first)
+        settings.check_dimension(self, reference, target.dim)
+        check_starts(key, target, reference)
+        return dataclasses.replace(self, tuned=tune(self, key, target, reference))
 
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> MixFlowState:
         """Orbits of length one."""
+        key_orbits, key_shifts, key_places = jax.random.split(key, 3)
         reference = first_reference(self, start)
         flow_map = self.map(reference, self.tuned.step_size.astype(reference.loc.dtype))
-        orbits = orbit.begin(key, flow_map, reference, target.log_density, self.num_trajectories, self.max_length)
-        empty = jnp.full((self.num_trajectories, BLOCKS), jnp.nan, reference.loc.dtype)
-        return MixFlowState(flow_map, reference, orbits, empty)
+        members, shifts = self.num_members if self.family == "ensemble" else 1, None
+        if self.family != "homogeneous":
+            shifts = families.random_shifts(key_shifts, reference, members, self.max_length)
+        flow = Flow(flow_map, reference, shifts, self.family, self.burn_in, members)
+        room = self.max_length if self.family == "homogeneous" else 1
+        orbits = orbit.begin(key_orbits, flow_map, reference, target.log_density, self.num_trajectories, room)
+        place = jax.random.uniform(key_places, (self.num_trajectories,), reference.loc.dtype)
+        empty = jnp.full((self.num_trajectories, len(self.lengths)), jnp.nan, reference.loc.dtype)
+        return MixFlowState(flow, orbits, place, empty, jnp.zeros((), jnp.int32))
 
     def step(
         self, key: PRNGKeyArray, state: MixFlowState, target: Target, t: Array
     ) -> tuple[MixFlowState, MixFlowInfo]:
-        """Another block of maps on either side of every orbit, and the bound at the length reached."""
+        """The bound at the next length: orbits grow by a block, or draws of that length are made."""
         del key
-        wanted = jnp.minimum((t + 1) * self._block() + 1, self.max_length)
-        more = (wanted - state.orbits.length).astype(jnp.int32)
-        orbits = orbit.grow(state.orbits, state.flow_map, state.reference, target.log_density, more)
-        reached = orbit.bounds(orbits, orbits.length[None])[:, 0]
+        length = jnp.asarray(self.lengths, jnp.int32)[t]
+        advance = trajectories.grow if self.family == "homogeneous" else trajectories.draw
+        orbits, reached, maps = advance(state, target, length)
         bounds = state.bounds.at[:, t].set(reached)
-        elbo, se = mean_over_trajectories(bounds)
-        best = jnp.argmax(jnp.nan_to_num(elbo, nan=-jnp.inf))
-        return MixFlowState(state.flow_map, state.reference, orbits, bounds), MixFlowInfo(
+        new = MixFlowState(state.flow, orbits, state.place, bounds, (t + 1).astype(jnp.int32))
+        elbo, se, _ = mean_over_trajectories(bounds)
+        best = jnp.argmax(lower_limit(elbo, se))
+        return new, MixFlowInfo(
             elbo=elbo[best],
             elbo_se=se[best],
-            length=orbits.length,
-            divergent=jnp.sum(~jnp.isfinite(reached)),
-            num_evaluations=2 * self.num_trajectories * more * state.flow_map.gradients,
+            length=length,
+            lost=jnp.sum(~jnp.isfinite(reached)),
+            divergences=jnp.sum(orbits.tally.divergences),
+            num_evaluations=self.num_trajectories * maps * state.flow.flow_map.gradients,
         )
 
     def done(self, state: MixFlowState) -> Bool[Array, ""] | bool:
-        """Whether the bound rose by less than ``tolerance`` from half the length, by its paired standard error."""
-        now = (state.orbits.length - 2) // self._block()
-        gain = state.bounds[:, now] - state.bounds[:, jnp.maximum(now // 2, 0)]
-        mean, se = mean_over_trajectories(gain[:, None])
-        return (now >= FIRST_LOOK) & (mean[0] + se[0] < self.tolerance)
+        """Whether the bound rose by less than ``tolerance`` from half the length, two paired standard errors added."""
+        now = jnp.maximum(state.filled - 1, 0)
+        lengths = jnp.asarray(self.lengths, jnp.int32)
+        half = jnp.maximum(jnp.searchsorted(lengths, lengths[now] // 2, side="right") - 1, 0)
+        mean, se, lost = mean_over_trajectories((state.bounds[:, now] - state.bounds[:, half])[:, None])
+        gone = (state.filled > 0) & (lost[0] == self.num_trajectories)
+        return gone | ((now >= FIRST_LOOK) & (mean[0] + 2.0 * se[0] < self.tolerance))
 
     def result(self, state: MixFlowState, target: Target) -> Approximation:
-        """The flow of the best restart, of the length with the largest bound."""
+        """The flow of the best restart, of the length with the largest lower limit of its bound."""
         found = [self._flow(jax.tree.map(lambda x, i=i: x[i], state), target) for i in range(len(state.bounds))]
-        values = [float(np.nanmax(np.asarray(flow.curve.elbo), initial=-np.inf)) for flow in found]
+        values = [float(lower_limit(flow.curve.elbo, flow.curve.se).max()) for flow in found]
         if not np.isfinite(max(values)):
             raise NonFinite(
                 f"MixFlow: the bound is {max(values)} at every length up to {self.max_length}; give a step_size "
-                f"smaller than {float(self.tuned.step_size):.3g}, or a reference= nearer to the target."
+                f"smaller than {np.min(self.tuned.step_size):.3g}, or a reference= nearer to the target."
             )
         return found[int(np.argmax(values))]
 
     def _flow(self, state: MixFlowState, target: Target) -> MixFlowApproximation:
-        elbo, se = mean_over_trajectories(state.bounds)
-        filled = (state.orbits.length - 2) // self._block() + 1
-        lengths = jnp.minimum((jnp.arange(BLOCKS) + 1) * self._block() + 1, self.max_length)
-        best = lengths[jnp.argmax(jnp.nan_to_num(elbo, nan=-jnp.inf))]
-        length = best if self.length is None else jnp.asarray(self.length)
-        return MixFlowApproximation(
-            state.flow_map, state.reference, length.astype(jnp.int32), target, Curve(lengths, elbo, se, filled)
-        )
+        lengths = jnp.asarray(self.lengths, jnp.int32)
+        elbo, se, lost = mean_over_trajectories(state.bounds)
+        # A bound without the trajectories that got lost is too high: lengths that lost none come first.
+        value = lower_limit(elbo, se)
+        whole = jnp.where(lost == 0, value, -jnp.inf)
+        best = jnp.where(jnp.isfinite(whole).any(), jnp.argmax(whole), jnp.argmax(value))
+        length = lengths[best] if self.length is None else jnp.asarray(self.length, jnp.int32)
+        return MixFlowApproximation(state.flow, length, target, Curve(lengths, elbo, se, lost, state.filled))
 
     def remarks(self, state: MixFlowState, target: Target) -> list[dict[str, Any]]:
-        """Step size and length chosen, a falling bound, lost trajectories, digits lost by inversion."""
+        """Step size and length chosen, a falling bound, lost trajectories, energy errors, digits lost by inversion."""
         return findings.remarks(self, state, self.result(state, target))
 
     def merit(self, infos: MixFlowInfo) -> dict[str, Array]:
@@ -232,20 +223,10 @@ class MixFlow(AbstractMethod):
         """The map in units of the reference's standard deviations (without its overdispersion)."""
         scale = reference.scale / self.overdispersion
         if self.kernel == "hamiltonian":
-            return HamiltonianMap(step_size, scale, self.num_leapfrog, self.momentum, self.shift)
-        return InvolutiveMap(step_size, scale, self.kernel, self.num_leapfrog)
-
-    def _block(self) -> int:
-        return max(1, -(-(self.max_length - 1) // BLOCKS))
-
-
-def mean_over_trajectories(bounds: Float[Array, "batch g"]) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
-    """Mean and standard error of the finite ones; NaN where there is none."""
-    finite = jnp.isfinite(bounds)
-    count = jnp.maximum(finite.sum(0), 1)
-    mean = jnp.where(finite.any(0), jnp.where(finite, bounds, 0.0).sum(0) / count, jnp.nan)
-    square = jnp.where(finite, (bounds - mean) ** 2, 0.0).sum(0) / jnp.maximum(count - 1, 1)
-    return mean, jnp.sqrt(square / count)
+            shift = "stream" if self.shift is None else self.shift
+            return HamiltonianMap(step_size, scale, self.num_leapfrog, self.momentum, shift)
+        shift = jnp.pi / 8 if self.shift is None else self.shift
+        return InvolutiveMap(step_size, scale, self.kernel, self.num_leapfrog, shift)
 
 
 def first_reference(method: MixFlow, start: Any) -> orbit.Reference:

@@ -1,7 +1,7 @@
 """The step size of a MixFlow: the one of a grid with the largest bound, all tried on the same trajectories."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -12,12 +12,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ...errors import NonFinite
 from ...target import Target
 from . import orbit
+from .maps import phase
+from .trajectories import lower_limit
 
 if TYPE_CHECKING:
     from .method import MixFlow
 
 LENGTH = 200
 TRAJECTORIES = 32
+STARTS = 256
+LOOKS = 8
+"""Lengths at which the bound is looked at."""
 
 
 class Tuned(eqx.Module):
@@ -26,9 +31,9 @@ class Tuned(eqx.Module):
     Parameters
     ----------
     step_sizes, elbo, se
-        Shape (g,).
+        Shape (g,); empty where the user gave the step size.
     step_size
-        That of the largest bound.
+        That of the largest bound, or the user's.
     num_evaluations
         Gradients that the search took.
     """
@@ -36,32 +41,50 @@ class Tuned(eqx.Module):
     step_sizes: Float[Array, " g"]
     elbo: Float[Array, " g"]
     se: Float[Array, " g"]
-    step_size: Float[Array, ""]
+    step_size: Float[Array, "*d"]
     num_evaluations: int
 
 
+def check_starts(key: PRNGKeyArray, target: Target, reference: orbit.Reference) -> None:
+    """Raise `NonFinite`, with the share, where log density or gradient are not finite at draws of the reference."""
+    share = float(_finite_starts(key, target, reference))
+    if share < 1:
+        raise NonFinite(
+            f"MixFlow: the log density or its gradient is not finite at {1 - share:.1%} of {STARTS} draws of the "
+            f"reference, so that no bound is; give a nearer or narrower reference=, or look at the model with "
+            f"target.check()."
+        )
+
+
+@jax.jit
+def _finite_starts(key: PRNGKeyArray, target: Target, reference: orbit.Reference) -> Array:
+    """Share of draws of the reference at which log density and gradient are finite."""
+    starts = jax.vmap(reference.sample)(jax.random.split(key, STARTS))
+    found = jax.vmap(lambda x: phase(x, target.log_density))(starts)
+    return jnp.mean(jnp.isfinite(found.log_density) & jnp.isfinite(found.gradient).all(-1))
+
+
 def tune(method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.Reference) -> Tuned:
-    """Try every step size of the grid, on orbits of a fifth of the length at least.
+    """Try every step size of the grid, on orbits of the homogeneous flow, of up to `LENGTH` maps.
 
     Raises
     ------
     NonFinite
-        No step size gave a finite bound; the message says how many draws of the reference had a finite density.
+        No step size gave a finite bound.
     """
     dtype = reference.loc.dtype
     if method.step_size is not None:
-        given = jnp.asarray(method.step_size, dtype)
-        return Tuned(given[None], jnp.full(1, jnp.nan, dtype), jnp.full(1, jnp.nan, dtype), given, 0)
+        given, none = jnp.asarray(method.step_size, dtype), jnp.zeros(0, dtype)
+        return Tuned(none, none, none, given, 0)
     length = min(LENGTH, method.max_length)
     grid = jnp.asarray(method.grid, dtype)
-    elbo, se, finite = _search(method, key, target, reference, grid, length=length)
+    elbo, se = (np.asarray(x) for x in _search(method, key, target, reference, grid, length=length))
     if not np.any(np.isfinite(elbo)):
         raise NonFinite(
-            f"MixFlow: no step size of the grid {tuple(method.grid)} gave a finite bound, and {float(finite):.0%} of "
-            f"the reference's draws have a finite log density; give a smaller grid=, a nearer reference=, or "
-            f"look at the model with target.check()."
+            f"MixFlow: no step size of the grid {tuple(method.grid)} gave a finite bound; give a smaller grid=, or a "
+            f"nearer reference=."
         )
-    best = int(np.argmax(np.where(np.isfinite(elbo), elbo, -np.inf)))
+    best = int(np.argmax(lower_limit(elbo, se)))
     maps = len(method.grid) * TRAJECTORIES * 2 * (length - 1)
     return Tuned(grid, elbo, se, grid[best], maps * method.map(reference, 0.1).gradients)
 
@@ -69,18 +92,17 @@ def tune(method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.
 @partial(jax.jit, static_argnames=("length",))
 def _search(
     method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.Reference, grid: Array, *, length: int
-) -> tuple[Any, Any, Any]:
-    """Largest bound over lengths of each step size, its standard error, and the share of finite starts."""
-    lengths = jnp.unique(jnp.linspace(1, length, 8).astype(int), size=8, fill_value=length)
+) -> tuple[Array, Array]:
+    """Largest bound over lengths of each step size, and its standard error; NaN where a trajectory was lost."""
+    lengths = -(-jnp.arange(1, LOOKS + 1) * length // LOOKS)
 
     def one(step_size: Array) -> tuple[Array, Array]:
         flow_map = method.map(reference, step_size)
         orbits = orbit.begin(key, flow_map, reference, target.log_density, TRAJECTORIES, length)
         orbits = orbit.grow(orbits, flow_map, reference, target.log_density, jnp.asarray(length - 1))
         bounds = orbit.bounds(orbits, lengths)
-        best = jnp.argmax(jnp.nan_to_num(bounds.mean(0), nan=-jnp.inf))
-        return bounds[:, best].mean(), bounds[:, best].std(ddof=1) / jnp.sqrt(TRAJECTORIES)
+        elbo, se = bounds.mean(0), bounds.std(0, ddof=1) / jnp.sqrt(TRAJECTORIES)
+        best = jnp.argmax(lower_limit(elbo, se))
+        return elbo[best], se[best]
 
-    elbo, se = jax.lax.map(one, grid)
-    starts = jax.vmap(reference.sample)(jax.random.split(key, 256))
-    return elbo, se, jnp.isfinite(jax.vmap(target.log_density)(starts)).mean()
+    return jax.lax.map(one, grid)

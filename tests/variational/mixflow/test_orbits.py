@@ -6,17 +6,13 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from pushforward.infer.variational.mixflow import orbit
-from pushforward.infer.variational.mixflow.maps import (
-    HamiltonianMap,
-    HamiltonianState,
-    InvolutiveMap,
-    InvolutiveState,
-    phase,
-)
+from pushforward.infer.variational.mixflow import families, orbit
+from pushforward.infer.variational.mixflow.families import Flow
+from pushforward.infer.variational.mixflow.hamiltonian import HamiltonianMap, HamiltonianState
+from pushforward.infer.variational.mixflow.involutive import InvolutiveState
+from pushforward.infer.variational.mixflow.maps import phase
 
-MEANS = np.array([[0.0, 2.0], [-2.0, 0.0], [2.0, 0.0], [0.0, -2.0]])
-SCALES = np.array([[0.15, 1.0], [1.0, 0.15], [1.0, 0.15], [0.15, 1.0]])
+from .cases import NAMES, REFERENCE, cross, maps
 
 
 @pytest.fixture(autouse=True)
@@ -25,27 +21,8 @@ def double():
         yield
 
 
-def cross(x):
-    """Four Gaussians that form a cross, normalised."""
-    z = (x - MEANS) / SCALES
-    each = -0.5 * jnp.sum(z**2, -1) - jnp.sum(jnp.log(jnp.asarray(SCALES)), -1) - jnp.log(2 * jnp.pi)
-    return jax.nn.logsumexp(each) - jnp.log(4.0)
-
-
-def maps(step=0.1, leapfrogs=5, dim=2):
-    scale = np.linspace(0.7, 1.3, dim)
-    return {
-        "hmc": InvolutiveMap(step, scale, "hmc", leapfrogs),
-        "mala": InvolutiveMap(step, scale, "mala"),
-        "rwmh": InvolutiveMap(5 * step, scale, "rwmh"),
-        "gaussian": HamiltonianMap(step, scale, leapfrogs, "gaussian"),
-        "laplace": HamiltonianMap(step, scale, leapfrogs, "laplace"),
-        "constant": HamiltonianMap(step, scale, leapfrogs, "laplace", np.pi / 16),
-    }
-
-
-NAMES = list(maps())
-REFERENCE = orbit.Reference(np.array([0.014, -0.032]), np.array([0.5, 1.99]))
+def flow_of(flow_map, reference=REFERENCE):
+    return Flow(flow_map, reference, None)
 
 
 def states(flow_map, n=20, density=cross, reference=REFERENCE):
@@ -65,12 +42,12 @@ def coordinates(state):
 def test_inverse_undoes_forward(name):
     flow_map = maps()[name]
     begin = states(flow_map)
-    step = jax.vmap(lambda s: flow_map.forward(s, cross))
-    there, log_det = step(begin)
-    back, same = jax.vmap(lambda s: flow_map.inverse(s, cross))(there)
+    there, log_det, error = jax.vmap(lambda s: flow_map.forward(s, cross))(begin)
+    back, same, same_error = jax.vmap(lambda s: flow_map.inverse(s, cross))(there)
     for x, y in zip(coordinates(begin), coordinates(back), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-10)
     np.testing.assert_allclose(log_det, same, atol=1e-10)
+    np.testing.assert_allclose(error, same_error, atol=1e-10)
     if name in ("hmc", "mala", "rwmh"):  # some moves are rejected, some not
         moved = np.any(np.asarray(there.at.x != begin.at.x), axis=1)
         assert moved.any()
@@ -91,10 +68,10 @@ def test_log_jacobian_is_autodiffs(name):
                 new = HamiltonianState(at, parts[1], state.u0, state.count)
             else:
                 new = InvolutiveState(at, *parts[1:])
-            return ravel_pytree(coordinates(flow_map.forward(new, cross)[0]))[0]
+            return ravel_pytree(coordinates(flow_map.forward(new, cross).state))[0]
 
         expected = jnp.linalg.slogdet(jax.jacobian(moved)(flat))[1]
-        np.testing.assert_allclose(flow_map.forward(state, cross)[1], expected, atol=1e-9)
+        np.testing.assert_allclose(flow_map.forward(state, cross).log_det, expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["hmc", "mala", "rwmh"])
@@ -102,7 +79,7 @@ def test_involutive_maps_preserve_the_target(name):
     """log|det| = log π̄(s) − log π̄(T s), also where moves are rejected."""
     flow_map = maps()[name]
     begin = states(flow_map)
-    there, log_det = jax.vmap(lambda s: flow_map.forward(s, cross))(begin)
+    there, log_det, _ = jax.vmap(lambda s: flow_map.forward(s, cross))(begin)
     joint = jax.vmap(lambda s: s.at.log_density + flow_map.log_auxiliary(s))
     np.testing.assert_allclose(log_det, joint(begin) - joint(there), atol=1e-12)
 
@@ -112,7 +89,7 @@ def test_a_step_of_zero_leaves_the_reference(name):
     """Then the map only refreshes the momentum, and log q_N = log q₀ for any N."""
     flow_map = maps(step=0.0)[name]
     for state in [jax.tree.map(lambda x, i=i: x[i], states(flow_map)) for i in range(3)]:
-        found = orbit.log_density_at(state, flow_map, REFERENCE, cross, jnp.asarray(17))
+        found = families.log_density_at(state, flow_of(flow_map), cross, jnp.asarray(17))
         np.testing.assert_allclose(found, REFERENCE.log_prob(state.at.x), atol=1e-12)
 
 
@@ -129,9 +106,9 @@ def test_densities_of_an_orbit_are_those_of_the_inverse_recursion(name, step):
     found = jax.vmap(lambda a, b: orbit.log_densities(a, orbit.sides(a, b), orbits.length))(orbits.ahead, orbits.behind)
     starts = orbit.begin(jax.random.key(1), flow_map, REFERENCE, cross, 3, 1).front
     for i in (0, 1, length // 2, length - 1):
-        ahead = lambda s, i=i: jax.lax.fori_loop(0, i, lambda _, s: flow_map.forward(s, cross)[0], s)  # noqa: E731
+        ahead = lambda s, i=i: jax.lax.fori_loop(0, i, lambda _, s: flow_map.forward(s, cross).state, s)  # noqa: E731
         at = jax.vmap(ahead)(starts)
-        direct = jax.vmap(lambda s: orbit.log_density_at(s, flow_map, REFERENCE, cross, jnp.asarray(length)))(at)
+        direct = jax.vmap(lambda s: families.log_density_at(s, flow_of(flow_map), cross, jnp.asarray(length)))(at)
         np.testing.assert_allclose(found[:, i], direct, atol=1e-8)
 
 
@@ -160,7 +137,7 @@ def test_a_flow_of_length_one_is_the_reference(name):
     start = orbits.front.at
     expected = start.log_density - jax.vmap(REFERENCE.log_prob)(start.x)
     np.testing.assert_allclose(orbit.bounds(orbits, jnp.array([1]))[:, 0], expected, atol=1e-12)
-    state, log_q = orbit.draw(jax.random.key(3), flow_map, REFERENCE, cross, jnp.asarray(1))
+    state, log_q, _ = families.sample(jax.random.key(3), flow_of(flow_map), cross, jnp.asarray(1))
     np.testing.assert_allclose(log_q, REFERENCE.log_prob(state.at.x), atol=1e-12)
 
 
@@ -175,9 +152,9 @@ def test_a_reference_that_is_the_target_has_the_exact_bound(name):
 @pytest.mark.parametrize("name", ["laplace", "hmc", "gaussian"])
 def test_draws_carry_the_density_of_the_inverse_recursion(name):
     flow_map, length = maps(step=0.02)[name], jnp.asarray(12)
-    draw = jax.vmap(lambda key: orbit.draw(key, flow_map, REFERENCE, cross, length))
-    found, log_q = draw(jax.random.split(jax.random.key(5), 6))
-    direct = jax.vmap(lambda s: orbit.log_density_at(s, flow_map, REFERENCE, cross, length))(found)
+    draw = jax.vmap(lambda key: families.sample(key, flow_of(flow_map), cross, length))
+    found, log_q, _ = draw(jax.random.split(jax.random.key(5), 6))
+    direct = jax.vmap(lambda s: families.log_density_at(s, flow_of(flow_map), cross, length))(found)
     np.testing.assert_allclose(log_q, direct, atol=1e-9)
 
 
@@ -194,7 +171,7 @@ def test_the_density_integrates_to_one(momentum):
     @jax.vmap
     def at(x, p, u):
         state = HamiltonianState(phase(x[None], density), flow_map.quantile(p[None]), u, jnp.zeros((), jnp.int32))
-        return jnp.exp(orbit.log_density_at(state, flow_map, reference, density, jnp.asarray(6)))
+        return jnp.exp(families.log_density_at(state, flow_of(flow_map, reference), density, jnp.asarray(6)))
 
     values = at(x.ravel(), p.ravel(), u.ravel())
     assert float(values.mean() * 20.0) == pytest.approx(1.0, abs=5e-4)
@@ -204,8 +181,8 @@ def test_the_density_integrates_to_one(momentum):
 def test_weights_of_draws_have_mean_one(name):
     """E_{q_N}[q₀ / q_N] = 1, and E[π / q_N] = Z = 1."""
     flow_map, length = maps(step=0.1, leapfrogs=10)[name], jnp.asarray(50)
-    draw = jax.jit(jax.vmap(lambda key: orbit.draw(key, flow_map, REFERENCE, cross, length)))
-    found, log_q = draw(jax.random.split(jax.random.key(7), 2000))
+    draw = jax.jit(jax.vmap(lambda key: families.sample(key, flow_of(flow_map), cross, length)))
+    found, log_q, _ = draw(jax.random.split(jax.random.key(7), 2000))
     for log_p in (jax.vmap(REFERENCE.log_prob)(found.at.x), found.at.log_density):
         weights = np.exp(np.asarray(log_p - log_q))
         assert abs(weights.mean() - 1.0) < 4 * weights.std() / np.sqrt(len(weights)) + 1e-3

@@ -1,0 +1,367 @@
+"""The experiments of MixFlows run again: bounds by length, real data, stability of orbits, cost against NUTS and flows.
+
+    python -m benchmarks.papers.mixflow [PART]... [--uci FOLDER] [--posteriordb FOLDER]
+
+Parts, each with its own entry of ``results/mixflow.json``; without names, those that have none yet:
+
+* ``paper``: the first paper's map and settings, next to the bounds stored by its authors
+* ``best``: the largest bound of a few settings at no more gradients per draw than the stored best (length × leapfrogs)
+* ``default``: what ``pf.fit(target, pf.MixFlow())`` makes of each synthetic target
+* ``boston``: Boston housing (``--uci``), the bound against the stored one and against bridge sampling of NUTS draws
+* ``posteriordb``: six posteriors (``--posteriordb``), the bound against bridge sampling of NUTS draws
+* ``stability``: median distance of an orbit's start from where it comes to lie after N maps and their inverses
+* ``cost``: effective draws per gradient against NUTS; bounds of planar and RealNVP flows; discrepancies (KSD)
+
+All in 64 bits but for half of ``stability``. ``figure`` draws what there is.
+"""
+
+import argparse
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import pushforward as pf
+from benchmarks.papers import mixflow_targets as targets
+from pushforward.infer.variational.mixflow import families, orbit
+from pushforward.infer.variational.mixflow.families import Flow
+from pushforward.infer.variational.mixflow.hamiltonian import HamiltonianMap
+from pushforward.infer.variational.mixflow.involutive import InvolutiveMap
+
+RESULTS = Path(__file__).resolve().parent / "results"
+TRAJECTORIES = 128
+LENGTHS = (2, 10, 50, 100, 200, 500, 1000)
+POSTERIORS = (
+    "eight_schools-eight_schools_noncentered",
+    "kidiq-kidscore_momiq",
+    "earnings-logearn_height",
+    "mesquite-logmesquite",
+    "gp_pois_regr-gp_regr",
+    "kilpisjarvi_mod-kilpisjarvi",
+)
+# (kernel, leapfrogs, step in units of the reference's standard deviations, length)
+CANDIDATES = {
+    "cross": [("hmc", 60, 0.05, 1000), ("hmc", 20, 0.2, 1500)],
+    "banana": [("hmc", 50, 0.05, 2000), ("hmc", 100, 0.05, 1000)],
+    "funnel 2": [("hmc", 40, 0.05, 1000), ("hmc", 20, 0.1, 2000)],
+    "funnel 5": [("hmc", 40, 0.05, 1000), ("hmc", 20, 0.1, 2000)],
+    "funnel 20": [("hmc", 40, 0.05, 1000), ("hmc", 20, 0.1, 1500)],
+}
+
+
+def reference_of(name):
+    """The stored reference, or a mean-field fit."""
+    problem = targets.SYNTHETIC[name]
+    if problem["reference"] is not None:
+        return orbit.Reference(*(jnp.asarray(x, float) for x in problem["reference"]))
+    fitted = pf.fit(
+        target_of(name), pf.ADVI(num_steps=5000, covariance="diagonal"), key=0, num_samples=50
+    ).approximation
+    return orbit.Reference(fitted.mean(), jnp.sqrt(jnp.diagonal(fitted.covariance())))
+
+
+def target_of(name):
+    """As a target of the package."""
+    density, data, dim = targets.SYNTHETIC[name]["density"]
+    if data is None:
+        return pf.Target.from_log_density(lambda x: density(x, None), np.zeros(dim))
+    return pf.Target.from_log_density(density, np.zeros(dim), data=data)
+
+
+@partial(jax.jit, static_argnames=("longest",))
+def orbits(target, flow_map, reference, key, *, longest):
+    begun = orbit.begin(key, flow_map, reference, target.log_density, TRAJECTORIES, longest)
+    return orbit.grow(begun, flow_map, reference, target.log_density, jnp.asarray(longest - 1))
+
+
+def curve(target, flow_map, reference, lengths, key=0):
+    """The bound at these lengths: mean, standard error, trajectories lost at the longest, gradients per trajectory."""
+    begun = time.perf_counter()
+    grown = orbits(target, flow_map, reference, jax.random.key(key), longest=max(lengths))
+    found = np.asarray(orbit.bounds(grown, jnp.asarray(lengths)))
+    fine = np.isfinite(found).all(1)
+    return {
+        "lengths": list(lengths),
+        "elbo": found[fine].mean(0).tolist(),
+        "se": (found[fine].std(0, ddof=1) / np.sqrt(fine.sum())).tolist(),
+        "lost": int((~fine).sum()),
+        "gradients_per_trajectory": 2 * (max(lengths) - 1) * flow_map.gradients,
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+def paper(options):
+    """The first paper's settings: Laplace momentum as theirs, and normal momentum, both with stream shifts."""
+    found = options["found"].get("paper", {})
+    for name, problem in targets.SYNTHETIC.items():
+        leapfrogs, step = problem["paper"]
+        lengths = [1, *(problem["stored"] or (10, 100, 1000))]
+        lengths += [n for n in (100, 500, 1000) if n not in lengths]
+        target, reference = target_of(name), reference_of(name)
+        for momentum in ("laplace", "gaussian"):
+            if f"{name}, {momentum}" in found:
+                continue
+            flow_map = HamiltonianMap(step, jnp.ones(target.dim), leapfrogs, momentum)
+            row = curve(target, flow_map, reference, sorted(lengths))
+            row |= {
+                "leapfrogs": leapfrogs,
+                "step": step,
+                "stored": problem["stored"] if momentum == "laplace" else None,
+            }
+            found[f"{name}, {momentum}"] = row
+            shown = ", ".join(
+                f"{n}: {e:.3f}±{s:.3f}" for n, e, s in zip(row["lengths"], row["elbo"], row["se"], strict=True)
+            )
+            print(f"{name:<10} {momentum:<9} {shown}; stored {row['stored']}", flush=True)
+            options["keep"]("paper", found)
+    return found
+
+
+def best(options):
+    """The largest bound of a few involutive maps, at no more than the gradients per draw of the stored best."""
+    found = options["found"].get("best", {})
+    for name, candidates in CANDIDATES.items():
+        if name in found:
+            continue
+        stored, length, leapfrogs = targets.SYNTHETIC[name]["best"]
+        target, reference = target_of(name), reference_of(name)
+        rows = []
+        for kernel, steps, step, longest in candidates:
+            assert steps * longest <= length * leapfrogs
+            flow_map = InvolutiveMap(step, reference.scale, kernel, steps)
+            lengths = [longest // 4, longest // 2, longest]
+            rows.append(
+                curve(target, flow_map, reference, lengths) | {"kernel": kernel, "leapfrogs": steps, "step": step}
+            )
+        chosen = max(rows, key=lambda row: max(row["elbo"]))
+        at = int(np.argmax(chosen["elbo"]))
+        found[name] = {
+            "stored": stored,
+            "stored_gradients": length * leapfrogs,
+            "elbo": chosen["elbo"][at],
+            "se": chosen["se"][at],
+            "gradients": chosen["lengths"][at] * chosen["leapfrogs"],
+            "candidates": rows,
+        }
+        print(f"{name:<10} {found[name]['elbo']:.4f} ± {found[name]['se']:.4f}, stored {stored}", flush=True)
+        options["keep"]("best", found)
+    return found
+
+
+def summary(posterior):
+    """Of a fit: bound, evidence, k-hat, choice, cost."""
+    flow, diagnosis = posterior.approximation, posterior.diagnose()
+    bound, error = posterior.elbo()
+    evidence = posterior.evidence()
+    return {
+        "elbo": bound,
+        "se": error,
+        "log_evidence": evidence.log_evidence,
+        "evidence_se": evidence.se,
+        "k_hat": diagnosis["k-hat"].value,
+        "length": int(flow.length),
+        "step": np.asarray(flow.flow.flow_map.step_size).tolist(),
+        "first_elbo": float(flow.curve.elbo[0]),
+        "gradients": int(posterior.record["evaluations"]),
+        "gradients_per_draw": (int(flow.length) - 1) * flow.flow.flow_map.gradients,
+        "seconds": posterior.record["seconds"],
+        "round_trip": diagnosis["inversion"].value,
+    }
+
+
+def default(options):
+    """What a user gets without settings; log Z = 0."""
+    found = options["found"].get("default", {})
+    for name in targets.SYNTHETIC:
+        if name not in found:
+            posterior = pf.fit(target_of(name), pf.MixFlow(), key=0, num_samples=1000, progress=False)
+            found[name] = summary(posterior)
+            print(f"{name:<10} {found[name]}", flush=True)
+            options["keep"]("default", found)
+    return found
+
+
+def against_nuts(target, method, seed=0):
+    """A MixFlow's bound and evidence, and bridge sampling of NUTS draws."""
+    posterior = pf.fit(target, method, key=seed, num_samples=1000, progress=False)
+    nuts = pf.fit(target, pf.NUTS(), key=seed + 1, num_samples=1000, num_chains=4, progress=False)
+    bridge = nuts.evidence()
+    row = summary(posterior) | {"bridge": bridge.log_evidence, "bridge_se": bridge.se}
+    row["nuts_gradients"] = int(nuts.record["evaluations"])
+    row["nuts_ess"] = float(np.min(nuts.summary(round_to=None)["ess_bulk"].astype(float)))
+    return row
+
+
+def boston(options):
+    """The paper's linear regression; its data and ours may be standardised by another divisor (n, n − 1)."""
+    if options["uci"] is None:
+        return None
+    x, y = targets.boston(options["uci"])
+    target = pf.Target.from_log_density(targets.linear_regression, np.zeros(x.shape[1] + 1), data=(x, y))
+    found = against_nuts(target, pf.MixFlow(num_leapfrog=10, max_length=500))
+    print("boston", found, flush=True)
+    return {"stored": targets.BOSTON["stored"], "stored_gradients": 30 * 1500, "found": found}
+
+
+def posteriordb(options):
+    """Bounds and evidences of posteriors with reference draws."""
+    if options["posteriordb"] is None:
+        return None
+    from pushforward.models.posteriordb import load
+
+    found = options["found"].get("posteriordb", {})
+    for name in POSTERIORS:
+        if name not in found:
+            target = load(name, options["posteriordb"]).target()
+            found[name] = against_nuts(target, pf.MixFlow(num_leapfrog=10, max_length=400))
+            print(name, found[name], flush=True)
+            options["keep"]("posteriordb", found)
+    return found
+
+
+@jax.jit
+def distances(flow, target, keys, length):
+    """Euclidean distances of x after N − 1 maps and their inverses."""
+
+    def one(key):
+        at = families.begin_walk(families.begin_draw(key, flow, target.log_density)[0], flow)
+        there = families.walk(at, length - 1, flow, target.log_density, lambda j: j, ahead=True)
+        back = families.walk(there, length - 1, flow, target.log_density, lambda j: j, ahead=False)
+        return jnp.linalg.norm(back.state.at.x - at.state.at.x)
+
+    return jax.vmap(one)(keys)
+
+
+def stability(options):
+    """Laplace and normal momenta and involutive HMC, 64 and 32 bits, on cross and banana."""
+    found = {}
+    for name, leapfrogs, step in (("cross", 60, 0.0035), ("banana", 50, 0.013)):
+        for bits in (64, 32):
+            with jax.enable_x64(bits == 64):
+                target, reference = target_of(name), reference_of(name)
+                one = jnp.ones(2)
+                maps = {
+                    "laplace": HamiltonianMap(step, one, leapfrogs, "laplace"),
+                    "gaussian": HamiltonianMap(step, one, leapfrogs, "gaussian"),
+                    "involutive": InvolutiveMap(step, one, "hmc", leapfrogs),
+                }
+                for momentum, flow_map in maps.items():
+                    flow, keys = Flow(flow_map, reference, None), jax.random.split(jax.random.key(0), 64)
+                    row = {
+                        n: float(np.median(distances(flow, target, keys, jnp.asarray(n))))
+                        for n in (2, 10, 50, 100, 200, 500, 1000)
+                    }
+                    found[f"{name}, {momentum}, {bits}"] = row
+                    print(name, momentum, bits, row, flush=True)
+    return found
+
+
+def cost(options):
+    """Draws per gradient, bounds of trained flows, and Stein discrepancies of 1,000 draws."""
+    found = options["found"].get("cost", {})
+    for name in ("cross", "banana", "funnel 2", "funnel 5"):
+        if name in found:
+            continue
+        target = target_of(name)
+        score = jax.grad(target.log_density)
+        flow = pf.fit(target, pf.MixFlow(), key=0, num_samples=1000, progress=False)
+        nuts = pf.fit(target, pf.NUTS(), key=0, num_samples=1000, num_chains=4, progress=False)
+        ess = float(np.min(nuts.summary(round_to=None)["ess_bulk"].astype(float)))
+        row = {
+            "mixflow": summary(flow) | {"ksd": targets.ksd(flow.unconstrained().reshape(-1, target.dim), score)},
+            "nuts": {
+                "gradients": int(nuts.record["evaluations"]),
+                "ess": ess,
+                "ess_per_gradient": ess / nuts.record["evaluations"],
+                "ksd": targets.ksd(nuts.unconstrained().reshape(-1, target.dim)[::4], score),
+            },
+        }
+        row["mixflow"]["draws_per_gradient"] = (
+            2 / row["mixflow"]["gradients_per_draw"] if row["mixflow"]["length"] > 1 else None
+        )
+        for family in ("planar", "realnvp"):
+            trained = pf.fit(
+                target, pf.NormalizingFlow(family, num_steps=2000), key=0, num_samples=1000, progress=False
+            )
+            bound, error = trained.elbo()
+            row[family] = {"elbo": bound, "se": error, "gradients": int(trained.record["evaluations"])}
+            row[family]["ksd"] = targets.ksd(trained.unconstrained().reshape(-1, target.dim), score)
+        found[name] = row
+        print(name, json.dumps(row), flush=True)
+        options["keep"]("cost", found)
+    return found
+
+
+def figure(found):
+    """Bounds by length, and round-trip errors."""
+    import matplotlib.pyplot as plt
+
+    names = [name for name in targets.SYNTHETIC if f"{name}, laplace" in found.get("paper", {})]
+    if names:
+        fig, axes = plt.subplots(3, 3, figsize=(11, 8), layout="constrained")
+        for axis in axes.flat[len(names) :]:
+            axis.axis("off")
+        for axis, name in zip(axes.flat, names, strict=False):
+            for momentum, colour in (("laplace", "C0"), ("gaussian", "C1")):
+                row = found["paper"].get(f"{name}, {momentum}")
+                if row:
+                    axis.errorbar(
+                        row["lengths"], row["elbo"], 2 * np.array(row["se"]), color=colour, label=f"{momentum} momentum"
+                    )
+            stored = targets.SYNTHETIC[name]["stored"] or {}
+            axis.plot(list(stored), list(stored.values()), "kx", label="stored, Laplace")
+            if name in found.get("best", {}):
+                row = max(found["best"][name]["candidates"], key=lambda row: max(row["elbo"]))
+                axis.errorbar(row["lengths"], row["elbo"], 2 * np.array(row["se"]), color="C2", label="involutive HMC")
+            axis.axhline(0.0, color="0.7", lw=0.8)
+            axis.set(xscale="log", title=name, ylim=(max(-3.0, axis.get_ylim()[0]), 0.15))
+        axes[0, 0].legend(fontsize=8)
+        fig.supxlabel("length N")
+        fig.supylabel("evidence bound (log Z = 0)")
+        fig.savefig(RESULTS / "mixflow.png", dpi=100)
+    if "stability" in found:
+        fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
+        for axis, name in zip(axes, ("cross", "banana"), strict=True):
+            for i, kind in enumerate(("laplace", "gaussian", "involutive")):
+                for bits, style in ((64, "-"), (32, "--")):
+                    row = found["stability"][f"{name}, {kind}, {bits}"]
+                    errors = np.maximum(list(row.values()), 1e-17)
+                    axis.loglog([int(n) for n in row], errors, style, color=f"C{i}", label=f"{kind}, {bits} bits")
+            axis.set(title=name, xlabel="length N")
+        axes[0].set_ylabel("round-trip error")
+        axes[1].legend(fontsize=7)
+        fig.savefig(RESULTS / "mixflow_stability.png", dpi=100)
+
+
+PARTS = {f.__name__: f for f in (paper, best, stability, default, cost, posteriordb, boston)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}, figure")
+    parser.add_argument("--uci", help="folder of the UCI regression sets")
+    parser.add_argument("--posteriordb", help="folder of posteriordb")
+    given = parser.parse_args()
+    path = RESULTS / "mixflow.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+
+    def keep(part, value):
+        found[part] = value
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+    options = {"uci": given.uci, "posteriordb": given.posteriordb, "found": found, "keep": keep}
+    for part in given.parts or [name for name in PARTS if name not in found]:
+        if part in PARTS:
+            with jax.enable_x64(True):
+                value = PARTS[part](options)
+            if value is not None:
+                keep(part, value)
+    figure(found)
+
+
+if __name__ == "__main__":
+    main()

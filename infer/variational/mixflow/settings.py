@@ -1,0 +1,96 @@
+"""Checks of what `MixFlow` is given."""
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import InvalidArgument
+from ...validate import check_choice, check_count, check_fraction, check_nonnegative, check_positive
+from .families import FAMILIES
+from .orbit import Reference
+
+if TYPE_CHECKING:
+    from .method import MixFlow
+
+KERNELS = ("hmc", "mala", "rwmh", "hamiltonian")
+MOMENTA = ("gaussian", "laplace")
+DENOMINATOR = 1000
+"""Largest denominator of a shift that counts as rational."""
+
+
+def check(method: "MixFlow") -> None:
+    """Raise `InvalidArgument` for a setting out of its range."""
+    check_choice("kernel", method.kernel, KERNELS)
+    check_choice("momentum", method.momentum, MOMENTA)
+    check_choice("family", method.family, FAMILIES)
+    for name in ("num_leapfrog", "max_length"):
+        check_count(name, getattr(method, name))
+    check_count("num_trajectories", method.num_trajectories, 2)
+    check_count("reference_steps", method.reference_steps, 0)
+    check_count("num_members", method.num_members)
+    check_positive("overdispersion", method.overdispersion)
+    check_nonnegative("tolerance", method.tolerance)
+    _check_shift(method)
+    _check_step_sizes(method)
+    _check_lengths(method)
+
+
+def _check_shift(method: "MixFlow") -> None:
+    shift, hamiltonian = method.shift, method.kernel == "hamiltonian"
+    if shift is None or (shift == "stream" and hamiltonian):
+        return
+    if isinstance(shift, str):
+        choices = "'stream', a number in (0, 1) or None" if hamiltonian else "a number in (0, 1) or None"
+        raise InvalidArgument(f"shift must be {choices} for kernel={method.kernel!r}, got {shift!r}.")
+    check_fraction("shift", shift)
+    near = Fraction(shift).limit_denominator(DENOMINATOR)
+    if abs(float(near) - shift) < 1e-9:
+        raise InvalidArgument(
+            f"shift must be irrational, or orbits are periodic and miss most of the space, got {shift} = {near}; use "
+            f"pi / 16."
+        )
+
+
+def _check_step_sizes(method: "MixFlow") -> None:
+    if method.step_size is not None:
+        if isinstance(method.step_size, str):
+            check_positive("step_size", method.step_size)
+        for value in (
+            np.ravel(method.step_size) if isinstance(method.step_size, list | tuple | np.ndarray | float | int) else ()
+        ):
+            check_positive("step_size", value.item())
+    if not method.grid:
+        raise InvalidArgument(f"grid must hold a step size to choose from, got {method.grid!r}; or give step_size=.")
+    for value in method.grid:
+        check_positive("grid", value)
+
+
+def _check_lengths(method: "MixFlow") -> None:
+    if method.length is not None and check_count("length", method.length) > method.max_length:
+        raise InvalidArgument(f"length must be at most max_length={method.max_length}, got {method.length}.")
+    shortest = method.max_length if method.length is None else method.length
+    if check_count("burn_in", method.burn_in, 0) >= shortest:
+        raise InvalidArgument(f"burn_in must be below the length of the flow, {shortest}, got {method.burn_in}.")
+    if method.burn_in and method.family == "ensemble":
+        raise InvalidArgument(
+            f"burn_in has no meaning for family='ensemble', which mixes ends of sequences alone, got {method.burn_in}."
+        )
+
+
+def check_dimension(method: "MixFlow", reference: Reference, dim: int) -> None:
+    """Raise unless reference and step sizes fit a target of this dimension, and the reference's scales are positive."""
+    loc, scale = np.asarray(reference.loc), np.asarray(reference.scale)
+    if loc.shape != (dim,):
+        raise InvalidArgument(f"reference has dimension {loc.size}, the target {dim}; fit it to the same target.")
+    bad = ~(np.isfinite(scale) & (scale > 0) & np.isfinite(loc))
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise InvalidArgument(
+            f"reference must have finite means and positive standard deviations, got {loc[i]} and {scale[i]} for "
+            f"coordinate {i}; give another reference=."
+        )
+    if np.shape(method.step_size) not in ((), (dim,)):
+        raise InvalidArgument(
+            f"step_size must be a number or one per coordinate, ({dim},), got shape {np.shape(method.step_size)}."
+        )

@@ -1,0 +1,115 @@
+"""The state of a MixFlow's fit: trajectories, and the bound of each by length."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ...target import Target
+from . import families, orbit
+from .families import Flow
+
+BLOCKS = 25
+"""Iterations in which orbits reach ``max_length``."""
+DOUBLINGS = 7
+"""The same, for flows without two-sided orbits."""
+
+
+class MixFlowState(eqx.Module):
+    """The flow, orbits so far, and each one's bound by length, NaN where not reached.
+
+    Parameters
+    ----------
+    flow
+        Maps with their mixture.
+    orbits
+        Two-sided orbits; of random maps only their starts.
+    place
+        Uniform numbers that choose the components of draws of random maps.
+    bounds
+        Of each trajectory at each length.
+    filled
+        Lengths reached.
+    """
+
+    flow: Flow
+    orbits: orbit.Orbits
+    place: Float[Array, " batch"]
+    bounds: Float[Array, "batch g"]
+    filled: Int[Array, ""]
+
+
+class MixFlowInfo(NamedTuple):
+    """What an iteration shows.
+
+    Parameters
+    ----------
+    elbo, elbo_se
+        Best bound so far, and its standard error.
+    length
+        N reached.
+    lost
+        Trajectories that have left the finite numbers.
+    divergences
+        Maps so far whose energy error was above 1,000.
+    num_evaluations
+        Gradients.
+    """
+
+    elbo: Array
+    elbo_se: Array
+    length: Array
+    lost: Array
+    divergences: Array
+    num_evaluations: Array
+
+
+@lru_cache
+def lengths_to_see(family: str, first: int, last: int) -> np.ndarray:
+    """Lengths N at which the bound of a family is looked at, from a flow of one component to the longest."""
+    if family == "homogeneous":
+        found = first + np.ceil((last - first) * np.arange(BLOCKS + 1) / BLOCKS)
+    else:
+        found = np.append(first, first + np.ceil((last - first) / 2.0 ** np.arange(DOUBLINGS, -1, -1)))
+    return np.unique(found.astype(int))
+
+
+def grow(state: MixFlowState, target: Target, length: Array) -> tuple[orbit.Orbits, Array, Array]:
+    """Orbits grown to this length, their bounds, and maps per trajectory."""
+    flow, more = state.flow, length - state.orbits.length
+    orbits = orbit.grow(state.orbits, flow.flow_map, flow.reference, target.log_density, more)
+    return orbits, orbit.bounds(orbits, length[None], flow.burn_in)[:, 0], 2 * more
+
+
+def draw(state: MixFlowState, target: Target, length: Array) -> tuple[orbit.Orbits, Array, Array]:
+    """Draws of this length from the starts, each with the one-draw bound log π − log q, and maps per draw."""
+    flow = state.flow
+    one = lambda begin, place: families.draw(begin, place, flow, target.log_density, length)  # noqa: E731
+    drawn = jax.vmap(one)(state.orbits.front, state.place)
+    tally = jax.tree.map(jnp.add, state.orbits.tally, drawn.tally)
+    orbits = eqx.tree_at(lambda o: (o.tally, o.length), state.orbits, (tally, length))
+    maps = {"backward_irf": length - 1, "forward_irf": length * (length - 1) // 2}
+    return orbits, drawn.state.at.log_density - drawn.log_q, maps.get(flow.family, flow.members * (length - 1))
+
+
+def mean_over_trajectories(
+    bounds: Float[Array, "batch g"],
+) -> tuple[Float[Array, " g"], Float[Array, " g"], Int[Array, " g"]]:
+    """Mean and standard error of the finite ones, NaN where there is none; and the number of the others."""
+    finite = jnp.isfinite(bounds)
+    count = jnp.maximum(finite.sum(0), 1)
+    mean = jnp.where(finite.any(0), jnp.where(finite, bounds, 0.0).sum(0) / count, jnp.nan)
+    square = jnp.where(finite, (bounds - mean) ** 2, 0.0).sum(0) / jnp.maximum(count - 1, 1)
+    return mean, jnp.sqrt(square / count), jnp.sum(~finite, axis=0)
+
+
+def lower_limit(elbo: Float[Array, " g"], se: Float[Array, " g"]) -> Float[Array, " g"]:
+    """The bounds less two standard errors, −inf where there is none: what lengths and step sizes are chosen by.
+
+    A short flow's bound is far noisier than a long one's, and the largest of the means may well be the luckiest.
+    """
+    return jnp.where(jnp.isfinite(elbo), elbo - 2.0 * se, -jnp.inf)

@@ -1,0 +1,344 @@
+"""`pf.MixFlow` through `fit`: bounds, lengths, augmented densities, expectations, refusals."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pushforward as pf
+from pushforward.infer.approximation import Approximation
+from pushforward.infer.variational.mixflow import findings, orbit
+from pushforward.infer.variational.mixflow.hamiltonian import HamiltonianMap
+from pushforward.infer.variational.mixflow.involutive import InvolutiveMap
+from pushforward.infer.variational.mixflow.trajectories import mean_over_trajectories
+
+from .cases import STORED_BANANA, STORED_CROSS, banana, cross
+
+MEAN, SD = np.array([1.0, -2.0]), np.array([1.0, 0.5])
+LOG_Z = np.log(2 * np.pi * 0.5)
+SMALL = {"num_leapfrog": 4, "step_size": 0.4, "max_length": 30, "num_trajectories": 16, "reference_steps": 0}
+
+
+def log_density(x):
+    return -0.5 * jnp.sum(((x - MEAN) / SD) ** 2)
+
+
+@pytest.fixture(scope="module")
+def target():
+    return pf.Target.from_log_density(log_density, np.zeros(2))
+
+
+def fit(target, **settings):
+    options = {"start": MEAN, "key": 0, "num_samples": 400, "progress": False}
+    bits = {"precision": settings.pop("precision")} if "precision" in settings else {}
+    return pf.fit(target, pf.MixFlow(**SMALL | settings), **options | bits)
+
+
+@pytest.fixture(scope="module")
+def laplace(target):
+    """A short uncorrected flow, whose orbits can be inverted."""
+    return fit(target, kernel="hamiltonian", momentum="laplace", max_length=10, step_size=0.2)
+
+
+def slow(settings):
+    return pytest.param(settings, marks=pytest.mark.slow)
+
+
+# -- values of the papers ---------------------------------------------------------------------------------------------
+
+
+def curve(density, reference, flow_map, lengths, batch=64):
+    """Means and standard errors of the bound at these lengths."""
+    reference, flow_map = jax.tree.map(jnp.asarray, (reference, flow_map))
+
+    @jax.jit
+    def run(flow_map, reference):
+        orbits = orbit.begin(jax.random.key(0), flow_map, reference, density, batch, max(lengths))
+        orbits = orbit.grow(orbits, flow_map, reference, density, jnp.asarray(max(lengths) - 1))
+        return orbit.bounds(orbits, jnp.asarray(lengths))
+
+    found = np.asarray(run(flow_map, reference))
+    return found.mean(0), found.std(0, ddof=1) / np.sqrt(batch)
+
+
+STORED = {
+    "cross, Laplace": (cross, STORED_CROSS, (60, "laplace", 0.0035), {100: -0.512, 200: -0.422, 500: -0.279}),
+    "banana, Laplace": (banana, STORED_BANANA, (50, "laplace", 0.02), {100: -0.665, 200: -0.562, 500: -0.407}),
+    "cross, Gaussian": (cross, STORED_CROSS, (60, "gaussian", 0.02), {100: -0.17, 500: -0.03}),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_bounds_are_those_of_the_paper(name):
+    """Stored by the authors (Laplace), and found by another implementation (Gaussian), to ± 0.03."""
+    density, reference, (leapfrogs, momentum, step), expected = STORED[name]
+    with jax.enable_x64(True):
+        flow_map = HamiltonianMap(step, np.ones(2), leapfrogs, momentum)
+        mean, se = curve(density, reference, flow_map, list(expected))
+    for found, error, stored in zip(mean, se, expected.values(), strict=True):
+        assert abs(found - stored) < 3 * np.hypot(error, 0.03)
+        assert found < 3 * error  # normalised targets
+
+
+def test_32_bits_give_the_bound_of_64():
+    flow_map = lambda: InvolutiveMap(0.1, np.ones(2), "hmc", 20)  # noqa: E731
+    with jax.enable_x64(True):
+        fine, se = curve(cross, STORED_CROSS, flow_map(), [100])
+    with jax.enable_x64(False):
+        coarse, other = curve(cross, STORED_CROSS, flow_map(), [100])
+        assert coarse.dtype == np.float32
+    assert abs(fine[0] - coarse[0]) < 3 * np.hypot(se[0], other[0])
+
+
+# -- fits -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel": "mala", "burn_in": 3, "step_size": np.array([0.4, 0.3])},
+        {"family": "backward_irf", "kernel": "rwmh", "step_size": 1.0},
+        slow({"shift": np.pi / 16}),
+        slow({"family": "backward_irf"}),
+        slow({"family": "forward_irf", "max_length": 8}),
+        slow({"family": "ensemble", "num_members": 3, "max_length": 12}),
+        slow({"kernel": "hamiltonian", "momentum": "laplace", "step_size": 0.1}),
+    ],
+    ids=lambda s: ", ".join(map(str, s.values())),
+)
+def test_every_flow_bounds_the_evidence(target, settings):
+    posterior = fit(target, overdispersion=1.3, **settings)
+    flow = posterior.approximation
+    bound, error = posterior.elbo()
+    filled = int(flow.curve.filled)
+    lengths, elbo = np.asarray(flow.curve.lengths)[:filled], np.asarray(flow.curve.elbo)[:filled]
+    assert lengths[0] == settings.get("burn_in", 0) + 1
+    assert np.all(np.diff(lengths) > 0)
+    assert bound < LOG_Z + 4 * error
+    assert bound > -0.862 - 4 * error  # that of the reference
+    assert abs(posterior.evidence().log_evidence - LOG_Z) < 4 * posterior.evidence().se + 1e-6
+    assert np.all(np.abs(posterior.unconstrained().reshape(-1, 2).mean(0) - MEAN) < 0.5 * SD)
+    # Fresh draws have the bound that the orbits had at the length that was chosen, but for the luck of the choice.
+    at = int(np.flatnonzero(lengths == int(flow.length))[0])
+    assert abs(bound - elbo[at]) < 4 * np.hypot(error, float(flow.curve.se[at])) + 1e-6
+    names = {finding.name for finding in posterior.diagnose().findings}
+    assert {"length", "inversion"} <= names
+
+
+def test_without_settings_it_tunes_and_stops(target):
+    posterior = pf.fit(
+        target, pf.MixFlow(num_leapfrog=5, max_length=100, grid=(0.05, 0.4), reference_steps=300), key=0,
+        num_samples=400, progress=False,
+    )  # fmt: skip
+    found = posterior.diagnose()
+    assert "largest bound of 2 tried" in found["step size"].message
+    assert "growth stopped at" in found["length"].message
+    assert posterior.iterations["length"].max() < 100
+    assert posterior.record["evaluations"] > 300
+    assert abs(posterior.elbo()[0] - LOG_Z) < 0.02
+
+
+def test_a_bound_that_falls_is_said(target):
+    """An uncorrected map with a large step: the bound rises, then falls."""
+    posterior = fit(
+        target, kernel="hamiltonian", step_size=1.4, num_leapfrog=2, max_length=60, tolerance=0.0, num_trajectories=64,
+        overdispersion=2.0,
+    )  # fmt: skip
+    curve = posterior.approximation.curve
+    elbo = np.asarray(curve.elbo)[: int(curve.filled)]
+    assert elbo[-1] < elbo.max()
+    lower = elbo - 2 * np.asarray(curve.se)[: len(elbo)]
+    assert int(posterior.approximation.length) == int(curve.lengths[int(lower.argmax())])
+    assert "energy" in posterior.diagnose()["energy error"].message
+
+
+def test_lost_trajectories_are_counted_and_avoided(target):
+    bounds = np.array([[-1.0, -0.5, -0.1], [-1.0, -0.7, np.nan], [-1.0, -0.6, -np.inf]])
+    mean, se, lost = mean_over_trajectories(jnp.asarray(bounds))
+    np.testing.assert_allclose(mean, [-1.0, -0.6, -0.1], atol=1e-6)
+    np.testing.assert_allclose(se, [0.0, 0.1 / np.sqrt(3), 0.0], atol=1e-6)
+    np.testing.assert_array_equal(lost, [0, 0, 2])
+    posterior = fit(target, max_length=3)
+    run = posterior._run
+    with jax.enable_x64(True):
+        state = run.final_states()
+        broken = dataclasses.replace(state, bounds=jnp.asarray(bounds)[None], filled=jnp.asarray([3]))
+        flow = run.prepared.result(broken, target)
+    assert int(flow.length) == 2, "the length with a bound that lacks trajectories"
+    (finding,) = findings._lost(flow)
+    assert finding["level"] == "warning"
+    assert finding["message"].startswith("2 trajectories left the finite numbers")
+
+
+def test_proposals_that_diverge_are_rejected_and_counted():
+    """Beyond the unit ball the density is NaN: exact all the same, and noted."""
+    inside = lambda x: jnp.where(jnp.sum(x**2) < 40.0, -0.5 * jnp.sum(x**2), jnp.nan)  # noqa: E731
+    posterior = fit(pf.Target.from_log_density(inside, np.zeros(2)), step_size=3.0, num_leapfrog=3, max_length=20)
+    assert posterior.diagnose()["divergences"].value > 0
+    assert abs(posterior.evidence().log_evidence - np.log(2 * np.pi)) < 4 * posterior.evidence().se + 1e-6
+
+
+# -- densities and expectations ---------------------------------------------------------------------------------------
+
+
+def test_augmented_densities_are_those_of_draws(laplace):
+    drawn = laplace.sample(20, augmented=True, key=3)
+    assert set(drawn["auxiliary"]) == {"momentum", "phase"}
+    found = laplace.log_prob(drawn, augmented=True)
+    with jax.enable_x64(True):
+        u, _, expected = laplace.approximation.sample_augmented(jax.random.key(3), 20)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        log_q = np.asarray(laplace.approximation.sample_and_log_prob(jax.random.key(3), 20)[1])
+        expected = np.asarray(expected)
+    momentum = np.abs(drawn["auxiliary"]["momentum"]).sum(-1) + 2 * np.log(2.0)
+    np.testing.assert_allclose(expected + momentum, log_q, atol=1e-10)
+    one = {"x": drawn["x"][4], "auxiliary": {k: v[4] for k, v in drawn["auxiliary"].items()}}
+    np.testing.assert_allclose(laplace.log_prob(one, augmented=True), found[4], atol=1e-10)
+    assert "auxiliary" not in laplace.sample(2)
+    assert u.shape == (20, 2)
+
+
+def test_the_estimate_of_the_marginal_density_has_its_error(laplace):
+    """Against a histogram's worth of draws: the mean of q over a box is the share of draws in it."""
+    side = np.linspace(-0.5, 0.5, 12) * SD[:, None] + MEAN[:, None]
+    points = np.stack(np.meshgrid(*side, indexing="ij"), -1).reshape(-1, 2)
+    found = laplace.log_prob(points, num_draws=200)
+    assert found.value.shape == found.error.shape == (144,)
+    assert np.all(found.error > 0)
+    weights = np.outer(*[np.r_[0.5, np.ones(10), 0.5]] * 2).ravel() / 121
+    inside = float(np.sum(np.exp(found.value) * weights)) * float(np.prod(SD))
+    drawn = laplace.sample(20_000)["x"]
+    share = np.mean(np.all(np.abs(drawn - MEAN) < 0.5 * SD, axis=-1))
+    assert abs(inside - share) < 4 * np.sqrt(share / 20_000) + 0.01 * share
+    again = laplace.log_prob(points[:3], num_draws=200)
+    np.testing.assert_array_equal(again.value, laplace.log_prob(points[:3], num_draws=200).value)
+    single = laplace.log_prob(points[0])
+    assert np.shape(single.value) == ()
+
+
+def test_densities_that_rounding_has_destroyed_are_refused():
+    normal = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum((x - 1.0) ** 2), np.zeros(2))
+    posterior = fit(normal, kernel="hamiltonian", precision=32, max_length=4, step_size=0.2)
+    with pytest.warns(RuntimeWarning, match="have lost digits: orbits of length .* in 32 bits"):
+        posterior.log_prob(MEAN)
+    tilted = pf.Target.from_log_density(lambda x: cross(x), np.zeros(2))
+    chaotic = pf.fit(
+        tilted, pf.MixFlow(step_size=0.1, num_leapfrog=10, max_length=150, length=150, reference_steps=0,
+        num_trajectories=4, tolerance=0.0), start=np.zeros(2), key=0, num_samples=20, progress=False,
+    )  # fmt: skip
+    with pytest.raises(pf.NotAvailable, match=r"miss their start by .* at most 0.001 is allowed"):
+        chaotic.log_prob(np.zeros(2))
+    with pytest.raises(pf.NotAvailable, match="mean nothing here"):
+        chaotic.log_prob(chaotic.sample(2, augmented=True), augmented=True)
+    assert "mean nothing" in chaotic.diagnose()["inversion"].message
+    assert np.isfinite(chaotic.elbo()[0])
+
+
+def test_expectations_have_honest_errors(target, laplace):
+    flow = fit(target)
+    found = flow.expect(lambda v: {"x": v["x"], "right": v["x"][0] > 1.0}, num_samples=200)
+    assert np.all(np.abs(found.value["x"] - MEAN) < 4 * found.error["x"] + 1e-9)
+    assert abs(found.value["right"] - 0.5) < 4 * found.error["right"]
+    assert np.all(found.error["x"] < 0.2 * SD)
+    assert found.value["x"].dtype == np.float64
+    chains = pf.Posterior.from_draws({"x": np.random.default_rng(0).normal(size=(4, 500, 2))})
+    value, error = chains.expect(lambda v: v["x"] ** 2)
+    assert np.all(np.abs(value - 1.0) < 4 * error)
+    np.testing.assert_allclose(error, np.sqrt(2 / 2000), rtol=0.25)
+    walk = np.cumsum(np.random.default_rng(1).normal(size=(4, 500, 1)), axis=1)
+    value, error = pf.Posterior.from_draws({"x": walk}).expect(lambda v: v["x"])
+    assert error[0] > 5 * walk.std() / np.sqrt(2000), "autocorrelation counts"
+    with pytest.raises(pf.InvalidArgument, match="num_samples is for approximations"):
+        chains.expect(lambda v: v["x"], num_samples=5)
+    normal = pf.fit(target, pf.Laplace(), num_samples=2000, progress=False)
+    value, error = normal.expect(lambda v: v["x"])
+    np.testing.assert_allclose(error, SD / np.sqrt(2000), rtol=0.1)
+    assert np.all(np.abs(value - MEAN) < 4 * error)
+    with pytest.raises(pf.NotAvailable, match="augmented=True needs a method with auxiliary variables"):
+        normal.sample(2, augmented=True)
+    with pytest.raises(pf.InvalidArgument, match="needs the auxiliary variables"):
+        laplace.log_prob(MEAN, augmented=True)
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"kernel": "nuts"}, "kernel must be one of"),
+        ({"momentum": "cauchy"}, "momentum must be one of"),
+        ({"family": "irf"}, "family must be one of"),
+        ({"step_size": 0.0}, "step_size must be a finite number > 0, got 0.0"),
+        ({"step_size": np.array([0.1, -0.2])}, "step_size must be a finite number > 0, got -0.2"),
+        ({"num_leapfrog": 0}, "num_leapfrog must be a whole number >= 1, got 0"),
+        ({"max_length": 0}, "max_length must be a whole number >= 1, got 0"),
+        ({"length": 2000}, "length must be at most max_length=1000, got 2000"),
+        ({"burn_in": 1000}, "burn_in must be below the length of the flow, 1000, got 1000"),
+        ({"burn_in": 10, "length": 10}, "burn_in must be below the length of the flow, 10, got 10"),
+        ({"burn_in": 1, "family": "ensemble"}, "burn_in has no meaning for family='ensemble'"),
+        ({"num_members": 0}, "num_members must be a whole number >= 1, got 0"),
+        ({"num_trajectories": 1}, "num_trajectories must be a whole number >= 2, got 1"),
+        ({"overdispersion": -1.0}, "overdispersion must be a finite number > 0, got -1.0"),
+        ({"grid": ()}, r"grid must hold a step size to choose from, got \(\)"),
+        ({"grid": (0.1, 0.0)}, "grid must be a finite number > 0, got 0.0"),
+        ({"shift": 0.0}, "shift must be a finite number strictly between 0 and 1, got 0.0"),
+        ({"shift": 0.25}, "shift must be irrational, .* got 0.25 = 1/4"),
+        ({"shift": 1 / 3, "kernel": "hamiltonian"}, "shift must be irrational, .* = 1/3"),
+        ({"shift": "stream"}, "shift must be a number in .* for kernel='hmc', got 'stream'"),
+        ({"shift": "steam", "kernel": "hamiltonian"}, "shift must be 'stream', a number"),
+        ({"reference": 3.0}, "reference must be an Approximation"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, says):
+    with pytest.raises(pf.InvalidArgument, match=says):
+        pf.MixFlow(**settings)
+
+
+class Flat(Approximation):
+    """A reference without width in one coordinate."""
+
+    def sample_and_log_prob(self, key, n):
+        return jnp.zeros((n, 2)), jnp.zeros(n)
+
+    def mean(self):
+        return jnp.zeros(2)
+
+    def covariance(self):
+        return jnp.diag(jnp.array([1.0, 0.0]))
+
+
+def test_references_that_do_not_fit_are_refused(target):
+    other = pf.fit(
+        pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(3)), pf.Laplace(), num_samples=30,
+        progress=False,
+    )  # fmt: skip
+    with pytest.raises(pf.InvalidArgument, match="reference has dimension 3, the target 2"):
+        fit(target, reference=other)
+    with pytest.raises(pf.InvalidArgument, match=r"step_size must be a number or one per coordinate, \(2,\), got"):
+        fit(target, step_size=np.ones(3))
+    with pytest.raises(pf.InvalidArgument, match=r"positive standard deviations, got 0.0 and 0.0 for coordinate 1"):
+        fit(target, reference=Flat())
+
+
+def test_a_target_that_is_not_finite_at_the_reference_is_refused():
+    half = lambda x: jnp.where(x[0] > 0.0, -0.5 * jnp.sum(x**2), -jnp.inf)  # noqa: E731
+    with pytest.raises(pf.NonFinite, match=r"not finite at [45]\d\.\d% of 256 draws of the reference"):
+        pf.fit(
+            pf.Target.from_log_density(half, np.zeros(2)), pf.MixFlow(**SMALL), start=np.array([0.01, 0.0]),
+            progress=False,
+        )  # fmt: skip
+
+
+def test_no_finite_bound_is_an_error():
+    """Steps so large that every uncorrected orbit overflows."""
+    steep = pf.Target.from_log_density(lambda x: -jnp.sum(x**4), np.zeros(2))
+    settings = SMALL | {"kernel": "hamiltonian", "num_leapfrog": 10, "max_length": 10}
+    tuned = pf.MixFlow(**settings | {"step_size": None, "grid": (20.0, 30.0)})
+    with pytest.raises(pf.NonFinite, match="no step size of the grid"):
+        pf.fit(steep, tuned, start=np.zeros(2), progress=False)
+    given = pf.MixFlow(**settings | {"step_size": 20.0, "burn_in": 2})
+    with pytest.raises(pf.NonFinite, match="the bound is -inf at every length up to 10"):
+        pf.fit(steep, given, start=np.zeros(2), progress=False)

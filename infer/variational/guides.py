@@ -11,7 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..approximation import Approximation
 from ..errors import NonFinite, NotAvailable
+from ..linalg import Triangular
 from ..target import Target
+from .gaussian.approximation import GaussianApproximation
 
 
 def flat_model(target: Target | None, dim: int) -> Any:
@@ -104,39 +106,7 @@ class GuideApproximation(Approximation):
         return NotAvailable(f"{what} of {name} is not available: it has {why}.")
 
 
-class LaplaceApproximation(Approximation):
-    """N(loc, L Lᵀ): a normal at a mode with the inverse of the negative Hessian as covariance.
-
-    Parameters
-    ----------
-    loc, scale_tril
-        Mode and lower triangular L, shapes (d,) and (d, d).
-    """
-
-    loc: Float[Array, " d"]
-    scale_tril: Float[Array, "d d"]
-
-    def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-        """``n`` draws and their log densities."""
-        u = self.loc + jax.random.normal(key, (n, self.loc.shape[0])) @ self.scale_tril.T
-        return u, jax.vmap(self.log_prob)(u)
-
-    def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
-        """Log density at ``u``."""
-        z = solve_triangular(self.scale_tril, u - self.loc, lower=True)
-        log_det = jnp.sum(jnp.log(jnp.diagonal(self.scale_tril)))
-        return -0.5 * jnp.sum(z**2) - log_det - 0.5 * u.shape[0] * jnp.log(2 * jnp.pi)
-
-    def mean(self) -> Float[Array, " d"]:
-        """The mode."""
-        return self.loc
-
-    def covariance(self) -> Float[Array, "d d"]:
-        """L Lᵀ."""
-        return self.scale_tril @ self.scale_tril.T
-
-
-def laplace(target: Target, mode: Float[Array, " d"]) -> LaplaceApproximation:
+def laplace(target: Target, mode: Float[Array, " d"]) -> GaussianApproximation:
     """The Laplace approximation at a mode; raises `NonFinite` where the negative Hessian is not positive definite."""
     scale_tril = _laplace_scale(target, mode)
     if not bool(jnp.all(jnp.isfinite(scale_tril))):
@@ -144,7 +114,7 @@ def laplace(target: Target, mode: Float[Array, " d"]) -> LaplaceApproximation:
             f"AutoLaplaceApproximation: the Hessian at the mode found ({np.asarray(mode)[:4]}…) is not negative "
             f"definite; raise num_steps, or use 'AutoNormal'."
         )
-    return LaplaceApproximation(mode, scale_tril)
+    return GaussianApproximation(mode, Triangular(scale_tril))
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""Gradients through a rejection sampler, for gamma variables and what is made of them: Dirichlet, beta, Student's t.
+"""Gradients through a rejection sampler, for gamma variables and what is made of them: Dirichlet, beta, Wishart, …
 
 Naesseth, Ruiz, Linderman & Blei (2017), Reparameterization gradients through acceptance–rejection sampling algorithms,
 arXiv:1610.05683. A proposal z = h(ε, θ) is accepted or not; the accepted ε has density (eq. 4)
@@ -24,18 +24,15 @@ E log z at α = 0.01: 5.8e3 in 32 bit, where 1.0e4 is right). Hence ``method="au
 rejection below.
 """
 
-import abc
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
-from jax.scipy.special import betaln, gammaln
+from jax.scipy.special import gammaln
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..approximation import Approximation
 from ..errors import InvalidArgument
 from ..validate import check_choice, check_count
 
@@ -128,145 +125,42 @@ def student_t(key: PRNGKeyArray, df: Float[Array, "*s"], **options: Any) -> Acce
     return AcceptedDraw(normal * jnp.exp(0.5 * (jnp.log(half) - log_z)), log_accepted)
 
 
-# -- families ---------------------------------------------------------------------------------------------------------
+def log_inverse_gamma(key: PRNGKeyArray, concentration: Float[Array, "*s"], **options: Any) -> AcceptedDraw:
+    """Logarithms of inverse-gamma draws of scale 1, 1 / Gamma(α, 1); options of `log_gamma`."""
+    log_z, log_accepted = log_gamma(key, concentration, **options)
+    return AcceptedDraw(-log_z, log_accepted)
 
 
-def _sorted(options: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(dict(options).items()))
+def wishart(key: PRNGKeyArray, df: Float[Array, ""], scale_tril: Float[Array, "p p"], **options: Any) -> AcceptedDraw:
+    """A Wishart(ν, A Aᵀ) draw, as its lower Cholesky factor.
 
-
-class RejectionFamily(Approximation):
-    """A family of u drawn by rejection; its parameters are unconstrained and its draws carry their correction."""
-
-    options: eqx.AbstractVar[Any]
-
-    @abc.abstractmethod
-    def one(self, key: PRNGKeyArray) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-        """One draw and the log density of what was accepted."""
-
-    def sample_and_correction(
-        self, key: PRNGKeyArray, n: int
-    ) -> tuple[Float[Array, "n d"], Float[Array, " n"], Float[Array, " n"]]:
-        """``n`` draws, log densities and log π(ε; θ), see `estimators.Reparameterised`."""
-        u, log_accepted = jax.vmap(self.one)(jax.random.split(key, n))
-        return u, jax.vmap(self.log_prob)(u), log_accepted
-
-    def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-        """``n`` draws and log densities."""
-        return self.sample_and_correction(key, n)[:2]
-
-
-class GammaFamily(RejectionFamily):
-    """Independent gamma variables, in coordinates u = log z.
+    Bartlett's: L = A B with B lower triangular, B_ii² ~ χ²(ν − i) for i from 0, standard normals below the diagonal.
 
     Parameters
     ----------
-    log_concentration, log_rate
-        Shape (d,).
+    df
+        ν > p − 1.
+    scale_tril
+        A, lower triangular with positive diagonal.
     options
         Of `log_gamma`.
+
+    Returns
+    -------
+    AcceptedDraw
+        ``value`` L, shape (p, p), and ``log_accepted`` of its p gammas together.
+
+    Raises
+    ------
+    InvalidArgument
+        ``scale_tril`` is not square.
     """
-
-    log_concentration: Float[Array, " d"]
-    log_rate: Float[Array, " d"]
-    options: Any = eqx.field(static=True, default=(), converter=_sorted)
-
-    def one(self, key: PRNGKeyArray) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-        """One draw and the log density of what was accepted."""
-        log_z, log_accepted = log_gamma(key, jnp.exp(self.log_concentration), **dict(self.options))
-        return log_z - self.log_rate, jnp.sum(log_accepted)
-
-    def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
-        """Log density at ``u``."""
-        alpha, log_z = jnp.exp(self.log_concentration), u + self.log_rate
-        return jnp.sum(alpha * log_z - jnp.exp(log_z) - gammaln(alpha))
-
-
-class BetaFamily(RejectionFamily):
-    """Independent beta variables, in coordinates u = logit x.
-
-    Parameters
-    ----------
-    log_a, log_b
-        Shape (d,).
-    options
-        Of `log_gamma`.
-    """
-
-    log_a: Float[Array, " d"]
-    log_b: Float[Array, " d"]
-    options: Any = eqx.field(static=True, default=(), converter=_sorted)
-
-    def one(self, key: PRNGKeyArray) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-        """One draw and the log density of what was accepted."""
-        u, log_accepted = logit_beta(key, jnp.exp(self.log_a), jnp.exp(self.log_b), **dict(self.options))
-        return u, jnp.sum(log_accepted)
-
-    def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
-        """Log density at ``u``."""
-        a, b = jnp.exp(self.log_a), jnp.exp(self.log_b)
-        return jnp.sum(a * jax.nn.log_sigmoid(u) + b * jax.nn.log_sigmoid(-u) - betaln(a, b))
-
-
-class DirichletFamily(RejectionFamily):
-    """A Dirichlet on the simplex of k parts, in the k − 1 stick-breaking coordinates of NumPyro.
-
-    u_i = log x_i − log Σ_{j>i} x_j + log(k − i − 1), i from 0; the log-Jacobian of u ↦ x is Σ log x.
-
-    Parameters
-    ----------
-    log_concentration
-        Shape (k,), k at least 2.
-    options
-        Of `log_gamma`.
-    """
-
-    log_concentration: Float[Array, " k"]
-    options: Any = eqx.field(static=True, default=(), converter=_sorted)
-
-    def __check_init__(self) -> None:
-        shape = np.shape(self.log_concentration)
-        if len(shape) == 1 and shape[0] < 2:
-            raise InvalidArgument(f"log_concentration must have at least 2 entries, got shape {shape}.")
-
-    def one(self, key: PRNGKeyArray) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-        """One draw and the log density of what was accepted."""
-        log_x, log_accepted = log_dirichlet(key, jnp.exp(self.log_concentration), **dict(self.options))
-        rest = jax.lax.cumlogsumexp(log_x, reverse=True)[1:]
-        return log_x[:-1] - rest + np.log(np.arange(rest.shape[0], 0, -1)), log_accepted
-
-    def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
-        """Log density at ``u``."""
-        v = u - np.log(np.arange(u.shape[0], 0, -1))
-        taken, left = jax.nn.log_sigmoid(v), jnp.cumsum(jax.nn.log_sigmoid(-v))
-        log_x = jnp.concatenate([taken + jnp.concatenate([jnp.zeros(1, u.dtype), left[:-1]]), left[-1:]])
-        alpha = jnp.exp(self.log_concentration)
-        return jnp.sum(alpha * log_x - gammaln(alpha)) + gammaln(jnp.sum(alpha))
-
-
-class StudentFamily(RejectionFamily):
-    """Independent Student's t variables with learned degrees of freedom.
-
-    Parameters
-    ----------
-    loc, log_scale, log_df
-        Shape (d,).
-    options
-        Of `log_gamma`.
-    """
-
-    loc: Float[Array, " d"]
-    log_scale: Float[Array, " d"]
-    log_df: Float[Array, " d"]
-    options: Any = eqx.field(static=True, default=(), converter=_sorted)
-
-    def one(self, key: PRNGKeyArray) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-        """One draw and the log density of what was accepted."""
-        t, log_accepted = student_t(key, jnp.exp(self.log_df), **dict(self.options))
-        return self.loc + jnp.exp(self.log_scale) * t, jnp.sum(log_accepted)
-
-    def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
-        """Log density at ``u``."""
-        df, t = jnp.exp(self.log_df), (u - self.loc) * jnp.exp(-self.log_scale)
-        norm = gammaln((df + 1) / 2) - gammaln(df / 2) - 0.5 * jnp.log(np.pi * df) - self.log_scale
-        return jnp.sum(norm - (df + 1) / 2 * jnp.log1p(t**2 / df))
+    shape = jnp.shape(scale_tril)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise InvalidArgument(f"scale_tril must be a square lower triangular matrix, got shape {shape}.")
+    key_gamma, key_normal = jax.random.split(key)
+    half = 0.5 * (df - np.arange(shape[0]))
+    log_z, log_accepted = log_gamma(key_gamma, half, **options)
+    below = jnp.tril(jax.random.normal(key_normal, shape, half.dtype), -1)
+    bartlett = below + jnp.diag(jnp.exp(0.5 * (np.log(2) + log_z)))
+    return AcceptedDraw(scale_tril @ bartlett, jnp.sum(log_accepted))

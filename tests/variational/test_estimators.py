@@ -30,7 +30,7 @@ from pushforward.infer.variational.objectives import (
     WakeKL,
     as_objective,
 )
-from pushforward.infer.variational.rejection import GammaFamily
+from pushforward.infer.variational.rejection_families import GammaFamily
 
 from .small_families import LocationScale, Normal
 

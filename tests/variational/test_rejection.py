@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import scipy.stats
 from numpyro.distributions import biject_to, constraints
-from scipy.special import polygamma
+from scipy.special import digamma, polygamma
 
 import pushforward as pf
 from pushforward.infer.variational.estimators import Reparameterised
 from pushforward.infer.variational.objectives import ELBO
-from pushforward.infer.variational.rejection import (
+from pushforward.infer.variational.rejection import log_dirichlet, log_gamma, log_inverse_gamma, wishart
+from pushforward.infer.variational.rejection_families import (
     BetaFamily,
     DirichletFamily,
     GammaFamily,
     StudentFamily,
-    log_dirichlet,
-    log_gamma,
+    WishartFamily,
 )
 
 N = 30_000
@@ -144,6 +144,63 @@ def test_gradient_of_the_elbo_is_that_of_the_divergence() -> None:
         assert found.std() / np.sqrt(800) < 0.02 * abs(exact)
 
 
+# The upper limit of the shapes of Bartlett's gammas is (ν − i) / 2: 0.05 for the last of three at ν = 2.1.
+@pytest.mark.parametrize("df", [2.1, 6.0])
+def test_wishart_by_bartlett(df: float) -> None:
+    scale_tril = np.array([[1.0, 0, 0], [0.4, 0.8, 0], [-0.3, 0.5, 1.3]])
+    halves = 0.5 * (df - np.arange(3))
+
+    @jax.jit
+    def draws(df):
+        one = lambda key: wishart(key, df, jnp.asarray(scale_tril), method="rejection", boosts=2)  # noqa: E731
+        return jax.vmap(one)(jax.random.split(jax.random.key(0), N))
+
+    with jax.enable_x64(True):
+        (tril, _), (slope, accepted) = jax.jvp(draws, (df,), (1.0,))
+        tril, slope, accepted = (np.asarray(x) for x in (tril, slope, accepted))
+        log_det = 2 * np.log(np.diagonal(tril, axis1=1, axis2=2)).sum(1)
+        log_det_slope = 2 * (np.diagonal(slope, axis1=1, axis2=2) / np.diagonal(tril, axis1=1, axis2=2)).sum(1)
+        trace, trace_slope = (tril**2).sum((1, 2)), 2 * (tril * slope).sum((1, 2))
+        scale = scale_tril @ scale_tril.T
+        exact = {  # E log|W| = Σ ψ((ν − i)/2) + p log 2 + log|S|, E tr W = ν tr S
+            "log det": (np.sum(digamma(halves)) + 3 * np.log(2) + np.linalg.slogdet(scale)[1], log_det),
+            "its slope": (0.5 * np.sum(polygamma(1, halves)), log_det_slope + (log_det - log_det.mean()) * accepted),
+            "trace": (df * np.trace(scale), trace),
+            "its slope in ν": (np.trace(scale), trace_slope + (trace - trace.mean()) * accepted),
+        }
+        for name, (truth, found) in exact.items():
+            se = found.std() / np.sqrt(N)
+            assert abs(found.mean() - truth) < 4 * se, name
+            assert se < 0.03 * abs(truth), name
+        if df == 6.0:  # without the correction the slope is wrong
+            wrong = log_det_slope.mean() - exact["its slope"][0]
+            assert abs(wrong) > 4 * log_det_slope.std() / np.sqrt(N)
+
+
+def test_wishart_family_has_the_density() -> None:
+    with jax.enable_x64(True):
+        q = WishartFamily(jnp.log(2.5), jnp.array([0.1, -0.2, 0.3]), jnp.array([0.4, -0.3, 0.5]))
+        u, log_q = jax.jit(lambda key: q.sample_and_log_prob(key, 3))(jax.random.key(0))
+        law = scipy.stats.wishart(float(q.df), np.asarray(q.scale_tril @ q.scale_tril.T))
+        for x, found in zip(np.asarray(u), log_q, strict=True):
+            tril = np.diag(np.exp(x[:3]))
+            tril[np.tril_indices(3, -1)] = x[3:]
+            # |∂W/∂L| = 2^p Π L_ii^(p − i), and L_ii = exp(u_i).
+            log_jacobian = 3 * np.log(2) + np.sum((3 - np.arange(3) + 1) * x[:3])
+            assert float(found) == pytest.approx(law.logpdf(tril @ tril.T) + log_jacobian, rel=1e-10)
+
+
+def test_inverse_gamma_is_the_inverse() -> None:
+    with jax.enable_x64(True):
+        alphas = jnp.full(N, 4.0)
+        sample = partial(log_inverse_gamma, jax.random.key(0), method="rejection", boosts=1)
+        draws, slopes = jax.jit(lambda a: jax.jvp(sample, (a,), (jnp.ones_like(a),)))(alphas)
+        z = np.exp(draws.value)
+        found = z * slopes.value + (z - z.mean()) * slopes.log_accepted
+        assert z.mean() == pytest.approx(1 / 3, abs=4 * z.std() / np.sqrt(N))
+        assert found.mean() == pytest.approx(-1 / 9, abs=4 * found.std() / np.sqrt(N))
+
+
 def test_refusals() -> None:
     with pytest.raises(pf.InvalidArgument, match="method must be one of 'auto', 'rejection', 'implicit', got 'x'"):
         log_gamma(jax.random.key(0), jnp.ones(2), method="x")
@@ -151,3 +208,7 @@ def test_refusals() -> None:
         log_gamma(jax.random.key(0), jnp.ones(2), boosts=-1)
     with pytest.raises(pf.InvalidArgument, match=r"at least 2 entries, got shape \(1,\)"):
         DirichletFamily(jnp.zeros(1))
+    with pytest.raises(pf.InvalidArgument, match=r"scale_tril must be a square .* got shape \(2, 3\)"):
+        wishart(jax.random.key(0), jnp.asarray(3.0), jnp.ones((2, 3)))
+    with pytest.raises(pf.InvalidArgument, match=r"entries for p = 3 rows, got shape \(2,\)"):
+        WishartFamily(jnp.zeros(()), jnp.zeros(3), jnp.zeros(2))

@@ -23,8 +23,8 @@ from ...run.start import Warm
 from ...target import Target
 from ...train import Trainer
 from ...validate import check_choice, check_count, check_fraction, check_nonnegative, check_positive
+from ..curvature import check_curvature
 from ..estimators import DReG, Estimator, FastPath, FixedDraws, StickingTheLanding, check, split
-from ..gaussian.findings import check_curvature
 from ..objectives import ELBO, ForwardKL, Objective, as_objective
 from .bijection import Chain
 from .draws import given_draws, held_out, whitening_of

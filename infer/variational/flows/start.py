@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...target import Target
-from ..gaussian.whitening import whitened
+from ..whitening import whitened
 from .linear import Whitening
 
 DENSE_DIM = 500

@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 
 from ...errors import InvalidArgument
 from ...linalg import AbstractFactor, Diagonal, Triangular
-from .common import AbstractGaussianVI, GaussianState, check_control
+from .common import AbstractGaussianVI
 from .oracle import Moments
+from .state import GaussianState
 
 
 class ADVI(AbstractGaussianVI):
@@ -23,16 +24,16 @@ class ADVI(AbstractGaussianVI):
 
     Parameters
     ----------
-    num_steps
-        Steps.
+    num_steps, expectation, num_draws, control, coefficient, antithetic, schedule, initial_covariance, whiten,
+    skip_nonfinite
+        As in `FBGVI`, but gradients alone (``"stein"``), a step size that decays from the middle and no whitening by
+        default.
     step_size
         Learning rate of Adam; None: 0.02.
     covariance
         ``"full"`` (a Cholesky factor) or ``"diagonal"`` (mean field).
     optimizer
         Any optax optimiser in place of Adam; reuse the same object, a new one compiles anew.
-    expectation, num_draws, control, coefficient, antithetic, schedule, initial_covariance, whiten, skip_nonfinite
-        As in `FBGVI`, but gradients alone (``"stein"``) by default.
 
     References
     ----------
@@ -40,18 +41,9 @@ class ADVI(AbstractGaussianVI):
     """
 
     num_steps: int = 5000
-    step_size: Any = None
-    covariance: str = eqx.field(static=True, default="full")
-    optimizer: Any = eqx.field(static=True, default=None)
     expectation: str = eqx.field(static=True, default="stein")
-    num_draws: Any = eqx.field(static=True, default=None)
-    control: str = eqx.field(static=True, default="full")
-    coefficient: float = 1.0
-    antithetic: bool = eqx.field(static=True, default=True)
     schedule: str = eqx.field(static=True, default="decay")
-    initial_covariance: Any = None
-    whiten: Any = eqx.field(static=True, default=None)
-    skip_nonfinite: bool = eqx.field(static=True, default=False)
+    optimizer: Any = eqx.field(static=True, default=None)
 
     source: ClassVar[str] = "Kucukelbir et al. 2017"
     structures: ClassVar[tuple[str, ...]] = ("full", "diagonal")
@@ -59,7 +51,6 @@ class ADVI(AbstractGaussianVI):
     curvature_decides: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
-        check_control(self)
         if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
             raise InvalidArgument(f"optimizer must be an optax GradientTransformation, got {self.optimizer!r}.")
 

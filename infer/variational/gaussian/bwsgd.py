@@ -16,8 +16,9 @@ from jaxtyping import Array, Float
 
 from ...linalg import AbstractFactor, Diagonal, Spectral, left_singular
 from ...validate import check_positive
-from .common import AbstractGaussianVI, GaussianState, check_control
+from .common import AbstractGaussianVI
 from .oracle import Moments
+from .state import GaussianState
 
 
 class BWSGD(AbstractGaussianVI):
@@ -25,41 +26,28 @@ class BWSGD(AbstractGaussianVI):
 
     Parameters
     ----------
-    num_steps
-        Steps.
-    step_size
-        η; None: half of 1/λ_max of the mean curvature.
+    num_steps, step_size, expectation, covariance, num_draws, control, coefficient, antithetic, schedule,
+    initial_covariance, whiten, skip_nonfinite
+        As in `FBGVI`, but one independent draw, without control variate, a constant step size and no whitening by
+        default; ``"full"`` or ``"diagonal"``.
     max_variance
         Clips the eigenvalues of Σ from above (1/α in the paper); None: no clipping.
-    expectation, num_draws, control, coefficient, antithetic, schedule, initial_covariance, whiten, skip_nonfinite
-        As in `FBGVI`, but one independent draw without control variate by default.
-    covariance
-        ``"full"`` or ``"diagonal"``.
 
     References
     ----------
     Lambert, Chewi, Bach, Bonnabel & Rigollet (2022), NeurIPS, arXiv:2205.15902.
     """
 
-    num_steps: int = 2000
-    step_size: Any = None
-    max_variance: Any = None
-    expectation: str = eqx.field(static=True, default="price")
-    covariance: str = eqx.field(static=True, default="full")
     num_draws: Any = eqx.field(static=True, default=1)
     control: str = eqx.field(static=True, default="none")
-    coefficient: float = 1.0
     antithetic: bool = eqx.field(static=True, default=False)
     schedule: str = eqx.field(static=True, default="constant")
-    initial_covariance: Any = None
-    whiten: Any = eqx.field(static=True, default=None)
-    skip_nonfinite: bool = eqx.field(static=True, default=False)
+    max_variance: Any = None
 
     source: ClassVar[str] = "Lambert et al. 2022"
     structures: ClassVar[tuple[str, ...]] = ("full", "diagonal")
 
     def __check_init__(self) -> None:
-        check_control(self)
         if self.max_variance is not None:
             check_positive("max_variance", self.max_variance)
 

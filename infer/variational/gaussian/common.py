@@ -1,12 +1,12 @@
-"""`AbstractGaussianVI`: what all iterations on one Gaussian share: state, step size, records, refusals, result.
+"""`AbstractGaussianVI`: what all iterations on one Gaussian share: hyper-parameters, step size, refusals, result.
 
 A concrete method says how (mean, factor) moves for given expectations and step size (`move`); the expectations are of
-`oracle`, the covariance structures of `family` and `pushforward.infer.linalg`.
+`oracle`, the covariance structures of `family` and `pushforward.infer.linalg`, states and records of `state`.
 """
 
 import abc
 import warnings
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -14,21 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ...errors import InvalidArgument, NonFinite
+from ...errors import InvalidArgument
 from ...linalg import AbstractFactor
 from ...method import AbstractMethod, Budget, Stage
 from ...run.start import Warm
 from ...target import Target
 from ...validate import check_choice, check_count, check_nonnegative, check_positive
+from ..curvature import check_curvature
+from ..whitening import WHITENINGS, whitened
 from . import findings
 from .approximation import GaussianApproximation
 from .family import COVARIANCES, check_blocks, check_covariance, check_size, first_factor, site_blocks
-from .oracle import EXPECTATIONS, Frame, Moments, Settings, moments, power_iteration
-from .whitening import WHITENINGS, whitened
+from .oracle import EXPECTATIONS, Moments, Settings, moments, power_iteration
+from .state import DIVERGED, FINITE, LOST, NOT_FINITE, GaussianInfo, GaussianState, explain, final_elbos, to_u
 
 CONTROLS = ("full", "mean", "none")
 SCHEDULES = ("auto", "decay", "noise", "constant")
-FINITE, NOT_FINITE, DIVERGED, LOST = 0, 1, 2, 3
 PATIENCE = 50
 """Steps in a row with step × curvature above 2 after which a run counts as diverging."""
 MEMORY = 0.1
@@ -41,84 +42,10 @@ LONG_MEMORY = 0.02
 """Weight of the newest estimate in the slower of the two running ELBOs."""
 NOISE_RATES = 4.0
 """In how many times 1 / (step size × curvature) the step size halves, once it decays since the ELBO has stalled."""
-FINAL_DRAWS = 1024
-
-
-class GaussianState(eqx.Module):
-    """State of a run.
-
-    Parameters
-    ----------
-    mean, factor
-        The Gaussian, in the coordinates of ``frame`` (None: those of u).
-    direction, curvature
-        Of largest curvature of E ∇²V: power iteration's vector and running estimate.
-    size
-        Step size, before it decays.
-    elbo
-        Running mean of the ELBO's estimates.
-    failure, failed_at, failed_draw
-        0, or why the run was frozen; the iteration and the draw at which a gradient was not finite.
-    above, worst, hot
-        Steps with step × curvature above 1; its largest value; steps in a row with it above 2.
-    num_steps, skipped
-        Steps taken, and draws left out since they were not finite.
-    trend
-        Running ELBO over a short and over a long memory, and running variance of its estimates.
-    late
-        Steps since the step size began to decay.
-    halfway
-        Norm of the mean and trace of the covariance in the middle of the run, to see whether they still grow.
-    extra
-        What a method adds (an optimiser's state).
-    """
-
-    mean: Float[Array, " d"]
-    factor: AbstractFactor
-    frame: Frame | None
-    direction: Float[Array, " d"]
-    curvature: Float[Array, ""]
-    size: Float[Array, ""]
-    elbo: Float[Array, ""]
-    failure: Int[Array, ""]
-    failed_at: Int[Array, ""]
-    failed_draw: Float[Array, " d"]
-    above: Int[Array, ""]
-    worst: Float[Array, ""]
-    hot: Int[Array, ""]
-    num_steps: Int[Array, ""]
-    skipped: Int[Array, ""]
-    trend: Float[Array, "3"]
-    late: Int[Array, ""]
-    halfway: Float[Array, "2"]
-    extra: Any
-
-
-class GaussianInfo(NamedTuple):
-    """What is known of a step; see `AbstractGaussianVI`."""
-
-    elbo: Array
-    elbo_se: Array
-    gradient_norm: Array
-    variance_mean: Array
-    variance_scale: Array
-    step_size: Array
-    curvature: Array
-    step_times_curvature: Array
-    skipped: Array
-    num_hvps: Array
-    num_evaluations: Array
-
-
-def check_control(method: Any) -> None:
-    """Raise `InvalidArgument` where the control variate or the schedule of a method that has both is none of them."""
-    check_choice("control", method.control, CONTROLS)
-    check_choice("schedule", method.schedule, SCHEDULES)
-    check_nonnegative("coefficient", method.coefficient)
 
 
 class AbstractGaussianVI(AbstractMethod):
-    """Iterations on one Gaussian N(m, C Cᵀ).
+    """Iterations on one Gaussian N(m, C Cᵀ), and the hyper-parameters that they share; `FBGVI` documents them.
 
     The record of a run (``posterior.iterations``) holds for each step the ELBO and its standard error, the squared
     norm of the Bures–Wasserstein gradient of KL (``gradient_norm``: |g|² + tr[(S − Σ⁻¹) Σ (S − Σ⁻¹)], with its noise),
@@ -126,14 +53,18 @@ class AbstractGaussianVI(AbstractMethod):
     Hessian–vector products, and evaluations (a gradient and a Hessian–vector product count one each).
     """
 
-    num_steps: eqx.AbstractVar[int]
-    step_size: eqx.AbstractVar[Any]
-    expectation: eqx.AbstractVar[str]
-    covariance: eqx.AbstractVar[str]
-    num_draws: eqx.AbstractVar[Any]
-    initial_covariance: eqx.AbstractVar[Any]
-    whiten: eqx.AbstractVar[Any]
-    skip_nonfinite: eqx.AbstractVar[bool]
+    num_steps: int = 2000
+    step_size: Any = None
+    expectation: str = eqx.field(static=True, default="price")
+    covariance: str = eqx.field(static=True, default="full")
+    num_draws: Any = eqx.field(static=True, default=None)
+    control: str = eqx.field(static=True, default="full")
+    coefficient: float = 1.0
+    antithetic: bool = eqx.field(static=True, default=True)
+    schedule: str = eqx.field(static=True, default="auto")
+    initial_covariance: Any = None
+    whiten: Any = eqx.field(static=True, default=None)
+    skip_nonfinite: bool = eqx.field(static=True, default=False)
 
     kind: ClassVar = "approximation"
     exact: ClassVar[bool] = False
@@ -141,21 +72,27 @@ class AbstractGaussianVI(AbstractMethod):
     density: ClassVar[bool] = True
     default_chains: ClassVar[int] = 1
     triangular: ClassVar[bool] = False
+    expectations: ClassVar[tuple[str, ...]] = EXPECTATIONS
     structures: ClassVar[tuple[str, ...]] = COVARIANCES
+    controls: ClassVar[tuple[str, ...]] = CONTROLS
     curvature_decides: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         check_count("num_steps", self.num_steps)
         if self.step_size is not None:
             check_positive("step_size", self.step_size)
-        check_choice("expectation", self.expectation, EXPECTATIONS)
+        check_choice("expectation", self.expectation, self.expectations)
         check_choice("covariance", self.covariance, self.structures)
+        check_choice("control", self.control, self.controls)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_nonnegative("coefficient", self.coefficient)
         if self.num_draws is not None:
             check_count("num_draws", self.num_draws)
         if self.initial_covariance is not None:
             check_covariance("initial_covariance", self.initial_covariance)
         if self.whiten is not None:
-            check_choice("whiten", self.whiten, WHITENINGS)
+            check_choice("whiten", self.whiten, (*WHITENINGS, "auto"))
+        if self.whiten in WHITENINGS:
             if self.covariance != "full":
                 raise InvalidArgument(
                     f"whiten={self.whiten!r} mixes the coordinates, so that covariance={self.covariance!r} would lose "
@@ -193,33 +130,41 @@ class AbstractGaussianVI(AbstractMethod):
 
     def decay(self, state: GaussianState) -> Array | float:
         """Factor of the step size: 1, and k₀/(k₀ + k) once it decays."""
-        if self._schedule == "constant":
+        if self._constant:
             return 1.0
-        slow = DECAY * self.num_steps if self._schedule == "decay" else NOISE_RATES / self.pace(state)
+        slow = jnp.where(self._by_noise(state), NOISE_RATES / self.pace(state), DECAY * self.num_steps)
         return slow / (slow + state.late)
 
     def _later(self, state: GaussianState, t: Array) -> Int[Array, ""]:
         """Steps since the decay began: in the middle, or once the ELBO rises by less than its mean's noise."""
-        begun = (state.late > 0) | (t >= 0.5 * self.num_steps)
-        if self._schedule == "noise":
-            short, long, variance = state.trend
-            stalled = short - long < jnp.sqrt(0.5 * LONG_MEMORY * variance)
-            begun = begun | ((t >= NOISE_STEPS) & stalled)
+        short, long, variance = state.trend
+        stalled = (t >= NOISE_STEPS) & (short - long < jnp.sqrt(0.5 * LONG_MEMORY * variance))
+        begun = (state.late > 0) | (t >= 0.5 * self.num_steps) | (stalled & self._by_noise(state))
         return state.late + begun
 
     @property
-    def _schedule(self) -> str:
-        """``"auto"`` resolved: at a mode's curvature no direction is slow, so that noise may decide.
+    def _constant(self) -> bool:
+        """Whether the step size never decays; ``"auto"``: where there is no noise."""
+        return self.schedule == "constant" or (self.schedule == "auto" and self.expectation == "gauss_hermite")
+
+    def _by_noise(self, state: GaussianState) -> Array | bool:
+        """Whether noise decides when the decay begins; ``"auto"``: at a mode's curvature, where no direction is slow.
 
         A path of Pathfinder may have ended before its curvature was known in all directions.
         """
-        given = getattr(self, "schedule", "constant")
-        if given != "auto":
-            return given
-        if self.expectation == "gauss_hermite":
-            return "constant"
-        scaled = self.whiten == "laplace" or (not self.curvature_decides and self.covariance == "full")
-        return "noise" if scaled else "decay"
+        if self.schedule != "auto":
+            return self.schedule == "noise"
+        if state.frame is not None and self._whiten == "laplace":
+            return state.frame.fits
+        return not self.curvature_decides and self.covariance == "full"
+
+    @property
+    def _whiten(self) -> str | None:
+        """``"auto"`` resolved: Laplace's, unless a covariance or a step size, both in coordinates of u, is given."""
+        if self.whiten != "auto":
+            return self.whiten
+        free = self.covariance == "full" and self.initial_covariance is None and self.step_size is None
+        return "laplace" if free else None
 
     # -- the driver's functions -------------------------------------------------------------------------------------
 
@@ -252,8 +197,8 @@ class AbstractGaussianVI(AbstractMethod):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        if self.expectation != "gauss_hermite" and self.whiten is None:
-            findings.check_curvature(key, target, start, self._first_covariance(None, dim))
+        if self.expectation != "gauss_hermite" and self.whiten not in WHITENINGS:
+            check_curvature(key, target, start, self._first_covariance(None, dim))
         return self
 
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> GaussianState:
@@ -261,7 +206,7 @@ class AbstractGaussianVI(AbstractMethod):
         u = start.u if isinstance(start, Warm) else start
         dim = target.dim
         key_frame, key_factor, key_power = jax.random.split(key, 3)
-        frame = None if self.whiten is None else whitened(key_frame, target, u, self.whiten)
+        frame = None if self._whiten is None else whitened(key_frame, target, u, self._whiten)
         mean = u if frame is None else jnp.zeros_like(u)
         covariance = jnp.asarray(self._first_covariance(start, dim), u.dtype)
         factor = first_factor(
@@ -316,7 +261,7 @@ class AbstractGaussianVI(AbstractMethod):
         old = eqx.tree_at(
             lambda s: (s.failure, s.failed_at, s.failed_draw),
             state,
-            (failure, t.astype(state.failed_at.dtype), self._in_u(state, estimate.bad)),
+            (failure, t.astype(state.failed_at.dtype), _in_u(state, estimate.bad)),
         )
         new = jax.tree.map(lambda good, kept: jnp.where(fine, good, kept), new, old)
         return new, GaussianInfo(
@@ -333,7 +278,7 @@ class AbstractGaussianVI(AbstractMethod):
         """The Gaussian of the restart with the largest ELBO."""
         ok = np.asarray(state.failure) == FINITE
         if not ok.any():
-            self._explain(jax.tree.map(lambda x: x[0], state), target)
+            explain(type(self).__name__, jax.tree.map(lambda x: x[0], state), target)
         if self.curvature_decides:
             findings.warn_of_large_steps(type(self).__name__, state)
         elbos = np.where(ok, final_elbos(state, target)[0], -np.inf)
@@ -360,9 +305,8 @@ class AbstractGaussianVI(AbstractMethod):
     def settings_of(self, dim: int) -> Settings:
         """How expectations are estimated."""
         return Settings(
-            expectation=self.expectation, num_draws=self._draws(dim), antithetic=getattr(self, "antithetic", True),
-            control=getattr(self, "control", "full"), coefficient=getattr(self, "coefficient", 1.0),
-            skip_nonfinite=self.skip_nonfinite,
+            expectation=self.expectation, num_draws=self._draws(dim), antithetic=self.antithetic,
+            control=self.control, coefficient=self.coefficient, skip_nonfinite=self.skip_nonfinite,
         )  # fmt: skip
 
     def _draws(self, dim: int) -> int:
@@ -373,7 +317,7 @@ class AbstractGaussianVI(AbstractMethod):
         if self.initial_covariance is not None:
             return self.initial_covariance
         learned = start.learned.get("inverse_mass_matrix") if isinstance(start, Warm) else None
-        usable = learned is not None and np.shape(learned) == (dim,) and self.whiten is None
+        usable = learned is not None and np.shape(learned) == (dim,) and self._whiten is None
         return learned if usable else 1.0
 
     def _blocks(self, target: Target) -> tuple[tuple[int, ...], ...]:
@@ -390,66 +334,9 @@ class AbstractGaussianVI(AbstractMethod):
     def _triangular(self) -> bool:
         return self.triangular or getattr(self, "geometry", "bures") == "cholesky"
 
-    @staticmethod
-    def _in_u(state: GaussianState, y: Float[Array, " d"]) -> Float[Array, " d"]:
-        return y if state.frame is None else state.frame.shift + state.frame.scale @ y
 
-    def _explain(self, state: GaussianState, target: Target) -> None:
-        """Raise what froze a run."""
-        name, t = type(self).__name__, int(state.failed_at)
-        if int(state.failure) == DIVERGED:
-            raise NonFinite(
-                f"{name} diverges: step_size × curvature was {float(state.worst):.3g} at iteration {t} and stayed "
-                f"above 2; use a step_size of at most {0.5 / float(state.curvature):.3g}, or None to choose it."
-            )
-        if int(state.failure) == LOST:
-            raise NonFinite(
-                f"{name}: mean or covariance left the finite numbers at iteration {t}, with step_size "
-                f"{float(state.size):.3g} and curvature {float(state.curvature):.3g}; use a smaller step_size."
-            )
-        u = jnp.asarray(state.failed_draw)
-        value, gradient = jax.value_and_grad(target.log_density)(u)
-        shown = np.array2string(np.asarray(u), precision=4, threshold=6)
-        raise NonFinite(
-            f"{name}: the log density ({float(value):.6g}) or its derivatives (largest gradient entry "
-            f"{float(jnp.max(jnp.abs(gradient))):.3g}) are not finite at the draw {shown} of iteration {t}; give the "
-            f"support of constrained parameters to the target, or leave such draws out with skip_nonfinite=True."
-        )
-
-
-def to_u(state: GaussianState) -> GaussianApproximation:
-    """The Gaussian of one state in the coordinates u."""
-    from ...linalg import Triangular
-
-    if state.frame is None:
-        return GaussianApproximation(state.mean, state.factor)
-    # With (L C)ᵀ = Q R, Σ = Rᵀ R; no product of the factor with itself.
-    r = jnp.linalg.qr((state.frame.scale @ state.factor.dense()).T, mode="r")
-    tril = r.T * jnp.sign(jnp.diagonal(r))
-    return GaussianApproximation(state.frame.shift + state.frame.scale @ state.mean, Triangular(tril))
-
-
-@jax.jit
-def _final_elbos(state: GaussianState, target: Target) -> tuple[Array, Array]:
-    def one(state: GaussianState) -> tuple[Array, Array]:
-        q = to_u(state)
-        z = jax.random.normal(jax.random.key(0), (FINAL_DRAWS, q.loc.shape[0]), q.loc.dtype)
-
-        def weight(z: Array) -> Array:
-            u = q.loc + q.factor.apply(z)
-            return target.log_density(u) + 0.5 * jnp.sum(z**2)
-
-        each = jax.vmap(weight)(z) + q.factor.log_det() + 0.5 * z.shape[1] * jnp.log(2 * jnp.pi)
-        return each.mean(), each.std() / jnp.sqrt(FINAL_DRAWS)
-
-    return jax.lax.map(one, state)
-
-
-def final_elbos(state: GaussianState, target: Target) -> tuple[np.ndarray, np.ndarray]:
-    """ELBO of each restart, by common draws, and standard errors."""
-    state = jax.tree.map(jnp.asarray, state)
-    elbo, error = _final_elbos(state, target)
-    return np.nan_to_num(np.asarray(elbo), nan=-np.inf), np.asarray(error)
+def _in_u(state: GaussianState, y: Float[Array, " d"]) -> Float[Array, " d"]:
+    return y if state.frame is None else state.frame.to_u(y)
 
 
 def _track(state: GaussianState, image: Array, t: Array) -> tuple[Array, Array]:

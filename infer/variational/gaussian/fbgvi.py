@@ -29,10 +29,11 @@ from jaxtyping import Array, Float
 
 from ...errors import InvalidArgument
 from ...linalg import AbstractFactor, entropy_prox
-from ...validate import check_choice, check_count, check_nonnegative
-from .common import SCHEDULES, AbstractGaussianVI, GaussianState, check_control
+from ...validate import check_choice, check_count
+from .common import AbstractGaussianVI
 from .family import GEOMETRIES
-from .oracle import Moments, Settings
+from .oracle import Moments
+from .state import GaussianState
 
 
 class FBGVI(AbstractGaussianVI):
@@ -50,9 +51,6 @@ class FBGVI(AbstractGaussianVI):
     covariance
         ``"full"``, ``"block"`` (see ``blocks``), ``"diagonal"``, or ``"low_rank"`` (rank ``rank`` plus a multiple of
         the identity; unlike the others not from a paper).
-    geometry
-        ``"bures"``, or ``"cholesky"``: a triangular factor whose diagonal alone takes the proximal step, cheaper in
-        high dimension, with the same fixed points.
     num_draws
         Draws per step, n; None: 8 for Price, 16 for Stein.
     control
@@ -63,19 +61,23 @@ class FBGVI(AbstractGaussianVI):
         Draws in pairs (u, −u).
     schedule
         When the step size begins to fall by 1/k: ``"decay"``, in the middle; ``"noise"``, once the ELBO rises by less
-        than its own noise; ``"constant"``, never. ``"auto"``: never without noise (Gauss–Hermite), by noise for
-        ``whiten="laplace"``, else in the middle, since noise in one direction may hide slow progress in another.
+        than its own noise; ``"constant"``, never. ``"auto"``: never without noise (Gauss–Hermite), by noise where
+        Laplace whitens, else in the middle, since noise in one direction may hide slow progress in another.
     initial_covariance
         Number, diagonal or matrix, in unconstrained coordinates; None: that of ``start=`` if it brings one, else 1.
     whiten
-        ``"pathfinder"`` or ``"laplace"``: run in coordinates that their Gaussian whitens; for ill-conditioned
-        posteriors.
+        Run in coordinates that a Gaussian whitens: ``"laplace"``, ``"pathfinder"``, or None, those of u. ``"auto"``:
+        Laplace for a full covariance, unless ``initial_covariance`` or ``step_size``, which are in coordinates of u,
+        are given.
+    skip_nonfinite
+        Leave out (and count) draws whose log density or derivatives are not finite, instead of stopping.
+    geometry
+        ``"bures"``, or ``"cholesky"``: a triangular factor whose diagonal alone takes the proximal step, cheaper in
+        high dimension, with the same fixed points.
     blocks
         For ``covariance="block"``: tuples of coordinates of u; None: a block for each site.
     rank
         For ``covariance="low_rank"``.
-    skip_nonfinite
-        Leave out (and count) draws whose log density or derivatives are not finite, instead of stopping.
 
     Raises
     ------
@@ -89,27 +91,15 @@ class FBGVI(AbstractGaussianVI):
     Diao, Balasubramanian, Chewi & Salim (2023), ICML, arXiv:2304.05398.
     """
 
-    num_steps: int = 2000
-    step_size: Any = None
-    expectation: str = eqx.field(static=True, default="price")
-    covariance: str = eqx.field(static=True, default="full")
+    whiten: Any = eqx.field(static=True, default="auto")
     geometry: str = eqx.field(static=True, default="bures")
-    num_draws: Any = eqx.field(static=True, default=None)
-    control: str = eqx.field(static=True, default="full")
-    coefficient: float = 1.0
-    antithetic: bool = eqx.field(static=True, default=True)
-    schedule: str = eqx.field(static=True, default="auto")
-    initial_covariance: Any = None
-    whiten: Any = eqx.field(static=True, default=None)
     blocks: Any = eqx.field(static=True, default=None, converter=lambda given: _tuples(given))
     rank: int = eqx.field(static=True, default=10)
-    skip_nonfinite: bool = eqx.field(static=True, default=False)
 
     source: ClassVar[str] = "Diao et al. 2023"
 
     def __check_init__(self) -> None:
         check_choice("geometry", self.geometry, GEOMETRIES)
-        check_control(self)
         check_count("rank", self.rank)
         if self.geometry == "cholesky" and self.covariance == "low_rank":
             raise InvalidArgument(
@@ -136,59 +126,34 @@ class SVRGVI(AbstractGaussianVI):
 
     Parameters
     ----------
-    num_steps
-        Steps.
-    step_size
-        η; None: half of 1/λ_max of the mean curvature.
-    coefficient
-        c.
-    adaptive
-        c = tr Ŝ / tr Σ⁻¹ in its place.
-    num_draws
-        Draws per step, independent.
-    expectation
-        ``"price"`` or ``"stein"``.
-    covariance
-        ``"full"``, ``"diagonal"``.
-    schedule
-        ``"constant"`` or ``"decay"``.
-    initial_covariance, whiten, skip_nonfinite
-        As in `FBGVI`.
+    num_steps, step_size, expectation, covariance, num_draws, coefficient, antithetic, schedule, initial_covariance,
+    whiten, skip_nonfinite
+        As in `FBGVI`, but one independent draw, c = 0.9, a constant step size and no whitening by default;
+        ``"price"`` or ``"stein"``, ``"full"`` or ``"diagonal"``.
+    control
+        ``"mean"``, or ``"adaptive"``: c = tr Ŝ / tr Σ⁻¹ in place of the coefficient, for Price.
 
     References
     ----------
     Luu, Yu, Williams, Hartmann & Klami (2025), ICLR, arXiv:2410.02490.
     """
 
-    num_steps: int = 2000
-    step_size: Any = None
-    coefficient: float = 0.9
-    adaptive: bool = eqx.field(static=True, default=False)
     num_draws: Any = eqx.field(static=True, default=1)
-    expectation: str = eqx.field(static=True, default="price")
-    covariance: str = eqx.field(static=True, default="full")
+    control: str = eqx.field(static=True, default="mean")
+    coefficient: float = 0.9
+    antithetic: bool = eqx.field(static=True, default=False)
     schedule: str = eqx.field(static=True, default="constant")
-    initial_covariance: Any = None
-    whiten: Any = eqx.field(static=True, default=None)
-    skip_nonfinite: bool = eqx.field(static=True, default=False)
 
     source: ClassVar[str] = "Luu et al. 2025"
+    expectations: ClassVar[tuple[str, ...]] = ("price", "stein")
     structures: ClassVar[tuple[str, ...]] = ("full", "diagonal")
+    controls: ClassVar[tuple[str, ...]] = ("mean", "adaptive")
 
     def __check_init__(self) -> None:
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("expectation", self.expectation, ("price", "stein"))
-        check_nonnegative("coefficient", self.coefficient)
-        if self.adaptive and self.expectation != "price":
-            raise InvalidArgument(f"adaptive needs expectation='price', got {self.expectation!r}; give a coefficient.")
-
-    def settings_of(self, dim: int) -> Settings:
-        """Independent draws, and control of the mean alone."""
-        return Settings(
-            expectation=self.expectation, num_draws=self._draws(dim), antithetic=False,
-            control="adaptive" if self.adaptive else "mean", coefficient=self.coefficient,
-            skip_nonfinite=self.skip_nonfinite,
-        )  # fmt: skip
+        if self.control == "adaptive" and self.expectation != "price":
+            raise InvalidArgument(
+                f"control='adaptive' needs expectation='price', got {self.expectation!r}; use control='mean'."
+            )
 
     def move(
         self, state: GaussianState, estimate: Moments, size: Float[Array, ""], t: Array

@@ -1,4 +1,4 @@
-"""What tells whether a Gaussian run can be believed: sign of the curvature, size of the step, convergence, restarts."""
+"""What tells whether a Gaussian run can be believed: size of the step, convergence, restarts."""
 
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
-from ...errors import InvalidArgument
 from ...linalg import Diagonal, Spectral, Triangular
-from ...run.start import Warm
 from ...target import Target
-from .oracle import gradient_difference
+from ..curvature import gradient_difference
+from .state import GaussianState, final_elbos, to_u
 
 if TYPE_CHECKING:
-    from .common import AbstractGaussianVI, GaussianState
+    from .common import AbstractGaussianVI
 
 SHARE_ABOVE = 0.05
 UNSETTLED_MEAN = 0.2
@@ -27,43 +26,15 @@ NUM_DRAWS = 1024
 NUM_PROBES = 64
 
 
-def check_curvature(key: PRNGKeyArray, target: Target, start: Any, covariance: Any) -> None:
-    """Raise where −log π curves downwards, or not at all, in every direction tried around the starts.
-
-    Raises
-    ------
-    InvalidArgument
-        With the point, the log density there, and the curvatures found.
-    """
-    u = _first_point(start, target.dim)
-    found = np.asarray(_probed(key, target, u, jnp.asarray(covariance, u.dtype)))
-    found = found[np.isfinite(found)]
-    if not found.size or np.any(found > 0):
-        return
-    where = f"at {np.array2string(np.asarray(u), precision=4, threshold=6)} (log density {_value(target, u):.6g})"
-    if np.all(found == 0):
-        raise InvalidArgument(
-            f"target has a log density without curvature around the start, {where}: no Gaussian is nearest to it; "
-            f"give its parameters a proper prior."
-        )
-    raise InvalidArgument(
-        f"target has a log density with positive curvature everywhere around the start, {where}; of -log density it "
-        f"was {found.min():.3g} to {found.max():.3g} in {found.size} directions: is its sign flipped? A target returns "
-        f"log density, not its negative; otherwise give another start=."
-    )
-
-
-def warn_of_large_steps(name: str, state: "GaussianState") -> None:
+def warn_of_large_steps(name: str, state: GaussianState) -> None:
     """Warn where step × curvature was above 1: the fixed point then has a wrong covariance."""
     share, worst, advice = _large_steps(state)
     if share > SHARE_ABOVE:
         warnings.warn(f"{name}: {_large(share, worst, advice)}", RuntimeWarning, stacklevel=3)
 
 
-def remarks(method: "AbstractGaussianVI", state: "GaussianState", target: Target) -> list[dict[str, Any]]:
+def remarks(method: "AbstractGaussianVI", state: GaussianState, target: Target) -> list[dict[str, Any]]:
     """Findings about a finished run, as keyword arguments of `Finding`."""
-    from .common import final_elbos
-
     ok = np.flatnonzero(np.asarray(state.failure) == 0)
     elbos, errors = final_elbos(state, target)
     best = int(ok[np.argmax(elbos[ok])])
@@ -78,7 +49,7 @@ def remarks(method: "AbstractGaussianVI", state: "GaussianState", target: Target
     return found
 
 
-def _steps(method: "AbstractGaussianVI", state: "GaussianState") -> list[dict[str, Any]]:
+def _steps(method: "AbstractGaussianVI", state: GaussianState) -> list[dict[str, Any]]:
     if not method.curvature_decides:
         return []
     share, worst, advice = _large_steps(state)
@@ -88,7 +59,7 @@ def _steps(method: "AbstractGaussianVI", state: "GaussianState") -> list[dict[st
     return [{"level": level, "name": "step size", "message": text, "value": worst, "threshold": 1.0}]
 
 
-def _large_steps(state: "GaussianState") -> tuple[float, float, float]:
+def _large_steps(state: GaussianState) -> tuple[float, float, float]:
     """Share of steps with step × curvature above 1, its largest value, and the step size to use instead."""
     steps = np.maximum(np.asarray(state.num_steps), 1)
     return (
@@ -105,7 +76,7 @@ def _large(share: float, worst: float, advice: float) -> str:
     )
 
 
-def _convergence(method: "AbstractGaussianVI", state: "GaussianState", target: Target) -> list[dict[str, Any]]:
+def _convergence(method: "AbstractGaussianVI", state: GaussianState, target: Target) -> list[dict[str, Any]]:
     shift, low, high, concave = (float(x) for x in _stationarity(state, target))
     norm, trace = (float(x) for x in state.halfway)
     grows = float(state.factor.trace()) > GROWTH * trace > 0 or float(jnp.linalg.norm(state.mean)) > GROWTH * norm > 0
@@ -121,9 +92,10 @@ def _convergence(method: "AbstractGaussianVI", state: "GaussianState", target: T
         if low < least and grows:
             text += (
                 " Mean or variance still grew in the second half: under a flat prior (say separable data in a logistic "
-                "regression) the posterior is improper and they grow for ever: give it a proper prior. Otherwise"
+                "regression) the posterior is improper and they grow for ever: give it a proper prior, or else"
             )
-        text += " Raise num_steps, or use whiten='pathfinder'."
+        plain = method.covariance == "full" and method.whiten is None
+        text += " Raise num_steps, or use whiten='laplace'." if plain else " Raise num_steps, or give another start=."
         found.append({"level": "warning", "name": "convergence", "message": text, "value": shift})
     else:
         text = (
@@ -141,14 +113,14 @@ def _convergence(method: "AbstractGaussianVI", state: "GaussianState", target: T
 
 
 def _restarts(
-    state: "GaussianState", elbos: np.ndarray, errors: np.ndarray, ok: np.ndarray, best: int
+    state: GaussianState, elbos: np.ndarray, errors: np.ndarray, ok: np.ndarray, best: int
 ) -> list[dict[str, Any]]:
     found = []
     total = np.asarray(state.failure).size
     if ok.size < total:
         text = f"{total - ok.size} of {total} restarts left the finite numbers and are not used."
         found.append({"level": "note", "name": "failed restarts", "message": text, "value": total - ok.size})
-    gaussians = [_in_u(jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), state)) for k in ok]
+    gaussians = [to_u(jax.tree.map(lambda x, k=k: jnp.asarray(x[k]), state)) for k in ok]
     first = gaussians[int(np.flatnonzero(ok == best)[0])]
     far = np.array([float(jnp.max(jnp.abs(first.factor.solve(q.loc - first.loc)))) for q in gaussians])
     gap = elbos[best] - elbos[ok]
@@ -166,19 +138,13 @@ def _restarts(
     return found
 
 
-def _in_u(state: "GaussianState") -> Any:
-    from .common import to_u
-
-    return to_u(state)
-
-
 @jax.jit
-def _stationarity(state: "GaussianState", target: Target) -> tuple[Array, Array, Array, Array]:
+def _stationarity(state: GaussianState, target: Target) -> tuple[Array, Array, Array, Array]:
     """Largest entry of Cᵀ E∇V; least and largest eigenvalue of Cᵀ E[∇²V] C; share of directions curving down.
 
     By gradients with the control variate, so that the noise vanishes for a Gaussian target.
     """
-    q = _in_u(state)
+    q = to_u(state)
     key, key_probe = jax.random.split(jax.random.key(1))
     half = jax.random.normal(key, (NUM_DRAWS // 2, q.loc.shape[0]), q.loc.dtype)
     z = jnp.concatenate([half, -half])
@@ -197,29 +163,3 @@ def _stationarity(state: "GaussianState", target: Target) -> tuple[Array, Array,
     p = p / jnp.linalg.norm(p, axis=1, keepdims=True)
     curved = jax.vmap(lambda z, p: jnp.vdot(p, gradient_difference(v, q.loc + q.factor.apply(z), p)))(z[:NUM_PROBES], p)
     return jnp.max(jnp.abs(residual.mean(0))), values.min(), values.max(), jnp.mean(curved < 0)
-
-
-@jax.jit
-def _probed(key: PRNGKeyArray, target: Target, u: Array, covariance: Array) -> Array:
-    """Curvatures of −log π along random directions at draws of N(u, covariance), and of three times its width."""
-    key_draws, key_probes = jax.random.split(key)
-    d = u.shape[0]
-    scale = jnp.linalg.cholesky(covariance) if covariance.ndim == 2 else jnp.sqrt(covariance)
-    z = jax.random.normal(key_draws, (8, d), u.dtype)
-    z = jnp.concatenate([z, 3 * z])
-    x = u + (z @ scale.T if covariance.ndim == 2 else z * scale)
-    p = jax.random.normal(key_probes, (x.shape[0], 4, d), u.dtype)
-    p = p / jnp.linalg.norm(p, axis=-1, keepdims=True)
-    v = lambda u: -target.log_density(u)  # noqa: E731
-    one = lambda x, p: jnp.vdot(p, gradient_difference(v, x, p))  # noqa: E731
-    return jax.vmap(jax.vmap(one, (None, 0)))(x, p).ravel()
-
-
-def _value(target: Target, u: Array) -> float:
-    return float(target.log_density(u))
-
-
-def _first_point(start: Any, dim: int) -> Array:
-    first = start[0] if isinstance(start, list) else start
-    u = first.u if isinstance(first, Warm) else first
-    return jnp.reshape(jnp.asarray(u), (-1, dim))[0]

@@ -18,9 +18,9 @@ from ...method import AbstractMethod, Budget, Stage
 from ...run.start import Warm
 from ...target import Target
 from ...validate import check_choice, check_count
+from ..mode import find_mode
 from .approximation import GaussianApproximation
 from .family import check_size
-from .mode import find_mode
 
 FLAT = 1e-10
 

@@ -15,39 +15,27 @@ that η in (0, 1] does not depend on the curvature; a noisy S limits it. Per ste
 
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from ...errors import InvalidArgument
 from ...linalg import AbstractFactor, Diagonal, Triangular
-from .common import AbstractGaussianVI, GaussianState, check_control
+from .common import AbstractGaussianVI
 from .oracle import Moments
+from .state import GaussianState
 
 
 class AbstractNatural(AbstractGaussianVI):
-    """What the natural-gradient methods share, hyper-parameters included."""
+    """What the natural-gradient methods share."""
 
     num_steps: int = 1000
-    step_size: Any = None
-    expectation: str = eqx.field(static=True, default="price")
-    covariance: str = eqx.field(static=True, default="full")
-    num_draws: Any = eqx.field(static=True, default=None)
-    control: str = eqx.field(static=True, default="full")
-    coefficient: float = 1.0
-    antithetic: bool = eqx.field(static=True, default=True)
-    schedule: str = eqx.field(static=True, default="auto")
-    initial_covariance: Any = None
-    whiten: Any = eqx.field(static=True, default=None)
-    skip_nonfinite: bool = eqx.field(static=True, default=False)
 
     structures: ClassVar[tuple[str, ...]] = ("full", "diagonal")
     triangular: ClassVar[bool] = True
     curvature_decides: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
-        check_control(self)
         if isinstance(self.step_size, int | float) and self.step_size > 1:
             raise InvalidArgument(f"step_size of a natural gradient must be in (0, 1], got {self.step_size!r}.")
 
@@ -66,12 +54,11 @@ class NGVI(AbstractNatural):
 
     Parameters
     ----------
-    num_steps
-        Steps.
+    num_steps, expectation, num_draws, control, coefficient, antithetic, schedule, initial_covariance, whiten,
+    skip_nonfinite
+        As in `FBGVI`, without whitening by default: affine changes of coordinates change nothing.
     step_size
         η in (0, 1]; None: 0.1 (less where gradients alone must do).
-    expectation, num_draws, control, coefficient, antithetic, schedule, initial_covariance, whiten, skip_nonfinite
-        As in `FBGVI`.
     covariance
         ``"full"`` or ``"diagonal"``.
 
@@ -104,12 +91,11 @@ class SqrtNGVI(AbstractNatural):
 
     Parameters
     ----------
-    num_steps
-        Steps.
+    num_steps, expectation, num_draws, control, coefficient, antithetic, schedule, initial_covariance, whiten,
+    skip_nonfinite
+        As in `FBGVI`, without whitening by default: affine changes of coordinates change nothing.
     step_size
         η in (0, 1]; None: 0.1 (less where gradients alone must do).
-    expectation, num_draws, control, coefficient, antithetic, schedule, initial_covariance, whiten, skip_nonfinite
-        As in `FBGVI`.
     covariance
         ``"full"`` or ``"diagonal"``.
 

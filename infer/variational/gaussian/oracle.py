@@ -21,23 +21,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ...linalg import AbstractFactor
+from ..curvature import gradient_difference, hessian_vector
+from ..whitening import Frame
 
 EXPECTATIONS = ("price", "stein", "gauss_hermite")
 POWER_STEPS = 30
-
-
-class Frame(eqx.Module):
-    """Coordinates y of a whitened run: x = shift + scale y.
-
-    Parameters
-    ----------
-    shift, scale
-        Shapes (d,) and (d, d), the latter with log |det| ``log_det``.
-    """
-
-    shift: Float[Array, " d"]
-    scale: Float[Array, "d d"]
-    log_det: Float[Array, ""]
 
 
 class Settings(eqx.Module):
@@ -87,7 +75,7 @@ def potential(target: Any, frame: Frame | None) -> Callable[[Array], Array]:
     """V = −log π in the coordinates of the run, without the frame's constant."""
     if frame is None:
         return lambda x: -target.log_density(x)
-    return lambda y: -target.log_density(frame.shift + frame.scale @ y)
+    return lambda y: -target.log_density(frame.to_u(y))
 
 
 def antithetic_normal(key: PRNGKeyArray, n: int, d: int, dtype: Any, antithetic: bool = True) -> Float[Array, "n d"]:
@@ -209,9 +197,7 @@ def exact_moments(
     if frame is None:
         value, gradient, hessian = target.gaussian_expectations(mean, dense, num_nodes)
     else:
-        value, gradient, inner = target.gaussian_expectations(
-            frame.shift + frame.scale @ mean, frame.scale @ dense, num_nodes
-        )
+        value, gradient, inner = target.gaussian_expectations(frame.to_u(mean), frame.scale @ dense, num_nodes)
         gradient, hessian = frame.scale.T @ gradient, lambda y: frame.scale.T @ inner(frame.scale @ y)
     images = jax.vmap(hessian)(jnp.concatenate([factor.probes(z), direction[None]]))
     zero = jnp.zeros((), mean.dtype)
@@ -253,18 +239,6 @@ def power_iteration(
 
     first = start / jnp.linalg.norm(start)
     return jax.lax.fori_loop(0, POWER_STEPS, body, (jnp.zeros((), mean.dtype), first))
-
-
-def hessian_vector(v: Callable, x: Float[Array, " d"], p: Float[Array, " d"]) -> Float[Array, " d"]:
-    """∇²V(x) p, forward over reverse."""
-    return jax.jvp(jax.grad(v), (x,), (p,))[1]
-
-
-def gradient_difference(v: Callable, x: Float[Array, " d"], p: Float[Array, " d"]) -> Float[Array, " d"]:
-    """∇²V(x) p by a central difference of gradients, for a unit vector p."""
-    gradient = jax.grad(v)
-    h = jnp.finfo(x.dtype).eps ** (1 / 3) * (1 + jnp.linalg.norm(x))
-    return (gradient(x + h * p) - gradient(x - h * p)) / (2 * h)
 
 
 def _coefficient(settings: Settings, push: Any, factor: AbstractFactor) -> Any:

@@ -1,5 +1,6 @@
 """Targets with known answers, and the compiled loop of a method without the driver."""
 
+import dataclasses
 from functools import cache, partial
 from typing import Any
 
@@ -66,7 +67,8 @@ def run(method: Any, target: pf.Target, key: Any, start: Any, *, steps: int) -> 
 
 
 def iterate(method: Any, target: pf.Target, start: Any = None, steps: int = 400, key: int = 0) -> tuple[Any, Any]:
-    """`run`, in 64 bits, from ``start`` (default 0)."""
+    """`run`, in 64 bits, from ``start`` (default 0) and in coordinates of u."""
+    method = dataclasses.replace(method, whiten=None)
     with jax.enable_x64(True):
         start = jnp.zeros(target.dim) if start is None else jnp.asarray(start, float)
         return run(method, target, jax.random.key(key), start, steps=steps)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import pushforward as pf
+from pushforward.infer.variational.whitening import whitened
 
 from .helpers import POISSON, gaussian, normal_kl, poisson
 
@@ -48,6 +49,29 @@ def test_whitening_makes_an_ill_conditioned_target_easy(whiten: str) -> None:
         kl[how] = normal_kl(approximation.mean(), approximation.covariance(), mean, sigma)
     assert kl[None] > 0.1
     assert kl[whiten] < (1e-8 if whiten == "laplace" else 0.1 * kl[None])
+
+
+def test_the_default_whitens_unless_told_otherwise() -> None:
+    target, mean, sigma = gaussian(5, 1e-3, 10.0)
+    approximation = quick(target, pf.FBGVI(num_steps=60, expectation="stein"), num_samples=100).approximation
+    assert normal_kl(approximation.mean(), approximation.covariance(), mean, sigma) < 1e-8
+    assert pf.FBGVI()._whiten == "laplace"
+    given = ({"covariance": "diagonal"}, {"initial_covariance": 2.0}, {"step_size": 0.1}, {"whiten": None})
+    assert [pf.FBGVI(**options)._whiten for options in given] == [None] * 4
+
+
+def test_a_mode_far_from_the_mass_is_not_whitened_by() -> None:
+    # Neal's funnel in three dimensions, centred: its mode, log scale to minus infinity, has no mass around it.
+    def log_density(u):
+        scale = jnp.exp(u[0])
+        return -0.5 * (u[0] / 1.5) ** 2 - 0.5 * jnp.sum((u[1:] / scale) ** 2) - 2 * u[0]
+
+    target = pf.Target.from_log_density(log_density, np.zeros(3))
+    frame = whitened(jax.random.key(0), target, jnp.zeros(3), "laplace")
+    assert not frame.fits
+    np.testing.assert_array_equal(frame.scale, np.eye(3))
+    assert float(frame.log_det) == 0.0
+    assert whitened(jax.random.key(0), gaussian(5, 1e-3, 10.0)[0], jnp.zeros(5), "laplace").fits
 
 
 def test_restarts_in_different_modes_are_told() -> None:
@@ -123,9 +147,9 @@ def test_targets_that_do_not_suit() -> None:
         (lambda: pf.FBGVI(blocks=((0,),)), "blocks needs covariance='block', got covariance='full'"),
         (lambda: pf.FBGVI(whiten="laplace", covariance="diagonal"), "whiten='laplace' mixes the coordinates"),
         (lambda: pf.FBGVI(whiten="laplace", initial_covariance=1.0), "whiten='laplace' brings its own covariance"),
-        (lambda: pf.FBGVI(whiten="pca"), "whiten must be one of 'pathfinder', 'laplace', got 'pca'"),
+        (lambda: pf.FBGVI(whiten="pca"), "whiten must be one of 'pathfinder', 'laplace', 'auto', got 'pca'"),
         (lambda: pf.NGVI(step_size=1.5), r"step_size of a natural gradient must be in \(0, 1\], got 1.5"),
-        (lambda: pf.SVRGVI(adaptive=True, expectation="stein"), "adaptive needs expectation='price', got 'stein'"),
+        (lambda: pf.SVRGVI(control="adaptive", expectation="stein"), "adaptive.* needs .*'price', got 'stein'"),
         (lambda: pf.BWSGD(max_variance=0.0), "max_variance must be a finite number > 0"),
         (lambda: pf.BWSGD(covariance="block"), "covariance must be one of 'full', 'diagonal', got 'block'"),
         (lambda: pf.ADVI(optimizer="adam"), "optimizer must be an optax GradientTransformation, got 'adam'"),

@@ -212,7 +212,7 @@ def test_restarts_in_one_program_are_those_of_many() -> None:
 
 
 def test_32_bits_are_close_to_64() -> None:
-    method = pf.FBGVI(expectation="gauss_hermite", num_steps=300)
+    method = pf.FBGVI(expectation="gauss_hermite", num_steps=300, whiten=None)
     double, _ = iterate(method, regression(), steps=300)
     with jax.enable_x64(False):
         single, _ = run(method, regression(), jax.random.key(0), jnp.zeros(3, jnp.float32), steps=300)

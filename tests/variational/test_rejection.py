@@ -144,15 +144,15 @@ def test_gradient_of_the_elbo_is_that_of_the_divergence() -> None:
         assert found.std() / np.sqrt(800) < 0.02 * abs(exact)
 
 
-# The upper limit of the shapes of Bartlett's gammas is (ν − i) / 2: 0.05 for the last of three at ν = 2.1.
-@pytest.mark.parametrize("df", [2.1, 6.0])
-def test_wishart_by_bartlett(df: float) -> None:
+# The shapes of Bartlett's gammas are (ν − i) / 2: 0.05 for the last of three at ν = 2.1.
+@pytest.mark.parametrize(("df", "boosts"), [(2.1, 2), (6.0, 0)])
+def test_wishart_by_bartlett(df: float, boosts: int) -> None:
     scale_tril = np.array([[1.0, 0, 0], [0.4, 0.8, 0], [-0.3, 0.5, 1.3]])
     halves = 0.5 * (df - np.arange(3))
 
     @jax.jit
     def draws(df):
-        one = lambda key: wishart(key, df, jnp.asarray(scale_tril), method="rejection", boosts=2)  # noqa: E731
+        one = lambda key: wishart(key, df, jnp.asarray(scale_tril), method="rejection", boosts=boosts)  # noqa: E731
         return jax.vmap(one)(jax.random.split(jax.random.key(0), N))
 
     with jax.enable_x64(True):
@@ -172,7 +172,7 @@ def test_wishart_by_bartlett(df: float) -> None:
             se = found.std() / np.sqrt(N)
             assert abs(found.mean() - truth) < 4 * se, name
             assert se < 0.03 * abs(truth), name
-        if df == 6.0:  # without the correction the slope is wrong
+        if boosts == 0:  # without the correction the slope is wrong
             wrong = log_det_slope.mean() - exact["its slope"][0]
             assert abs(wrong) > 4 * log_det_slope.std() / np.sqrt(N)
 
@@ -196,7 +196,7 @@ def test_inverse_gamma_is_the_inverse() -> None:
         sample = partial(log_inverse_gamma, jax.random.key(0), method="rejection", boosts=1)
         draws, slopes = jax.jit(lambda a: jax.jvp(sample, (a,), (jnp.ones_like(a),)))(alphas)
         z = np.exp(draws.value)
-        found = z * slopes.value + (z - z.mean()) * slopes.log_accepted
+        found = np.asarray(z * slopes.value + (z - z.mean()) * slopes.log_accepted)
         assert z.mean() == pytest.approx(1 / 3, abs=4 * z.std() / np.sqrt(N))
         assert found.mean() == pytest.approx(-1 / 9, abs=4 * found.std() / np.sqrt(N))
 

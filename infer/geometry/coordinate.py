@@ -40,28 +40,28 @@ def left(mirror: Any, p: Point, kink: Kink) -> Point:
     away = p.y - kink.dual
     y = p.y - jnp.clip(away, -kink.kappa, kink.kappa)
     if kink.rho is not None:
-        y = _ridge(mirror, y, kink)
+        y = _ridge(mirror, y, kink, kink.rho)
     dead = kink.inside & (jnp.abs(away) <= kink.kappa)
     return Point(jnp.where(dead, kink.loc, mirror.dphi_star(y)), jnp.where(dead, kink.dual, y))
 
 
-def _ridge(mirror: Any, t: Array, kink: Kink) -> Array:
+def _ridge(mirror: Any, t: Array, kink: Kink, rho: Array) -> Array:
     """The root y of y + ρ (∇φ*(y) − l) = t, by Newton steps that are replaced by halving where they leave the bracket.
 
     The left side increases with slope ≥ 1, so the root lies between t and t − ρ (∇φ*(t) − l), and between t and ∇φ(l).
     """
 
     def excess(y: Array) -> Array:
-        return y + kink.rho * (mirror.dphi_star(y) - kink.loc) - t
+        return y + rho * (mirror.dphi_star(y) - kink.loc) - t
 
-    other = t - kink.rho * (mirror.dphi_star(t) - kink.loc)
+    other = t - rho * (mirror.dphi_star(t) - kink.loc)
     other = jnp.clip(other, jnp.minimum(t, kink.dual), jnp.maximum(t, kink.dual))
 
     def shrink(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         low, high, y = state
         f = excess(y)
         low, high = jnp.where(f <= 0, y, low), jnp.where(f >= 0, y, high)
-        newton = y - f / (1 + kink.rho * jnp.exp(mirror.log_d2phi_star(y)))
+        newton = y - f / (1 + rho * jnp.exp(mirror.log_d2phi_star(y)))
         return low, high, jnp.where((newton > low) & (newton < high), newton, 0.5 * (low + high))
 
     return jax.lax.fori_loop(0, NUM_HALVINGS, shrink, (jnp.minimum(t, other), jnp.maximum(t, other), t))[2]

@@ -149,7 +149,8 @@ class GroupL2(AbstractTerm):
         return x * jnp.append(kept, jnp.ones((), dtype_of(x)))[self._labels()]
 
     def _labels(self) -> Array:
-        return jnp.where(jnp.asarray(self.groups) < 0, self.num_groups, jnp.asarray(self.groups))
+        labels = jnp.asarray(self.groups, jnp.int32)
+        return jnp.where(labels < 0, self.num_groups, labels)
 
 
 class NuclearNorm(AbstractTerm):
@@ -164,7 +165,7 @@ class NuclearNorm(AbstractTerm):
     """
 
     weight: Any
-    shape: tuple[int, int] = eqx.field(static=True, converter=tuple)
+    shape: tuple[int, ...] = eqx.field(static=True, converter=tuple)
 
     def check(self) -> None:
         """Raise on a parameter outside its range."""

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
+import jax.core
 import numpy as np
 from jaxtyping import Array
 

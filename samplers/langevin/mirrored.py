@@ -107,15 +107,17 @@ def resolve_mirror(given: Any, target: Primal, scale: Array) -> AbstractMirror:
     parts: list[AbstractMirror] = []
     sizes: list[int] = []
     for block, at in target.coordinates.slices:
-        event = block.support.value.event_dim  # of a batch, one mirror per simplex, ball, …
-        last = math.prod(block.free[len(block.free) - event :]) if event else block.size
-        for i in range(block.size // last):
-            mirror = own.get(block.name)
-            if mirror is None:
-                here = scale[at.start + i * last : at.start + (i + 1) * last]
-                mirror = Affine(real, 0.0, here) if block.is_real else default_mirror(block.support.value, last)
+        event = len(block.shape) - block.support.value.event_dim if block.support.value.event_dim else 0
+        size = math.prod(block.free[event:])  # of a batch, one mirror per simplex, ball, …
+        for begin in range(at.start, at.stop, size):
+            if block.name in own:
+                mirror = own[block.name]
+            elif block.is_real:
+                mirror = Affine(real, 0.0, scale[begin : begin + size])
+            else:
+                mirror = default_mirror(block.support.value, math.prod(block.shape[event:]))
             parts.append(mirror)
-            sizes.append(last)
+            sizes.append(size)
     return parts[0] if len(parts) == 1 else Product(tuple(parts), tuple(sizes))
 
 

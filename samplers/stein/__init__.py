@@ -1,0 +1,1 @@
+"""Stein particle samplers: SVGD, mirrored SVGD, Stein variational mirror descent and natural gradients."""

@@ -5,7 +5,9 @@
 Each cell is a family and a depth, five starts each; the divergence is log Z − ELBO with 50,000 fresh draws. Results go
 to ``results/flows.json`` and a figure beside it; cells that are there are run again only when they are named. The first
 cell is the method as it is shipped (64 draws a step, 4,000 steps at most); the others have 256 draws and 8,000 steps,
-as the values to compare with had.
+as the values to compare with had. Few planar and radial layers are trained at higher rates than the method's 0.002,
+by which 8,000 steps do not take them to their end; the shallow coupling flow at a higher rate and longer; and a start
+of eight planar maps is the best of three restarts.
 """
 
 import json
@@ -28,14 +30,16 @@ LONG = {"num_draws": 256, "num_steps": 8000, "anneal": 1 / 3, "plateau": None, "
 PLAIN = {"hidden": (32, 32), "activation": "relu"} | LONG
 CELLS = {
     "default": {},
-    "planar 2": {"family": "planar", "num_layers": 2} | LONG,
-    "planar 8": {"family": "planar", "num_layers": 8} | LONG,
+    "planar 2": {"family": "planar", "num_layers": 2, "learning_rate": 1e-2} | LONG,
+    "planar 8": {"family": "planar", "num_layers": 8, "learning_rate": 1e-2} | LONG,
     "planar 32": {"family": "planar", "num_layers": 32} | LONG,
-    "radial 8": {"family": "radial", "num_layers": 8} | LONG,
-    "affine coupling 4": {"family": "realnvp", "num_layers": 4} | PLAIN,
+    "radial 8": {"family": "radial", "num_layers": 8, "learning_rate": 2e-2} | LONG,
+    "affine coupling 4": {"family": "realnvp", "num_layers": 4, "learning_rate": 5e-3} | PLAIN | {"num_steps": 16_000},
     "affine coupling 8": {"family": "realnvp", "num_layers": 8} | PLAIN,
     "NICE 8": {"family": "nice", "num_layers": 8} | PLAIN,
 }
+# Eight planar maps find one of two optima of U2: the better of so many restarts is a start.
+RESTARTS = {"planar 8": 3}
 # Two runs each: planar, radial and coupling flows of another implementation (the larger one is the bound).
 REFERENCE = {
     "planar 2": {"U1": (0.31, 0.29), "U2": (0.83, 0.73), "U3": (0.67, 0.72), "U4": (0.87, 0.85)},
@@ -53,8 +57,9 @@ def run(cell: str, energy: str) -> dict:
     for start in range(NUM_STARTS):
         began = time.perf_counter()
         posterior = pf.fit(
-            target(energy), pf.NormalizingFlow(**CELLS[cell]), key=start, num_samples=100, progress=False
-        )
+            target(energy), pf.NormalizingFlow(**CELLS[cell]), key=start, num_chains=RESTARTS.get(cell, 1),
+            num_samples=100, progress=False,
+        )  # fmt: skip
         seconds = time.perf_counter() - began
         log_w = weights(posterior, energy)
         w = np.exp(log_w - log_w.max())
@@ -99,6 +104,8 @@ def figure(found: dict) -> None:
     fig, axes = plt.subplots(1, 4, figsize=(14, 3.6), sharey=True, layout="constrained")
     for axis, energy in zip(axes, LOG_Z, strict=True):
         for i, (cell, rows) in enumerate(found.items()):
+            if energy not in rows:
+                continue
             axis.plot([i] * NUM_STARTS, np.maximum(rows[energy]["kl"], 1e-4), "o", color="0.6", ms=3)
             axis.plot(i, max(rows[energy]["median_kl"], 1e-4), "_", color="C0", ms=14, mew=2)
             for value in REFERENCE.get(cell, {}).get(energy, ()):

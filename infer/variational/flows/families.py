@@ -1,4 +1,4 @@
-"""The families by name: stacked layers of one kind, an affine map, and the whitening next to u.
+"""The families by name: stacked layers of one kind, an affine map (radial: one on either side), and the whitening.
 
 | family | layer | draws | density at u |
 |---|---|---|---|
@@ -127,7 +127,9 @@ def build(key: PRNGKeyArray, family: Any, dim: int, shape: Shape = Shape()) -> C
         return Chain((as_default(own), affine))
     num_layers = shape.num_layers or DEFAULT_LAYERS.get(family, 8)
     layers = eqx.filter_vmap(lambda k: _layer(k, family, dim, shape))(jax.random.split(key, num_layers))
-    return Chain((Stack(layers), affine))
+    # Radial maps know of no direction: before and after an affine map they are different families, unlike planar ones.
+    before = (AffineMap.make(dim, full=dim <= FULL_DIM),) if family == "radial" else ()
+    return Chain((*before, Stack(layers), affine))
 
 
 def as_default(bijection: Bijection) -> Bijection:

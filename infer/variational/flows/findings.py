@@ -31,7 +31,7 @@ BUDGET = 0.5
 """Share of the solver's steps that is worth a warning."""
 
 
-def remarks(q: Flow, gain: float, plateau: Any, num_steps: int) -> list[dict]:
+def remarks(q: Flow, gain: float, gap: float, plateau: Any, num_steps: int) -> list[dict]:
     """Findings as keyword arguments of `Finding`.
 
     Parameters
@@ -40,13 +40,15 @@ def remarks(q: Flow, gain: float, plateau: Any, num_steps: int) -> list[dict]:
         The flow that was kept, with the training of all restarts.
     gain
         Upper limit of what a further quarter of the steps would have gained; infinite where it is not known.
+    gap
+        What is left to gain as the weights of the draws see it; infinite where it is not known.
     plateau, num_steps
         The tolerance of the rule that stops, and the steps asked for.
     """
     training, (draws, _) = q.training, (np.asarray(x) for x in final_draws(q))
     start = np.asarray(q.bijection.bijections[-1].standard_deviations())
     spread = float(np.max(np.std(draws, axis=0) / np.maximum(start, np.finfo(float).tiny)))
-    found = [_ended(gain, plateau, num_steps, spread), *limits(q)]
+    found = [_ended(gain, gap, plateau, num_steps, spread), *limits(q)]
     skipped = int(np.sum(np.asarray(training.skipped)))
     if skipped:
         text = f"{skipped:,} steps were skipped, since the log density or its gradient was not finite at a draw."
@@ -61,14 +63,16 @@ def remarks(q: Flow, gain: float, plateau: Any, num_steps: int) -> list[dict]:
     return found
 
 
-def _ended(gain: float, plateau: Any, num_steps: int, spread: float) -> dict:
+def _ended(gain: float, gap: float, plateau: Any, num_steps: int, spread: float) -> dict:
     if plateau is not None and gain < plateau:
         text = f"Training ended on a plateau: a further quarter of the steps would gain less than {plateau:.2g} nats."
         return {"level": "ok", "name": "training", "message": text, "value": gain, "threshold": plateau}
     text = f"Training ended with its {num_steps:,} steps"
     if np.isfinite(gain):
         text += f"; a further quarter of them would gain {max(gain, 0):.2g} nats at most"
-    improper, far = spread > GROWTH, np.isfinite(gain) and gain > GAP
+        if gap < gain:
+            text += f", and {gap:.2g} are left by the weights of the draws"
+    improper, far = spread > GROWTH, np.isfinite(gain) and min(gain, gap) > GAP
     if improper:
         text += (
             f", and the draws spread {spread:.0f} times as wide as at the start: the target may be improper, so that "
@@ -77,7 +81,7 @@ def _ended(gain: float, plateau: Any, num_steps: int, spread: float) -> dict:
     elif far:
         text += f" (threshold {GAP}): raise num_steps"
     level = "warning" if improper or far else "note"
-    return {"level": level, "name": "training", "message": f"{text}.", "value": gain, "threshold": GAP}
+    return {"level": level, "name": "training", "message": f"{text}.", "value": min(gain, gap), "threshold": GAP}
 
 
 def _restarts(training: Training, sd: np.ndarray) -> dict:
@@ -100,7 +104,7 @@ def _restarts(training: Training, sd: np.ndarray) -> dict:
 def limits(q: Flow) -> list[dict]:
     """Layers whose log scales are at their limit at some draws, and solvers near the end of their steps."""
     z = q.sample_base(jax.random.key(1), NUM_PROBES)
-    layers = q.bijection.bijections[0]
+    layers = q.bijection.bijections[0]  # where limits matter nothing comes before the stack
     found, shares = [], pinned_shares(layers, z)
     if shares is not None and np.max(shares) > OFTEN:
         worst = int(np.argmax(shares))

@@ -66,6 +66,17 @@ def judge(q: Flow, target: Target, held_out: Float[np.ndarray, "n d"] | None) ->
     return _mean_of_finite(_log_densities(target, u) - log_q)
 
 
+def seen_gap(q: Flow, target: Target) -> float:
+    """KL(q, π) as the weights of fresh draws see it, log E[w] − E[log w] ≥ 0: more than that no training could gain.
+
+    What q has left out the weights do not see.
+    """
+    u, log_q = final_draws(q)
+    log_w = np.asarray(_log_densities(target, u) - log_q)
+    log_w = log_w[np.isfinite(log_w)]
+    return float(np.log(np.mean(np.exp(log_w - log_w.max()))) + log_w.max() - log_w.mean())
+
+
 def _broken_draw(q: Flow, target: Target) -> str:
     """A draw of q at which the target, or q itself, is not finite; nothing if there is none."""
     u, log_q = final_draws(q)

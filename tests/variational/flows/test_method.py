@@ -16,9 +16,9 @@ from pushforward.infer.train import Trainer
 from pushforward.infer.variational.estimators import FastPath, FixedDraws, StickingTheLanding, split
 from pushforward.infer.variational.flows.bijection import Chain, Invert, Stack
 from pushforward.infer.variational.flows.families import Shape, build
-from pushforward.infer.variational.flows.findings import limits, pinned_shares, solver_share
+from pushforward.infer.variational.flows.findings import _ended, limits, pinned_shares, solver_share
 from pushforward.infer.variational.flows.flow import Flow
-from pushforward.infer.variational.flows.judge import best_flow
+from pushforward.infer.variational.flows.judge import best_flow, seen_gap
 from pushforward.infer.variational.flows.linear import Whitening
 from pushforward.infer.variational.flows.state import FlowState
 from pushforward.infer.variational.objectives import ELBO, IWAE
@@ -230,8 +230,8 @@ def test_a_log_density_that_is_not_finite_at_many_draws_is_shown_at_one() -> Non
     assert counted == pytest.approx(2000 * 0.3085, abs=5 * np.sqrt(2000 * 0.3085 * 0.6915))  # 1 − Φ(0.5)
 
 
-def unit_whitening() -> Whitening:
-    return Whitening.make(jnp.zeros(2), jnp.eye(2))
+def unit_whitening(scale: float = 1.0) -> Whitening:
+    return Whitening.make(jnp.zeros(2), scale * jnp.eye(2))
 
 
 @pytest.mark.parametrize("family", ["realnvp", "iaf", "maf"])
@@ -249,6 +249,17 @@ def test_log_scales_at_their_limit_are_reported_with_their_layer(family: str) ->
         said = {r["name"]: r for r in limits(Flow(Chain((pinned, affine, unit_whitening()))))}
     assert said["log scales"]["level"] == "warning"
     assert "Layer 1 of 0 to 2 has a log scale at its limit at 100% of draws" in said["log scales"]["message"]
+
+
+def test_a_training_cut_off_is_a_warning_only_where_the_weights_see_something_left() -> None:
+    said = [_ended(gain=2.0, gap=gap, plateau=0.01, num_steps=100, spread=1.0) for gap in (np.inf, 1.0, 0.1)]
+    assert [remark["level"] for remark in said] == ["warning", "warning", "note"]
+    assert "raise num_steps" in said[1]["message"]
+    assert "would gain 2 nats at most, and 0.1 are left by the weights of the draws" in said[2]["message"]
+    # Of N(0, 1.2² I) for N(0, I): E[log w] = −d (1.44 − 1 − log 1.44) / 2.
+    with jax.enable_x64(True):
+        wide = Flow(Chain((*build(jax.random.key(0), "nice", 2, Shape(num_layers=1)).bijections, unit_whitening(1.2))))
+        assert seen_gap(wide, normal()) == pytest.approx(0.44 - np.log(1.44), abs=0.03)
 
 
 def networks_of(stack: Stack) -> Any:

@@ -44,6 +44,12 @@ def funnel(x):
     return -0.5 * (x[0] / 3) ** 2 - 0.5 * jnp.sum(x[1:] ** 2) * jnp.exp(-x[0]) - 0.5 * (x.size - 1) * x[0]
 
 
+def regression(x):
+    """Logistic regression on 200 rows, a log density that costs something."""
+    rows, y = np.sin(np.arange(200 * x.size)).reshape(200, x.size), np.arange(200) % 2
+    return jnp.sum(y * (rows @ x) - jax.nn.softplus(rows @ x)) - 0.5 * jnp.sum(x**2)
+
+
 @partial(jax.jit, static_argnames=("density", "maps"))
 def package(key, reference, *, density, maps):
     """Ends of two-sided orbits of the package."""
@@ -94,10 +100,10 @@ def blackjax_verlet(key, reference, *, density, maps):
 def leapfrog(quick):
     """Million steps per second, wall and CPU."""
     rows, rounds = [], 3 if quick else 9
-    for density in (normal, funnel):
+    for density in (normal, funnel, regression):
         for dim in (2, 10, 50, 100):
             reference = orbit.Reference(jnp.zeros(dim), jnp.ones(dim))
-            maps = max(2, (200 if quick else 1000) // (10 + dim))
+            maps = max(2, (200 if quick else 1000) // (10 + dim) // (20 if density is regression else 1))
             contestants = {"package": package, "bare": bare, "blackjax": blackjax_verlet}
             seconds = {name: [] for name in contestants}
             for i in range(rounds + 1):

@@ -59,7 +59,7 @@ def reference_of(name):
     if problem["reference"] is not None:
         return orbit.Reference(*(jnp.asarray(x, float) for x in problem["reference"]))
     fitted = pf.fit(
-        target_of(name), pf.ADVI(num_steps=5000, covariance="diagonal"), key=0, num_samples=50
+        target_of(name), pf.ADVI(num_steps=5000, covariance="diagonal"), key=0, num_samples=50, progress=False
     ).approximation
     return orbit.Reference(fitted.mean(), jnp.sqrt(jnp.diagonal(fitted.covariance())))
 
@@ -333,7 +333,7 @@ def figure(found):
                     axis.loglog([int(n) for n in row], errors, style, color=f"C{i}", label=f"{kind}, {bits} bits")
             axis.set(title=name, xlabel="length N")
         axes[0].set_ylabel("round-trip error")
-        axes[1].legend(fontsize=7)
+        axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
         fig.savefig(RESULTS / "mixflow_stability.png", dpi=100)
 
 

@@ -8,10 +8,21 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtr, ndtri
+from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .maps import AbstractMap, LogDensity, Moved, Phase, clip_unit, leapfrog, log_normal, phase, side_by_side
+from .maps import (
+    AbstractMap,
+    LogDensity,
+    Moved,
+    Phase,
+    clip_unit,
+    leapfrog,
+    log_normal,
+    normal_cdf,
+    phase,
+    side_by_side,
+)
 
 
 class HamiltonianState(NamedTuple):
@@ -137,7 +148,7 @@ class HamiltonianMap(AbstractMap):
         """R(ρ)."""
         if self.momentum == "laplace":
             return 0.5 - 0.5 * jnp.sign(rho) * jnp.expm1(-jnp.abs(rho))
-        return ndtr(rho)
+        return normal_cdf(rho)
 
     def quantile(self, p: Float[Array, " d"]) -> Float[Array, " d"]:
         """R⁻¹(p)."""

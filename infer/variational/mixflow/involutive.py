@@ -8,10 +8,21 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtr, ndtri
+from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .maps import AbstractMap, LogDensity, Moved, Phase, clip_unit, leapfrog, log_normal, phase, side_by_side
+from .maps import (
+    AbstractMap,
+    LogDensity,
+    Moved,
+    Phase,
+    clip_unit,
+    leapfrog,
+    log_normal,
+    normal_cdf,
+    phase,
+    side_by_side,
+)
 
 
 class InvolutiveState(NamedTuple):
@@ -96,7 +107,7 @@ class InvolutiveMap(AbstractMap):
         log_r = _joint(there, flipped) - _joint(state.at, v)
         accept = jnp.log(a) <= log_r
         at, momentum = _select(accept, (there, flipped), (state.at, v))
-        new = InvolutiveState(at, momentum, ndtr(state.v), jnp.where(accept, a * jnp.exp(-log_r), a))
+        new = InvolutiveState(at, momentum, normal_cdf(state.v), jnp.where(accept, a * jnp.exp(-log_r), a))
         return Moved(new, _joint(state.at, state.v) - _joint(at, momentum), -log_r)
 
     def _undone(self, state: InvolutiveState, there: Phase, flipped: Array, shift: Array | None) -> Moved:
@@ -107,7 +118,7 @@ class InvolutiveMap(AbstractMap):
         at, v = _select(accepted, (there, flipped), (state.at, state.v))
         a = jnp.where(accepted, state.a * jnp.exp(log_r), state.a)
         before = ndtri(clip_unit(state.w))
-        old = InvolutiveState(at, before, (ndtr(v) - shift_w) % 1.0, (a - shift_a) % 1.0)
+        old = InvolutiveState(at, before, (normal_cdf(v) - shift_w) % 1.0, (a - shift_a) % 1.0)
         error = jnp.where(accepted, -log_r, log_r)
         return Moved(old, _joint(at, before) - _joint(state.at, state.v), error)
 

@@ -1,7 +1,6 @@
 """`pf.MixFlow` through `fit`: bounds, lengths, augmented densities, expectations, refusals."""
 
-import dataclasses
-
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,7 +163,8 @@ def test_lost_trajectories_are_counted_and_avoided(target):
     run = posterior._run
     with jax.enable_x64(True):
         state = run.final_states()
-        broken = dataclasses.replace(state, bounds=jnp.asarray(bounds)[None], filled=jnp.asarray([3]))
+        seen = (jnp.asarray(bounds)[None], jnp.asarray([3]))
+        broken = eqx.tree_at(lambda s: (s.bounds, s.filled), state, seen)
         flow = run.prepared.result(broken, target)
     assert int(flow.length) == 2, "the length with a bound that lacks trajectories"
     (finding,) = findings._lost(flow)

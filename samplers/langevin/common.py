@@ -201,7 +201,7 @@ class AbstractLangevin(AbstractMethod):
         found = primal(target)
         x = found.coordinates.to_x(u)
         d = x.shape[0]
-        scale = learned.get("scale", self.scale)
+        scale = learned.get("scale") if self.scale is None else self.scale
         if scale is not None and np.shape(scale) not in ((), (d,)):
             raise InvalidArgument(f"scale has shape {np.shape(scale)}; the target has {d} coordinates: give ({d},).")
         metric = None if scale is None and self.scales(found) else jnp.ones(d) * (1.0 if scale is None else scale) ** 2

@@ -46,7 +46,7 @@ def mirror_log_ratio(mirror: AbstractMirror, old: Local, new: Local, step: Array
 
     def energy(start: Local, end: Local) -> Array:
         residual = end.point.y - start.point.y + step * start.drift
-        return jnp.sum(residual * mirror.inv_hess_mv(start.point, residual)) / (4 * step)
+        return mirror.inv_hess_quadratic(start.point, residual) / (4 * step)
 
     log_det = mirror.log_det_hess(old.point) - mirror.log_det_hess(new.point)
     return new.log_density - old.log_density + 1.5 * log_det - energy(new, old) + energy(old, new)

@@ -212,6 +212,24 @@ def test_bad_input(target, make, message) -> None:
         fit(target, make(), num_samples=10, num_warmup=10)
 
 
+def test_a_blackjax_loop_takes_them() -> None:
+    """MALA-like steps of N(0, 1) in a loop of the user's own."""
+    import jax
+
+    target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(2))
+    method = pf.MirrorLangevin(step_size=0.8)
+    algorithm = pf.as_sampling_algorithm(method, target)
+
+    def one(state, key):
+        state, info = algorithm.step(key, state)
+        return state, (method.draw(state), info.acceptance_rate)
+
+    keys = jax.random.split(jax.random.key(0), 4000)
+    _, (x, acceptance) = jax.jit(lambda: jax.lax.scan(one, algorithm.init(jnp.zeros(2)), keys))()
+    assert 0.5 < acceptance.mean() < 0.9
+    assert abs(float(x.var()) - 1) < 0.1
+
+
 def test_a_start_outside_of_the_mirror_is_named() -> None:
     with pytest.raises(
         pf.InvalidArgument, match=r"outside of the domain of BoltzmannShannon: coordinate 1 \(site 'x'\)"

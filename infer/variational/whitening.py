@@ -16,7 +16,7 @@ from .mode import find_mode, positive_definite
 
 WHITENINGS = ("pathfinder", "laplace")
 NUM_DRAWS = 32
-"""Draws by which the ELBO of a normal found is compared with that of a unit normal at the start."""
+"""Draws by which a normal found is compared with a unit normal at the start."""
 
 
 class Frame(eqx.Module):
@@ -43,8 +43,9 @@ class Frame(eqx.Module):
 def whitened(key: PRNGKeyArray, target: Target, start: Float[Array, " d"], how: str) -> Frame:
     """The frame of a Gaussian found from ``start``.
 
-    Where it is not finite, or its ELBO is below that of N(start, I), it is that of the start itself: the mode of a
-    funnel, or of an improper posterior, is nowhere near its mass.
+    Where it is not finite, or fits worse than N(start, I), it is that of the start itself: the mode of a funnel, or of
+    an improper posterior, may be nowhere near the mass. Compared are medians of the log weights, which one draw far out
+    in a tail does not decide as it does the ELBO.
     """
     key_path, key_draws = jax.random.split(key)
     loc, scale = _pathfinder(key_path, target, start) if how == "pathfinder" else _laplace(target, start)
@@ -54,11 +55,11 @@ def whitened(key: PRNGKeyArray, target: Target, start: Float[Array, " d"], how: 
     log_det = jnp.linalg.slogdet(scale)[1]
     z = jax.random.normal(key_draws, (NUM_DRAWS, start.shape[0]), start.dtype)
 
-    def mean_log_density(loc: Array, scale: Array) -> Array:
-        values = jax.lax.map(lambda z: target.log_density(loc + scale @ z), z)
-        return jnp.mean(jnp.where(jnp.isfinite(values), values, -jnp.inf))
+    def fit(loc: Array, scale: Array) -> Array:
+        each = jax.lax.map(lambda z: target.log_density(loc + scale @ z) + 0.5 * z @ z, z)
+        return jnp.median(jnp.where(jnp.isfinite(each), each, -jnp.inf))
 
-    fits = fine & (mean_log_density(loc, scale) + log_det >= mean_log_density(start, unit))
+    fits = fine & (fit(loc, scale) + log_det >= fit(start, unit))
     return Frame(jnp.where(fits, loc, start), jnp.where(fits, scale, unit), jnp.where(fits, log_det, 0.0), fits)
 
 

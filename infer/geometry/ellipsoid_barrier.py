@@ -73,6 +73,12 @@ class EllipsoidBarrier(AbstractMirror):
         u = solve(self.factor, v)
         return solve(self.factor, q / 2 * (u - 2 * w * (w @ u) / (1 + w @ w)), transpose=True)
 
+    def inv_hess_quadratic(self, p: Point, v: Float[Array, " d"]) -> Float[Array, ""]:
+        """(q/2)‖u − c w (w·u)‖², with the root of `inv_noise`."""
+        w, q = p.extra
+        u = solve(self.factor, v)
+        return q / 2 * jnp.sum((u - _root(w, q) * w * (w @ u)) ** 2)
+
     def log_det_hess(self, p: Point) -> Float[Array, ""]:
         """2 log |L| + d log(2/q) + log((1 + ‖w‖²)/q)."""
         w, q = p.extra
@@ -88,9 +94,7 @@ class EllipsoidBarrier(AbstractMirror):
         """L⁻ᵀ √(q/2) (ξ − c w (w·ξ)), where (I − c w wᵀ)² = I − 2 w wᵀ/(1 + ‖w‖²)."""
         w, q = p.extra
         xi = gaussians(key, w.size, w.dtype)
-        plus = 1 + w @ w
-        c = 2 / (plus * (1 + jnp.sqrt(q / plus)))
-        return solve(self.factor, jnp.sqrt(q / 2) * (xi - c * w * (w @ xi)), transpose=True)
+        return solve(self.factor, jnp.sqrt(q / 2) * (xi - _root(w, q) * w * (w @ xi)), transpose=True)
 
     def div_inv_hess(self, p: Point) -> Float[Array, " d"]:
         """−h (d + 1 + h) L⁻ᵀw, where h = q/(1 + ‖w‖²)."""
@@ -108,6 +112,12 @@ class EllipsoidBarrier(AbstractMirror):
             check_fits("matrix", self.factor[:, 0], dim)
         else:
             check_fits("matrix", self.factor, dim)
+
+
+def _root(w: Array, q: Array) -> Array:
+    """The c of (I − c w wᵀ)² = I − 2 w wᵀ/(1 + ‖w‖²)."""
+    plus = 1 + w @ w
+    return 2 / (plus * (1 + jnp.sqrt(q / plus)))
 
 
 # -- factors L of a positive definite matrix A = L Lᵀ: a number, a diagonal (d,) or a lower triangle (d, d) -----------

@@ -112,6 +112,10 @@ class AbstractMirror(eqx.Module):
     def inv_hess_mv(self, p: Point, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """P v = ∇²φ(x)⁻¹ v."""
 
+    def inv_hess_quadratic(self, p: Point, v: Float[Array, " d"]) -> Float[Array, ""]:
+        """VᵀP v ≥ 0; mirrors in whose P v large terms cancel have it as a sum of squares."""
+        return jnp.sum(v * self.inv_hess_mv(p, v))
+
     @abc.abstractmethod
     def log_det_hess(self, p: Point) -> Float[Array, ""]:
         """Log det ∇²φ(x)."""

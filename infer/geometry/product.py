@@ -86,6 +86,10 @@ class Affine(AbstractMirror):
         """S P(t) S v."""
         return self._scale(v) * self.mirror.inv_hess_mv(p.extra, self._scale(v) * v)
 
+    def inv_hess_quadratic(self, p: Point, v: Float[Array, " d"]) -> Float[Array, ""]:
+        """That of the inner mirror at S v."""
+        return self.mirror.inv_hess_quadratic(p.extra, self._scale(v) * v)
+
     def log_det_hess(self, p: Point) -> Float[Array, ""]:
         """Log det H(t) − 2 Σ log |scale|."""
         logs = jnp.broadcast_to(jnp.log(jnp.abs(self._scale(p.x))), p.x.shape)
@@ -190,6 +194,11 @@ class Product(AbstractMirror):
     def inv_hess_mv(self, p: Point, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """The inverse products of the parts."""
         return self._concat(lambda part, q, piece: part.inv_hess_mv(q, piece), p.extra, self._split(v))
+
+    def inv_hess_quadratic(self, p: Point, v: Float[Array, " d"]) -> Float[Array, ""]:
+        """The sum over the parts."""
+        parts = self._map(lambda part, q, piece: part.inv_hess_quadratic(q, piece), p.extra, self._split(v))
+        return sum(parts, jnp.zeros((), v.dtype))
 
     def log_det_hess(self, p: Point) -> Float[Array, ""]:
         """The sum over the parts."""

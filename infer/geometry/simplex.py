@@ -40,8 +40,18 @@ class AbstractSimplex(AbstractMirror):
 
     def inv_hess_mv(self, p: Point, v: Float[Array, " d"]) -> Float[Array, " d"]:
         """P v = q ⊙ (v − w·v), where w = q/Q."""
-        log_q = self.log_q(p)
-        return jnp.exp(log_q[:-1]) * (v - jax.nn.softmax(log_q)[:-1] @ v)
+        return (jnp.exp(self.log_q(p)) * self._centered(p, v))[:-1]
+
+    def inv_hess_quadratic(self, p: Point, v: Float[Array, " d"]) -> Float[Array, ""]:
+        """Σ q (v − w·v)² over all d + 1, with v₀ = 0."""
+        return jnp.sum(jnp.exp(self.log_q(p)) * self._centered(p, v) ** 2)
+
+    def _centered(self, p: Point, v: Float[Array, " d"]) -> Float[Array, " n"]:
+        """(v, 0) − w·(v, 0), from differences to the entry of the largest weight, next to which nothing cancels."""
+        w = jax.nn.softmax(self.log_q(p))
+        away = jnp.append(v, jnp.zeros((), v.dtype))
+        away = away - away[jnp.argmax(w)]
+        return away - w @ away
 
     def log_det_hess(self, p: Point) -> Float[Array, ""]:
         """Log Q − Σ log q."""

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -98,6 +99,7 @@ def facts(name: str) -> dict[str, np.ndarray]:
             "hessian": jax.jacfwd(lambda x: mirror.at(x).y)(x),
             "hess": matrix(lambda v: mirror.hess_mv(p, v), d),
             "inv_hess": matrix(lambda v: mirror.inv_hess_mv(p, v), d),
+            "inv_hess_quadratic": mirror.inv_hess_quadratic(p, jnp.linspace(-1.0, 2.0, d)),
             "log_det": mirror.log_det_hess(p),
             "div": mirror.div_inv_hess(p),
             "divergence": jnp.einsum("abb->a", jax.jacfwd(inverse_at)(x)),
@@ -185,6 +187,33 @@ def test_inverse_hessian_is_that_of_the_conjugate(name):
         unit = expected / np.outer(scale, scale)
         np.testing.assert_allclose(found / np.outer(scale, scale), unit, atol=1e-8)
         np.testing.assert_allclose(-log_det, np.linalg.slogdet(unit)[1] + 2 * np.log(scale).sum(), rtol=1e-8, atol=1e-6)
+
+
+@each
+def test_quadratic_form_of_the_inverse(name):
+    f, v = inside(name), np.linspace(-1.0, 2.0, size_of(name))
+    np.testing.assert_allclose(f["inv_hess_quadratic"], [v @ p @ v for p in f["inv_hess"]], rtol=1e-10)
+
+
+def test_quadratic_form_of_the_inverse_does_not_cancel():
+    """In a corner of the simplex, where vᵀPv as Σ v Pv is 1e18 times rounding errors of either sign; exact fractions.
+
+    A negative value there makes a Metropolis test accept any step into the corner.
+    """
+    p = geo.SimplexEntropy().from_dual(jnp.array([60.0, 59.0, -20.0]))
+    v = np.array([1e9, 1e9 + 1, 3.0])
+    q, values = [Fraction(float(e)) for e in np.exp(p.extra)], [Fraction(float(e)) for e in (*v, 0)]
+    mean = sum(a * b for a, b in zip(q, values, strict=True)) / sum(q)
+    exact = float(sum(a * (b - mean) ** 2 for a, b in zip(q, values, strict=True)))
+    assert float(geo.SimplexEntropy().inv_hess_quadratic(p, jnp.asarray(v))) == pytest.approx(exact, rel=1e-6)
+    assert exact == pytest.approx(0.1966, rel=1e-3)
+
+    ball = geo.EllipsoidBarrier(1.0)
+    p = ball.from_dual(jnp.array([1e12]))
+    w, gap = p.extra
+    assert float(ball.inv_hess_quadratic(p, jnp.ones(1))) == pytest.approx(
+        float(gap**2 / (2 * gap + 4 * w[0] ** 2)), rel=1e-9
+    )
 
 
 @each

@@ -19,6 +19,8 @@ import pushforward as pf
 from pushforward.infer.geometry import L1, HyperbolicEntropy
 
 from .langevin_common import Rows, run
+from .langevin_deconvolution import d
+from .langevin_mirror import e1, e2, e3
 
 
 def s1(chains: int = 200, steps: int = 4000) -> None:
@@ -78,7 +80,7 @@ def s1(chains: int = 200, steps: int = 4000) -> None:
 
 
 if __name__ == "__main__":
-    experiments = {"s1": s1}
+    experiments = {"s1": s1, "d": d, "e1": e1, "e2": e2, "e3": e3}
     for name in sys.argv[1:] or experiments:
         print(f"-- {name}", flush=True)
         experiments[name]()

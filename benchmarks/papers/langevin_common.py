@@ -1,4 +1,4 @@
-"""What the experiments of the Langevin samplers share: rows kept on disk as they come, runs with fixed steps, figures."""
+"""What the experiments of the Langevin samplers share: rows kept on disk as they come, runs of fixed step, figures."""
 
 import json
 import time

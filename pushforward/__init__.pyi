@@ -4,6 +4,7 @@ from . import samplers as samplers
 from .catalogue import methods as methods
 from .infer.approximation import Approximation as Approximation
 from .infer.approximation import Particles as Particles
+from .infer.diagnostics import discrepancies as discrepancies
 from .infer.errors import InvalidArgument as InvalidArgument
 from .infer.errors import NonFinite as NonFinite
 from .infer.errors import NotAvailable as NotAvailable
@@ -45,6 +46,10 @@ from .samplers.langevin.primal_dual import PrimalDualLangevin as PrimalDualLange
 from .samplers.langevin.proximal import ProximalLangevin as ProximalLangevin
 from .samplers.mclmc import MCLMC as MCLMC
 from .samplers.smc import SMC as SMC
+from .samplers.stein.svgd import SVGD as SVGD
+from .samplers.stein.svgd import MirroredSVGD as MirroredSVGD
+from .samplers.stein.svmd import SVMD as SVMD
+from .samplers.stein.svng import SVNG as SVNG
 
 __version__: str
 __all__: list[str]

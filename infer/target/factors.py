@@ -84,6 +84,12 @@ class FactorTarget(LabelledTarget):
         part = self._likelihoods(params, jax.tree.map(lambda leaf: as_array(leaf)[batch], self.data))
         return self._prior(params) + log_det + self.num_factors / part.shape[0] * jnp.sum(part)
 
+    def log_density_at_minibatch(self, values: dict[str, Array], batch: Int[Array, " b"]) -> Float[Array, ""]:
+        """Unbiased estimate of `log_density_at` from a mini-batch of b indices."""
+        params = self.coordinates.assemble(values)
+        part = self._likelihoods(params, jax.tree.map(lambda leaf: as_array(leaf)[batch], self.data))
+        return self._prior(params) + self.num_factors / part.shape[0] * jnp.sum(part)
+
     def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
         """Log likelihood of each observation, under the name ``"factors"``."""
         return {FACTORS: self._likelihoods(self.coordinates.assemble(values), self.data)}

@@ -1,0 +1,86 @@
+"""What `diagnose` says of a cloud of Stein particles, from its last state."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .common import AbstractStein, SteinState
+
+LOOKED_AT = 1000
+SLOW = 0.05
+CLOSE = 1e-6
+FEW, SOME = 2, 5
+FLOORED = 69.0
+"""|u| of a value at the floor of 32 bits (1e-30)."""
+
+
+def remarks(
+    method: "AbstractStein", state: "SteinState", clouds: list[np.ndarray], u: list[np.ndarray]
+) -> list[dict[str, Any]]:
+    """Findings as keyword arguments; ``clouds`` are in the coordinates of the kernel, one array per run."""
+    out = []
+    ratio = float(np.max(np.asarray(state.speed) / np.maximum(np.asarray(state.first), 1e-300)))
+    if method.batch_size is None:
+        out.append(_speed(ratio, method.num_steps))
+    h = np.asarray(state.bandwidth)
+    near = [geometry(cloud[:LOOKED_AT], float(one)) for cloud, one in zip(clouds, h, strict=True)]
+    n, d = clouds[0].shape
+    if n == 1:
+        text = "One particle is a mode (of the density in the coordinates of the steps), not a sample; use more."
+        return [*out, {"level": "warning", "name": "one particle", "message": text, "value": 1.0}]
+    gap, rank = min(g for g, _ in near), min(r for _, r in near)
+    if gap < CLOSE:
+        text = (
+            f"The two closest particles are {gap:.1g} kernel widths apart (threshold {CLOSE:g}): they have merged and "
+            f"count as one. Use kernel='imq' or a smaller bandwidth."
+        )
+        out.append({"level": "warning", "name": "merged particles", "message": text, "value": gap, "threshold": CLOSE})
+    seen = min(n, LOOKED_AT)
+    text = f"The Gram matrix of {seen:,} particles has effective rank {rank:.1f}; the closest two are {gap:.2g} kernel "
+    text += "widths apart."
+    out.append({"level": "ok", "name": "effective rank", "message": text, "value": rank})
+    out.append(_size(n, d))
+    floored = float(np.mean([np.any(np.abs(x) > FLOORED, axis=1).mean() for x in u]))
+    if floored > 0:
+        text = (
+            f"{100 * floored:.0f} % of the particles have a value within 1e-30 of its bound, where 32 bits end; use "
+            f"precision=64."
+        )
+        out.append({"level": "note", "name": "floor", "message": text, "value": floored})
+    return out
+
+
+def geometry(x: np.ndarray, h: float) -> tuple[float, float]:
+    """Smallest distance in units of √h, and effective rank (tr K)²/‖K‖² of the Gram matrix (RBF of width h)."""
+    x = x - x.mean(axis=0)
+    norm = np.sum(x**2, axis=1)
+    squared = np.maximum(norm[:, None] + norm - 2 * x @ x.T, 0) / h
+    gram = np.exp(-squared)
+    np.fill_diagonal(squared, np.inf)
+    i, j = np.unravel_index(np.argmin(squared), squared.shape)  # the product has lost the digits of close pairs
+    gap = float(np.linalg.norm(x[i] - x[j]) / np.sqrt(h)) if len(x) > 1 else np.inf
+    return gap, float(np.trace(gram) ** 2 / np.sum(gram**2))
+
+
+def _speed(ratio: float, steps: int) -> dict[str, Any]:
+    text = f"The velocity fell to {100 * ratio:.2g} % of its first value (threshold {100 * SLOW:.0f} %)"
+    entry = {"name": "stationarity", "value": ratio, "threshold": SLOW}
+    if ratio > SLOW:
+        return entry | {"level": "warning", "message": f"{text}: the particles still move. Raise num_steps={steps}."}
+    return entry | {"level": "ok", "message": f"{text}."}
+
+
+def _size(n: int, d: int) -> dict[str, Any]:
+    """Variances of converged clouds on N(0, I): 0.57 at n = d, 0.88 at n = 4 d (kernel of median width)."""
+    entry = {"name": "variance collapse", "value": n / d, "threshold": float(FEW)}
+    if n >= SOME * d:
+        return entry | {
+            "level": "ok",
+            "message": f"{n:,} particles are enough for d = {d} (threshold {SOME} d).",
+        }
+    text = (
+        f"{n:,} particles in {d} dimensions: variances come out too small (by about 40 % where there are as many "
+        f"particles as dimensions, by 10 % with four times as many). Use num_particles={SOME * d} or more."
+    )
+    return entry | {"level": "warning" if n < FEW * d else "note", "message": text}

@@ -1,0 +1,121 @@
+"""Where the particles of a mirrored sampler live: dual coordinates, their scores, and the matrices P as blocks.
+
+The score in the dual is b = P s + ∇·P = ∇_y log p(x(y)) + ∇·P, s the gradient of the log density in x (Shi, Liu &
+Mackey 2022, section 3; ∇·P = ∇_y log det ∇²φ*(y) holds the log-Jacobian of the map, without which a Gamma(3, 1) comes
+out as a Gamma(2, 1)). P s is taken through ∇φ*, and a simplex is given to the model with all of its probabilities, so
+that nothing overflows at a boundary and nobody computes 1 − Σ x.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ...infer.geometry import Affine, Product
+from ...infer.geometry.mirror import AbstractMirror, Point
+from ...infer.geometry.simplex import AbstractSimplex
+from ...infer.kernels.metric import Dense, Diagonal, Identity, Metric, RankOne
+from ...infer.target.primal import Primal
+
+FLOOR = {"float32": 1e-30, "float64": 1e-300}
+
+
+class Cloud(NamedTuple):
+    """What a velocity needs of the particles.
+
+    Parameters
+    ----------
+    x
+        Coordinates of the kernel, (n, d).
+    drift
+        b, (n, d).
+    metric
+        Blocks of P; None for the identity.
+    points
+        The particles in primal and dual coordinates, on a leading axis; None without a mirror.
+    """
+
+    x: Array
+    drift: Array
+    metric: Metric | None = None
+    points: Point | None = None
+
+
+def values_at(found: Primal, mirror: AbstractMirror, point: Point) -> dict[str, Array]:
+    """Values of the sites at a point; of a simplex all probabilities, from their logarithms."""
+    values = found.coordinates.values(point.x)
+    leaves, begin = {}, 0
+    for part, inner in _leaves(mirror, point):
+        leaves[begin, begin + inner.x.size] = (part, inner)
+        begin += inner.x.size
+    for block, at in found.coordinates.slices:
+        if block.kind != "simplex":
+            continue
+        size = block.free[-1]
+        mine = [leaves.get((start, start + size)) for start in range(at.start, at.stop, size)]
+        if all(leaf is not None and isinstance(leaf[0], AbstractSimplex) for leaf in mine):
+            logs = jnp.stack([leaf[1].extra for leaf in mine if leaf is not None])
+            values[block.name] = jnp.exp(logs).reshape(block.shape)
+    return values
+
+
+def _leaves(mirror: AbstractMirror, point: Point) -> list[tuple[AbstractMirror, Point]]:
+    """The parts of a product and their points, in order."""
+    if not isinstance(mirror, Product):
+        return [(mirror, point)]
+    parts = zip(mirror.parts, point.extra, strict=True)
+    return [leaf for part, inner in parts for leaf in _leaves(part, inner)]
+
+
+def unconstrained(found: Primal, mirror: AbstractMirror, y: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """The u of the particles; a probability that underflows is raised to a floor first."""
+    floor = FLOOR[jnp.result_type(y).name]
+
+    def one(y: Array) -> Array:
+        values = values_at(found, mirror, mirror.from_dual(y))
+        for block in found.coordinates.blocks:
+            if block.kind == "simplex":
+                values[block.name] = jnp.maximum(values[block.name], floor)
+        return found.target.unconstrain(values)
+
+    return jax.vmap(one)(y)
+
+
+def inverse_hessians(mirror: AbstractMirror, points: Point) -> Metric:
+    """P at the points, which have a leading axis, in the cheapest blocks."""
+    n, size = points.x.shape
+    if isinstance(mirror, Product):
+        parts = zip(mirror.parts, points.extra, strict=True)
+        return tuple(block for part, inner in parts if inner.x.shape[1] for block in inverse_hessians(part, inner))
+    if isinstance(mirror, Affine):
+        scale = jnp.broadcast_to(jnp.asarray(mirror.scale, points.x.dtype), (size,))
+        return _scaled(inverse_hessians(mirror.mirror, points.extra), scale, n)
+    if mirror.structure == "identity":
+        return (Identity(size),)
+    if mirror.structure == "diagonal":
+        return (Diagonal(jax.vmap(mirror.inv_hess_mv)(points, jnp.ones((n, size), points.x.dtype))),)
+    if isinstance(mirror, AbstractSimplex):
+        log_q = jax.vmap(mirror.log_q)(points)
+        q = jnp.exp(log_q)[:, :-1]
+        return (RankOne(q, q, jax.nn.softmax(log_q)[:, :-1]),)
+    basis = jnp.eye(size, dtype=points.x.dtype)
+    return (Dense(jax.vmap(lambda p: jax.vmap(lambda v: mirror.inv_hess_mv(p, v))(basis))(points)),)
+
+
+def _scaled(metric: Metric, scale: Array, n: int) -> Metric:
+    """S P S with S = diag(scale)."""
+    out, begin = [], 0
+    for block in metric:
+        s = scale[begin : begin + block.size]
+        begin += block.size
+        match block:
+            case Identity():
+                out.append(Diagonal(jnp.broadcast_to(s**2, (n, s.size))))
+            case Diagonal():
+                out.append(Diagonal(s**2 * block.diagonal))
+            case RankOne():
+                out.append(RankOne(s**2 * block.diagonal, s * block.left, s * block.right))
+            case Dense():
+                out.append(Dense(s[:, None] * block.matrices * s))
+    return tuple(out)

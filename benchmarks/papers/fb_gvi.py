@@ -3,7 +3,8 @@
 ``python -m benchmarks.papers.fb_gvi [EXPERIMENT]...`` writes ``results/fb_gvi.json`` and a figure; the experiments:
 
 * ``e1``, ``e2``: Diao et al. 2023, Gaussian target of condition number 200, exact and with one draw a step
-* ``e3``: theirs on logistic regression, with a proper prior: under their flat one half of the data sets are separable
+* ``e3``: theirs on logistic regression, with a proper prior: under their flat one half of the data sets are separable,
+  and the posterior improper; ``e3_flat``: with the flat prior, on the first data set that is not separable
 * ``e4``: Luu et al. 2025, Gaussian (d = 10, 50, 200), Student-t and logistic (d = 200), one draw a step, 300 steps
 * ``estimators``: Stein and Price, with and without control variates, on Gaussian and logistic targets
 
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
+from scipy.optimize import linprog
 
 import pushforward as pf
 from pushforward.infer.linalg import Triangular
@@ -181,9 +183,17 @@ def e2():
     return {"metric": "ln KL", "rows": rows, "note": "the floor is ½ Σ ηλ/(2−ηλ); BW at 1.111 spikes in the figure"}
 
 
-def e3():
+def separable(design, response):
+    """Whether a hyperplane through the origin separates the responses: then no maximum of the likelihood exists."""
+    signed = design * (2 * response - 1)[:, None]
+    # Maximise the sum of margins within a box; 0 is the best exactly where no direction has all margins >= 0.
+    found = linprog(-signed.sum(0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
+    return -found.fun > 1e-9
+
+
+def e3(prior_precision=0.01, seed=0):
     """Logistic regression with d = 10, n = 20 under N(0, 10²) and one draw a step, total time 1600."""
-    target, _, _ = logistic(10, 20, 0, prior_precision=0.01)
+    target, _, _ = logistic(10, 20, seed, prior_precision)
     both = lambda q: jnp.stack([gradient_norm(target)(q), free_energy(target)(q)])  # noqa: E731
     exact = pf.FBGVI(expectation="gauss_hermite", step_size=2.0, num_steps=6000, **settings())
     optimum = float(trajectory(exact, target, free_energy(target), steps=6000, seeds=[0])[0, -1])
@@ -202,9 +212,26 @@ def e3():
                  "mean_ln_gradient_of_last_quarter": float(ln(tail[..., 0]).mean()),
                  "highest_ln_gradient": float(np.nanmax(ln(values[:, steps // 10 :, 0]))),
                  "mean_excess_f_of_last_quarter": float((tail[..., 1] - optimum).mean()),
-                 "highest_excess_f": float(np.nanmax(values[:, steps // 10 :, 1]) - optimum)}
+                 "highest_excess_f": float(np.nanmax(values[:, steps // 10 :, 1]) - optimum),
+                 "expected": E3_FIGURE.get((name, steps)) if prior_precision == 0 else None}
             )  # fmt: skip
-    return {"metric": "ln |BW gradient|², F − min F", "rows": rows, "minimum": optimum, "prior_sd": 10.0}
+    about = {"metric": "ln |BW gradient|², F − min F", "rows": rows, "minimum": optimum, "data_seed": seed}
+    return about | {"prior_sd": None if prior_precision == 0 else prior_precision**-0.5}
+
+
+# ln |BW gradient|², as far as it can be read off the paper's figure; its data set is not known.
+E3_FIGURE = {
+    ("FB", 200): "-3 to -1.4",
+    ("FB", 1600): "-3.1 to -3.4",
+    ("FB", 4000): "-3.1 to -3.4",
+    ("BW", 200): "to 4.4",
+}
+
+
+def e3_flat():
+    """The same under the paper's flat prior; and how many of 200 data sets are separable."""
+    found = [separable(*logistic(10, 20, seed, 0.0)[1:]) for seed in range(200)]
+    return e3(0.0, found.index(False)) | {"separable_of_200": int(np.sum(found))}
 
 
 SHEET = {  # KL, mean of the last 10 of 300 steps, another run of the same experiment
@@ -342,7 +369,7 @@ def figure(results, path):
 
 
 TITLES = {"e1": "Gaussian, exact", "e2": "Gaussian, one draw", "e4": "Gaussian, d = 50, one draw, η = 1"}
-EXPERIMENTS = {"e1": e1, "e2": e2, "e3": e3, "estimators": estimators, "e4": e4}
+EXPERIMENTS = {"e1": e1, "e2": e2, "e3": e3, "e3_flat": e3_flat, "estimators": estimators, "e4": e4}
 
 
 def main(names):

@@ -100,6 +100,17 @@ def test_separable_data_under_a_flat_prior() -> None:
     assert posterior.diagnose()["convergence"].level == "ok"
 
 
+def test_heavy_tails_are_told() -> None:
+    # Cauchy: not concave beyond one scale, and with tails that no Gaussian covers.
+    cauchy = pf.Target.from_log_density(lambda x: -jnp.sum(jnp.log1p(x**2)), np.zeros(2))
+    diagnosis = quick(cauchy, pf.FBGVI(num_steps=200, expectation="stein"), start=np.zeros(2)).diagnose()
+    assert diagnosis["concavity"].level == "note"
+    assert "is not concave: the Gaussian is a local optimum" in diagnosis["concavity"].message
+    assert diagnosis["k-hat"].level == "warning"
+    assert diagnosis["k-hat"].value > 0.7
+    assert diagnosis.flagged
+
+
 def test_a_flipped_sign_is_told_from_a_target() -> None:
     flipped = pf.Target.from_log_density(lambda x: 0.5 * jnp.sum(x**2), np.zeros(2))
     with pytest.raises(pf.InvalidArgument, match=r"positive curvature everywhere .* -1 to -1 .* is its sign flipped\?"):

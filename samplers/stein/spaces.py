@@ -70,14 +70,18 @@ def _leaves(mirror: AbstractMirror, point: Point) -> list[tuple[AbstractMirror, 
 
 def unconstrained(found: Primal, mirror: AbstractMirror, y: Float[Array, "n d"]) -> Float[Array, "n d"]:
     """The u of the particles; a probability that underflows is raised to a floor first."""
+    from numpyro.distributions import biject_to
+
     floor = FLOOR[jnp.result_type(y).name]
 
     def one(y: Array) -> Array:
-        values = values_at(found, mirror, mirror.from_dual(y))
+        values, parts = values_at(found, mirror, mirror.from_dual(y)), []
         for block in found.coordinates.blocks:
+            value = values[block.name]
             if block.kind == "simplex":
-                values[block.name] = jnp.maximum(values[block.name], floor)
-        return found.target.unconstrain(values)
+                value = jnp.maximum(value, floor)
+            parts.append(value if block.is_real else biject_to(block.support.value)._inverse(value))
+        return jnp.concatenate([jnp.reshape(part, (-1,)) for part in parts])
 
     return jax.vmap(one)(y)
 

@@ -1,0 +1,172 @@
+"""Whole runs: constrained models, mini-batches, several clouds; what diagnosis says; refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from numpyro.distributions import constraints
+
+import pushforward as pf
+from pushforward.infer.geometry import polytope
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(200, 2))
+Y = (RNG.uniform(size=200) < 1 / (1 + np.exp(-X @ [1.0, -1.0]))).astype(float)
+
+
+def constrained():
+    numpyro.sample("gamma", dist.Gamma(3.0, 1.0))
+    numpyro.sample("beta", dist.Beta(4.0, 4.0))
+    numpyro.sample("dirichlet", dist.Dirichlet(jnp.array([2.0, 3.0, 5.0])))
+
+
+def logistic(scale: float = 1.0) -> pf.Target:
+    def log_likelihood(w, row):
+        x, y = row
+        return y * (x @ w) - jnp.logaddexp(0.0, x @ w)
+
+    return pf.Target.from_factors(lambda w: -0.5 * jnp.sum(w**2) / scale**2, log_likelihood, (X, Y), np.zeros(2))
+
+
+@pytest.mark.parametrize("method", [pf.SVGD, pf.MirroredSVGD])
+def test_constrained_sites_have_their_jacobian(method):
+    """Without it: Gamma mean 2.0 and sd 1.37, Beta sd 0.184, and an error for the Dirichlet."""
+    posterior = pf.fit(pf.Target.from_numpyro(constrained), method(num_particles=100), progress=False)
+    draws = posterior.draws()
+    alpha = np.array([2.0, 3.0, 5.0])
+    np.testing.assert_allclose(draws["gamma"].mean(), 3.0, atol=0.1)
+    np.testing.assert_allclose(draws["gamma"].std(), np.sqrt(3), rtol=0.1)
+    np.testing.assert_allclose(draws["beta"].mean(), 0.5, atol=0.01)
+    np.testing.assert_allclose(draws["beta"].std(), 1 / 6, rtol=0.06)
+    np.testing.assert_allclose(draws["dirichlet"].mean(0), alpha / 10, atol=0.01)
+    np.testing.assert_allclose(draws["dirichlet"].std(0), np.sqrt(alpha / 10 * (1 - alpha / 10) / 11), rtol=0.1)
+    assert posterior.sample_dims == ("particle",)
+    assert posterior.diagnose().ok
+
+
+@pytest.mark.parametrize("method", [pf.SVGD, pf.MirroredSVGD, pf.SVNG])
+def test_mini_batches_lead_where_all_data_do(method):
+    exact = pf.fit(logistic(), pf.NUTS(), num_samples=1000, num_chains=2, progress=False).draws()["x"].reshape(-1, 2)
+    options = {"metric": "fisher"} if method is pf.SVNG else {}
+    run = method(num_particles=50, num_steps=500, batch_size=100, **options)
+    found = pf.fit(logistic(), run, progress=False).draws()["x"]
+    sd = exact.std(0)
+    assert np.all(np.abs(found.mean(0) - exact.mean(0)) < 0.25 * sd)
+    np.testing.assert_allclose(found.std(0), sd, rtol=0.2)
+
+
+def test_several_clouds_and_32_bits():
+    target = pf.Target.from_numpyro(constrained)
+    method = pf.MirroredSVGD(num_particles=20, num_steps=50)
+    posterior = pf.fit(target, method, num_chains=2, progress=False, precision=32)
+    draws = posterior.draws()["gamma"]
+    assert draws.shape == (40,)
+    assert not np.array_equal(draws[:20], draws[20:])
+    assert {"velocity", "bandwidth", "rate"} <= set(posterior.iterations)
+
+
+def test_findings():
+    target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(8))
+    diagnosis = pf.fit(target, pf.SVGD(num_particles=10, num_steps=3), progress=False).diagnose()
+    names = {finding.name for finding in diagnosis.warnings}
+    assert {"stationarity", "variance collapse"} <= names
+    one = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(1))
+    # Two particles of an RBF that start nearly merged, pulled together by a wide kernel, stay so.
+    start = np.array([[-1.0], [1.0], [1.0 + 1e-9]])
+    merged = pf.SVGD(num_particles=3, kernel="rbf", bandwidth=100.0, initial=start, num_steps=5)
+    text = str(pf.fit(one, merged, progress=False).diagnose())
+    assert "they have merged" in text
+
+
+def test_a_start_from_an_approximation():
+    target = logistic()
+    laplace = pf.fit(target, pf.Laplace(), progress=False)
+    posterior = pf.fit(target, pf.SVGD(num_particles=40, initial=laplace, num_steps=100), progress=False)
+    assert posterior.draws()["x"].shape == (40, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_particles": 0}, "num_particles must be a whole number >= 1, got 0"),
+        ({"kernel": "laplace"}, "kernel must be one of 'imq', 'rbf', got 'laplace'"),
+        ({"bandwidth": 0.0}, "bandwidth must be a finite number > 0, got 0.0"),
+        ({"rule": "mode"}, "rule must be one of 'median', 'mean', 'exact_median', got 'mode'"),
+        ({"learning_rate": -1.0}, "learning_rate must be a finite number > 0"),
+        ({"optimizer": "adam"}, "optimizer must be an optax GradientTransformation, got 'adam'"),
+    ],
+)
+def test_hyperparameters_are_checked(options, message):
+    with pytest.raises(pf.InvalidArgument, match=message):
+        pf.SVGD(**options)
+
+
+@pytest.mark.parametrize("method", [pf.SVMD, pf.SVNG])
+def test_the_gram_matrix_has_its_limits(method):
+    with pytest.raises(pf.InvalidArgument, match=f"at most 4000 for {method.__name__}, .* got 5000; use MirroredSVGD"):
+        method(num_particles=5000)
+    with pytest.raises(pf.InvalidArgument, match=r"spectrum must be a finite number strictly between 0 and 1, got 1.5"):
+        method(spectrum=1.5)
+
+
+@pytest.mark.parametrize(
+    ("initial", "message"),
+    [
+        (np.zeros((2, 3)), r"initial has shape \(2, 3\); MirroredSVGD\(num_particles=3\) on a target of dimension 4"),
+        ({"gamma": np.ones(3)}, "initial must have the latent sites gamma, beta, dirichlet, got gamma; 'beta' is in"),
+        ("negative", r"initial\['gamma'\] of particle 1 is -1.*, outside of the support"),
+        (np.array([[0.0, 1, 2, 3], [1, 2, np.inf, 3], [2, 3, 4, 5]]), "initial has inf at particle 1, .* coordinate 2"),
+        ("short", r"initial\['dirichlet'\] has shape \(3, 2\); .* of a simplex give all probabilities"),
+        ("equal", "initial has 2 particles equal to particle"),
+    ],
+)
+def test_particles_given_are_checked(initial, message):
+    values = {"gamma": np.array([1.0, 2.0, 3.0]), "beta": np.full(3, 0.4), "dirichlet": np.full((3, 3), 1 / 3)}
+    match initial:
+        case "negative":
+            initial = values | {"gamma": np.array([1.0, -1.0, 3.0])}
+        case "short":
+            initial = values | {"dirichlet": np.full((3, 2), 1 / 3)}
+        case "equal":
+            initial = values | {"gamma": np.array([1.0, 2.0, 2.0])}
+    with pytest.raises(pf.InvalidArgument, match=message):
+        pf.fit(pf.Target.from_numpyro(constrained), pf.MirroredSVGD(num_particles=3, initial=initial), progress=False)
+
+
+def test_targets_that_do_not_suit():
+    with pytest.raises(pf.UnsupportedTarget, match=r"batch_size=5.* needs a target with factors"):
+        pf.fit(pf.Target.from_numpyro(constrained), pf.SVGD(batch_size=5), progress=False)
+    triangle = polytope(np.array([[-1.0, 0.0], [0.0, -1.0], [1.0, 1.0]]), np.array([0.0, 0.0, 1.0]))
+    target = pf.Target.from_log_density(lambda x: jnp.zeros(()), np.full(2, 0.3), triangle)
+    with pytest.raises(pf.UnsupportedTarget, match="PolytopeBarrier has not in closed form; use SVGD"):
+        pf.fit(target, pf.MirroredSVGD(), progress=False)
+    with pytest.raises(pf.UnsupportedTarget, match=r"SVNG\(metric='fisher'\) needs a target with factors"):
+        pf.fit(target, pf.SVNG(metric="fisher"), progress=False)
+    with pytest.raises(pf.InvalidArgument, match=r"metric must return shape \(2, 2\), got \(3, 3\)"):
+        pf.fit(target, pf.SVNG(metric=lambda u: jnp.eye(3)), progress=False)
+    with pytest.raises(pf.NonFinite, match="metric is not positive definite"):
+        pf.fit(target, pf.SVNG(metric=lambda u: -jnp.eye(2)), progress=False)
+
+
+def test_a_score_that_is_not_finite_is_located():
+    """√x has an infinite slope at 0, where the second particle begins."""
+    target = pf.Target.from_log_density(lambda x: -jnp.sum(x**2) - jnp.sum(jnp.sqrt(jnp.abs(x))), np.zeros(1))
+    method = pf.SVGD(num_particles=3, initial=np.array([[1.0], [0.0], [-1.0]]))
+    with pytest.raises(pf.NonFinite, match=r"The score of 1 of 3 particles is not finite, first that of particle 1"):
+        pf.fit(target, method, progress=False)
+    box = pf.Target.from_log_density(lambda x: -jnp.exp(200.0 * x), 0.1, constraints.real)
+    wild = pf.SVGD(num_particles=3, optimizer=optax.sgd(1e300), initial=np.array([[0.1], [0.2], [0.3]]))
+    with pytest.raises(pf.NonFinite, match=r"left the finite numbers|is not finite"):
+        pf.fit(box, wild, progress=False)
+
+
+def test_a_run_ends_once_the_velocity_is_small():
+    target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(1))
+    posterior = pf.fit(
+        target, pf.SVGD(num_particles=5, optimizer=optax.sgd(0.5), num_steps=100_000, tolerance=1e-2), progress=False
+    )
+    assert posterior.record["evaluations"] < 5 * 1000
+    assert jax.numpy.isfinite(posterior.draws()["x"]).all()

@@ -14,8 +14,8 @@ SCALES = np.array([[0.15, 1.0], [1.0, 0.15], [1.0, 0.15], [0.15, 1.0]])
 
 def cross(x):
     """Four Gaussians that form a cross, normalised."""
-    z = (x - MEANS) / SCALES
-    each = -0.5 * jnp.sum(z**2, -1) - jnp.sum(jnp.log(jnp.asarray(SCALES)), -1) - jnp.log(2 * jnp.pi)
+    means, scales = MEANS.astype(x.dtype), SCALES.astype(x.dtype)
+    each = -0.5 * jnp.sum(((x - means) / scales) ** 2, -1) - np.sum(np.log(scales), -1) - jnp.log(2 * jnp.pi)
     return jax.nn.logsumexp(each) - jnp.log(4.0)
 
 

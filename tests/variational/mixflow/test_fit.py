@@ -50,7 +50,8 @@ def slow(settings):
 
 def curve(density, reference, flow_map, lengths, batch=64):
     """Means and standard errors of the bound at these lengths."""
-    reference, flow_map = jax.tree.map(jnp.asarray, (reference, flow_map))
+    cast = lambda x: jnp.asarray(np.asarray(x, jax.dtypes.canonicalize_dtype(float)))  # noqa: E731
+    reference, flow_map = jax.tree.map(cast, (reference, flow_map))
 
     @jax.jit
     def run(flow_map, reference):

@@ -61,19 +61,18 @@ def pair_sums(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _sums(function: Callable, tile: int, x: Any, w: Array, y: Any, v: Array | None, args: tuple) -> tuple[Array, Array]:
-    alone = y is None
+    alone, v = y is None, w if v is None else v
     rows, row_weights = _tiles(x, w, tile)
     columns, column_weights = (rows, row_weights) if alone else _tiles(y, v, tile)
     t, s = row_weights.shape[0], column_weights.shape[0]
     pairs = np.triu_indices(t) if alone else tuple(a.ravel() for a in np.indices((t, s)))
-    itself = jnp.eye(row_weights.shape[1], dtype=bool) if alone else None
     wide = jnp.promote_types(w.dtype, jax.dtypes.canonicalize_dtype(float))
 
     def add(totals: tuple[Array, Array], pair: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         i, j = pair
         value = function(*(jax.tree.map(lambda a, k=k: a[k], tiles) for tiles, k in ((rows, i), (columns, j))), *args)
         if alone:
-            value = jnp.where(itself & (i == j), 0, value)
+            value = jnp.where((i == j) & jnp.eye(value.shape[0], dtype=bool), 0, value)
         by_row = jnp.matmul(value, column_weights[j], precision="highest").astype(wide)
         by_column = jnp.matmul(row_weights[i], value, precision="highest").astype(wide)
         if alone:

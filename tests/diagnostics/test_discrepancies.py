@@ -63,6 +63,23 @@ def test_weights_are_copies():
         assert f(x, y, x_weights=counts).squared == pytest.approx(f(np.repeat(x, counts, 0), y).squared, rel=1e-10)
 
 
+def test_a_posterior_of_particles_brings_its_weights():
+    x, log_weights = RNG.normal(size=(40, 2)), RNG.normal(size=40)
+
+    class Particles:
+        kind, sample_dims = "particles", ("particle",)
+
+        def draws(self):
+            return {"x": x}
+
+        def log_weights(self):
+            return log_weights
+
+    y = RNG.normal(size=(30, 2))
+    for f in (energy_distance, sliced_wasserstein, lambda a, b, **w: mmd(a, b, bandwidth=1.0, **w)):
+        assert f(Particles(), y)[:3] == pytest.approx(f(x, y, x_weights=np.exp(log_weights))[:3])
+
+
 def test_one_coordinate_by_sorting_is_the_same_as_by_tiles():
     x, y = RNG.normal(size=600), RNG.normal(size=40) + 1
     wide = energy_distance(np.c_[x, 0 * x], np.c_[y, 0 * y])

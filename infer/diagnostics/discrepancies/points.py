@@ -116,8 +116,8 @@ def check_finite(name: str, array: np.ndarray) -> None:
         raise NonFinite(f"{name} must be finite; {wrong.size} of {len(array)} rows are not, first {row}: {array[row]}.")
 
 
-def as_weights(name: str, weights: Any, n: int) -> np.ndarray:
-    """``weights`` of n points, divided by their sum; equal ones for None.
+def as_weights(name: str, weights: Any, n: int, sample: Any = None) -> np.ndarray:
+    """``weights`` of n points, divided by their sum; for None those of a posterior of particles, or equal.
 
     Raises
     ------
@@ -125,7 +125,8 @@ def as_weights(name: str, weights: Any, n: int) -> np.ndarray:
         Another number of them, one below 0 or not finite, or all 0.
     """
     if weights is None:
-        return np.full(n, 1 / n)
+        log_weights = particle_log_weights(sample)
+        weights = np.ones(n) if log_weights is None else np.exp(log_weights - log_weights.max())
     weights = np.asarray(weights, dtype=float)
     if weights.shape != (n,):
         raise InvalidArgument(f"{name} must have one entry for each of the {n} points, got shape {weights.shape}.")
@@ -134,6 +135,11 @@ def as_weights(name: str, weights: Any, n: int) -> np.ndarray:
         found = wrong[0] if wrong.size else weights.sum()
         raise InvalidArgument(f"{name} must be finite, >= 0 and not all 0, got {found:g}; take exp of log weights.")
     return weights / weights.sum()
+
+
+def particle_log_weights(sample: Any) -> np.ndarray | None:
+    """Log weights of a posterior of weighted particles; None for all else, whose points count alike."""
+    return sample.log_weights() if getattr(sample, "kind", None) == "particles" else None
 
 
 def same_columns(x: np.ndarray, y: np.ndarray) -> None:

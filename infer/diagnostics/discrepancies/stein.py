@@ -54,7 +54,7 @@ def ksd(
     bandwidth
         h, a squared length; by default the median squared distance. Runs are compared with the same one.
     weights
-        Of the points, not below 0; they need not sum to one.
+        Of the points, not below 0; they need not sum to one. By default those of a posterior of particles.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def ksd(
     """
     check_choice("kernel", kernel, KERNELS)
     x, score = scored(points, target)
-    return _plain(x, score, kernel, bandwidth, as_weights("weights", weights, len(x)))
+    return _plain(x, score, kernel, bandwidth, as_weights("weights", weights, len(x), points))
 
 
 def mksd(
@@ -122,7 +122,7 @@ def mksd(
     check_choice("kernel", kernel, KERNELS)
     check_choice("space", space, ("dual", "primal"))
     x, y, score, inverse = dual_points(points, target, mirror, inverse=space == "primal")
-    w = as_weights("weights", weights, len(x))
+    w = as_weights("weights", weights, len(x), points)
     if inverse is None:
         return _plain(y, score, kernel, bandwidth, w)
     h = as_bandwidth(bandwidth, x)

@@ -48,7 +48,7 @@ def wasserstein_1d(x: Any, y: Any, *, p: float = 2, x_weights: Any = None, y_wei
     p
         At least 1.
     x_weights, y_weights
-        Weights of the points, not below 0; they need not sum to one.
+        Weights of the points, not below 0; they need not sum to one. By default those of a posterior of particles.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def sliced_wasserstein(
     key
         An int or a JAX key; the directions follow from it.
     x_weights, y_weights
-        Weights of the points, not below 0; they need not sum to one.
+        Weights of the points, not below 0; they need not sum to one. By default those of a posterior of particles.
 
     Raises
     ------
@@ -163,12 +163,12 @@ def _samples(
     """Both samples, centred, in 64 bits; equal weights of equally many points as None."""
     if not 1 <= p < np.inf:
         raise InvalidArgument(f"p must be a finite number >= 1, got {p!r}.")
-    x, y = as_points("x", x).astype(np.float64), as_points("y", y).astype(np.float64)
-    same_columns(x, y)
-    x, y = centred(x, y)
-    if x_weights is None and y_weights is None and len(x) == len(y):
-        return x, y, None, None
-    return x, y, as_weights("x_weights", x_weights, len(x)), as_weights("y_weights", y_weights, len(y))
+    a, b = as_points("x", x).astype(np.float64), as_points("y", y).astype(np.float64)
+    same_columns(a, b)
+    w, v = as_weights("x_weights", x_weights, len(a), x), as_weights("y_weights", y_weights, len(b), y)
+    if len(a) == len(b) and np.ptp(w) == np.ptp(v) == 0:
+        return *centred(a, b), None, None
+    return *centred(a, b), w, v
 
 
 def _power(x: np.ndarray, y: np.ndarray, w: np.ndarray | None, v: np.ndarray | None, p: float) -> float:

@@ -39,7 +39,7 @@ def energy_distance(x: Any, y: Any, *, x_weights: Any = None, y_weights: Any = N
     x, y
         Arrays (n, d) and (m, d), or posteriors.
     x_weights, y_weights
-        Weights of the points, not below 0; they need not sum to one.
+        Weights of the points, not below 0; they need not sum to one. By default those of a posterior of particles.
 
     Returns
     -------
@@ -53,10 +53,7 @@ def energy_distance(x: Any, y: Any, *, x_weights: Any = None, y_weights: Any = N
     NonFinite
         A point is NaN or infinite.
     """
-    x, y = as_points("x", x), as_points("y", y)
-    same_columns(x, y)
-    w, v = as_weights("x_weights", x_weights, len(x)), as_weights("y_weights", y_weights, len(y))
-    x, y = centred(x, y)
+    x, y, w, v = _samples(x, y, x_weights, y_weights)
     means = _sorted_means if x.shape[1] == 1 else _tiled_means(_distances, ())
     return _compare(means, x, y, w, v, itself=0.0)
 
@@ -82,7 +79,7 @@ def mmd(
         h, a squared length, or several, over which the kernels are averaged. By default the median squared distance of
         both samples, times 1/4, 1/2, 1, 2 and 4.
     x_weights, y_weights
-        Weights of the points, not below 0; they need not sum to one.
+        Weights of the points, not below 0; they need not sum to one. By default those of a posterior of particles.
 
     Raises
     ------
@@ -92,12 +89,9 @@ def mmd(
         A point is NaN or infinite.
     """
     check_choice("kernel", kernel, KERNELS)
-    x, y = as_points("x", x), as_points("y", y)
-    same_columns(x, y)
-    w, v = as_weights("x_weights", x_weights, len(x)), as_weights("y_weights", y_weights, len(y))
-    x, y = centred(x, y)
+    x, y, w, v = _samples(x, y, x_weights, y_weights)
     if bandwidth is None:
-        given: Sequence[float] = [median_bandwidth(x, y) * 2.0**k for k in range(-2, 3)]
+        given: Sequence[Any] = [median_bandwidth(x, y) * 2.0**k for k in range(-2, 3)]
     elif np.ndim(bandwidth) == 0:
         given = [bandwidth]
     else:
@@ -107,6 +101,13 @@ def mmd(
     h = tuple(as_bandwidth(value) for value in given)
     means = _tiled_means(_NEGATIVE_KERNEL[kernel], (np.asarray(h, x.dtype),))
     return _compare(means, x, y, w, v, itself=-1.0)._replace(bandwidth=h[0] if len(h) == 1 else h)
+
+
+def _samples(x: Any, y: Any, x_weights: Any, y_weights: Any) -> tuple[np.ndarray, ...]:
+    """Both samples, centred, and their weights."""
+    a, b = as_points("x", x), as_points("y", y)
+    same_columns(a, b)
+    return *centred(a, b), as_weights("x_weights", x_weights, len(a), x), as_weights("y_weights", y_weights, len(b), y)
 
 
 def _compare(means: Means, x: np.ndarray, y: np.ndarray, w: np.ndarray, v: np.ndarray, itself: float) -> Discrepancy:

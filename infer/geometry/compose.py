@@ -5,6 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ..errors import InvalidArgument
@@ -45,6 +46,10 @@ class Sum(AbstractTerm):
     def bind(self, target: Any) -> "Sum":
         """Both parts over the flat ``u`` of a target."""
         return Sum(self.term.bind(target), self.box.bind(target))
+
+    def acts_on(self, dim: int) -> np.ndarray:
+        """Where one of the two does."""
+        return self.term.acts_on(dim) | self.box.acts_on(dim)
 
     def value(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """g(x)."""
@@ -102,6 +107,12 @@ class Blocks(AbstractTerm):
             for part, site in zip(parts, sites.values(), strict=True)
         ]
         return Blocks(bound, [site.size for site in sites.values()])
+
+    def acts_on(self, dim: int) -> np.ndarray:
+        """The coordinates of the parts that are there."""
+        del dim
+        parts = zip(self.parts, self.sizes, strict=True)
+        return np.concatenate([np.zeros(size, bool) if part is None else part.acts_on(size) for part, size in parts])
 
     def value(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """g(x)."""

@@ -27,6 +27,11 @@ class AbstractBox(AbstractTerm):
     def bounds(self, x: Array) -> tuple[Array, Array]:
         """Lower and upper bounds in the dtype of ``x``."""
 
+    def acts_on(self, dim: int) -> np.ndarray:
+        """Where a bound is finite."""
+        lower, upper = (np.asarray(bound) for bound in self.bounds(jnp.zeros(dim)))
+        return np.broadcast_to(np.isfinite(lower) | np.isfinite(upper), (dim,))
+
     def value(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """0 inside the box, bounds included, else ∞ (also where ``x`` is NaN)."""
         lower, upper = self.bounds(x)

@@ -47,6 +47,10 @@ class L1(AbstractTerm):
         """Raise on a parameter outside its range."""
         check_entries("weights", self.weights, lambda w: w >= 0, ">= 0", "a norm is convex")
 
+    def acts_on(self, dim: int) -> np.ndarray:
+        """Where w > 0."""
+        return np.broadcast_to(np.asarray(self.weights) > 0, (dim,))
+
     def value(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """g(x)."""
         return jnp.sum(like(self.weights, x) * jnp.abs(x - like(self.loc, x)))
@@ -81,6 +85,10 @@ class ElasticNet(AbstractTerm):
         """Raise on a parameter outside its range."""
         check_entries("weights", self.weights, lambda w: w >= 0, ">= 0", "a norm is convex")
         check_entries("ridge", self.ridge, lambda v: v >= 0, ">= 0", "the term is convex")
+
+    def acts_on(self, dim: int) -> np.ndarray:
+        """Where w or v > 0."""
+        return np.broadcast_to((np.asarray(self.weights) > 0) | (np.asarray(self.ridge) > 0), (dim,))
 
     def value(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """g(x)."""
@@ -125,6 +133,10 @@ class GroupL2(AbstractTerm):
                 f"weight per group."
             )
         self.weights = weights
+
+    def acts_on(self, dim: int) -> np.ndarray:
+        """The coordinates in a group."""
+        return np.broadcast_to(np.asarray(self.groups) >= 0, (dim,))
 
     @property
     def size(self) -> int | None:

@@ -48,6 +48,10 @@ class AbstractTerm(eqx.Module):
         """The dimension that the term is made for; None if it takes any."""
         return None
 
+    def acts_on(self, dim: int) -> np.ndarray:
+        """Which of the ``dim`` coordinates g depends on, booleans of shape (dim,); default: all."""
+        return np.ones(dim, bool)
+
     def bind(self, target: Any) -> "AbstractTerm":
         """The same term over the flat ``u`` of a target, parameters by site as arrays of shape (d,).
 

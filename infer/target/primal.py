@@ -20,8 +20,6 @@ from .composite import CompositeTarget
 from .static import ByContent
 from .words import describe
 
-ELEMENTWISE = ("real", "positive", "greater_than", "less_than", "unit_interval", "interval", "open_interval")
-
 
 class Block(eqx.Module):
     """One latent site in x; wholly static.
@@ -67,7 +65,8 @@ class Block(eqx.Module):
         if self.kind != "simplex":
             return jnp.reshape(x, self.shape)
         x = jnp.reshape(x, self.free)
-        return jnp.concatenate([x, 1.0 - jnp.sum(x, -1, keepdims=True)], -1)
+        rest = 1.0 - jnp.sum(x, -1, keepdims=True)
+        return jnp.concatenate([x, jnp.maximum(rest, jnp.finfo(x.dtype).eps / 4)], -1)  # what rounding may have lost
 
 
 class PrimalCoordinates(eqx.Module):
@@ -185,14 +184,13 @@ def primal(target: Target) -> Primal:
 
 
 def _check_nonsmooth(found: Primal) -> None:
-    """A term over u is one over x where the two agree, or where it has no weight."""
-    weights = getattr(found.nonsmooth, "weights", None)
+    """A term over u is one over x where the two agree, or where it does not act."""
+    leaves = jax.tree.leaves(found.nonsmooth)
+    if found.coordinates.real or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return  # what is traced was looked at before
+    acts_on = getattr(found.nonsmooth, "acts_on", lambda dim: np.ones(dim, bool))(found.target.dim)
     for block, at in found.coordinates.slices:
-        if block.is_real:
-            continue
-        if isinstance(weights, jax.core.Tracer):
-            continue  # was looked at before it was traced
-        if weights is None or np.ndim(weights) != 1 or np.any(np.asarray(weights)[at] != 0):
+        if not block.is_real and acts_on[at].any():
             raise UnsupportedTarget(
                 f"the nonsmooth term acts on the site {block.name!r} of support {describe(block.support.value)}, whose "
                 f"unconstrained coordinates it is a term of; restrict it to real sites, e.g. L1({{'site': weight}})."

@@ -30,20 +30,24 @@ def describe_bias(name: str, pair: Any) -> list[dict[str, Any]]:
         message = f"{name} has no Metropolis test, and its bias was not estimated; use bias_check=True with a warm-up."
         return [{"level": "note", "name": "bias", "message": message}]
     mean, sd = estimate_bias(np.asarray(pair.means))
+    if not np.all(np.isfinite(mean[0]) & np.isfinite(sd[0])):
+        message = f"The bias of {name} was not estimated: a coordinate did not move."
+        return [{"level": "note", "name": "bias", "message": message}]
     worst = int(np.argmax(np.maximum(np.abs(mean[0]), np.abs(sd[0]))))
     text = (
         f"{name} has no Metropolis test. Half the step size tells its bias, where it is largest: "
         f"{100 * mean[0, worst]:+.1f} ± {100 * mean[1, worst]:.1f} % of a standard deviation in the mean, "
         f"{100 * sd[0, worst]:+.1f} ± {100 * sd[1, worst]:.1f} % in the standard deviation"
     )
-    large = max(abs(mean[0, worst]), abs(sd[0, worst])) > WORTH_TELLING
+    sure = [abs(value[0, worst]) - 2 * np.nan_to_num(value[1, worst]) for value in (mean, sd)]
+    large = max(sure) > WORTH_TELLING
     advice = "; lower step_size" if large else ""
     return [
         {
             "level": "warning" if large else "note",
             "name": "bias",
             "message": f"{text}{advice}.",
-            "value": float(sd[0, worst]),
+            "value": float(max(mean[0, worst], sd[0, worst], key=abs)),
         }
     ]
 
@@ -62,7 +66,8 @@ def estimate_bias(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         Estimates, and their standard errors over chains (NaN for a single chain).
     """
     pooled = means.mean(0)
-    sd = np.sqrt(np.maximum(pooled[:, 1] - pooled[:, 0] ** 2, 1e-300))
+    variance = pooled[:, 1] - pooled[:, 0] ** 2
+    sd = np.sqrt(np.where(variance > 1e-12 * pooled[:, 1], variance, np.nan))
     mean_gap = 2 * (means[:, 0, 0] - means[:, 1, 0]) / sd[1]
     square_gap = 2 * (means[:, 0, 1] - means[:, 1, 1])
     # d(sd) = (d E[x²] − 2 E[x] d E[x]) / (2 sd)

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ...infer.errors import InvalidArgument, UnsupportedTarget
-from ...infer.geometry import Euclidean, HyperbolicEntropy, PowerMirror
+from ...infer.geometry import Affine, Euclidean, HyperbolicEntropy, PowerMirror, Product
 from ...infer.geometry.envelope import Envelope
 from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.target import Target
@@ -32,7 +32,8 @@ from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_choice
 from .checks import check_euclidean_step, describe_convexity, describe_tails
 from .common import AbstractLangevin, LangevinState, Local, Noise, Proposal, value_and_drift
-from .mirrored import Relative, as_mirror, default_smoothing, mirror_proposal, resolve_mirror
+from .mirrored import Relative, as_mirror, mirror_proposal, resolve_mirror
+from .slope import default_smoothing
 
 
 class BregmanProximalLangevin(AbstractLangevin):
@@ -97,10 +98,6 @@ class BregmanProximalLangevin(AbstractLangevin):
         check_dual(self, mirror)
         return mirror
 
-    def scales(self, target: Primal) -> bool:
-        """A user's own mirror is taken as it is."""
-        return super().scales(target) and not isinstance(self.mirror, AbstractMirror)
-
     def locate(self, target: Primal, point: Point) -> Local:
         """Log π, and G = ∇f + ∇env."""
         smooth, drift = value_and_drift(target.smooth_log_density, point.x)
@@ -114,8 +111,17 @@ class BregmanProximalLangevin(AbstractLangevin):
 
     def check_step(self, target: Primal, x: Any) -> None:
         """In the Euclidean geometry an unadjusted step must be below 2/(L + 1/λ)."""
-        smoothing = self.envelope_of(target.nonsmooth).smoothing
-        check_euclidean_step(self, target, x, 1.0 / float(np.min(np.asarray(smoothing))))
+        envelope = self.envelope_of(target.nonsmooth)
+        if np.shape(envelope.smoothing) not in ((), (x.shape[0],)):
+            raise InvalidArgument(
+                f"smoothing has shape {np.shape(envelope.smoothing)}; give a number, or one per coordinate, "
+                f"({x.shape[0]},)."
+            )
+        if isinstance(envelope.mirror, Euclidean):
+            weights = np.asarray(getattr(target.nonsmooth, "weights", 1.0))
+            matters = weights > 0 if np.shape(weights) == np.shape(envelope.smoothing) else True
+            smoothing = np.min(np.asarray(envelope.smoothing), where=matters, initial=np.inf)
+            check_euclidean_step(self, target, x, 1.0 / float(smoothing))
 
     def remarks(self, state: LangevinState, target: Target) -> list[dict[str, Any]]:
         """The bias of the step, and that of the envelope's tails."""
@@ -169,10 +175,6 @@ class MirrorLangevin(AbstractLangevin):
         check_dual(self, mirror)
         return mirror
 
-    def scales(self, target: Primal) -> bool:
-        """A user's own mirror is taken as it is."""
-        return super().scales(target) and not isinstance(self.mirror, AbstractMirror)
-
     def locate(self, target: Primal, point: Point) -> Local:
         """Log π and minus its gradient."""
         return Local(point, *value_and_drift(target.log_density, point.x))
@@ -198,12 +200,21 @@ def _as_envelope(given: Any) -> Any:
     )
 
 
+def _power(mirror: AbstractMirror) -> float | None:
+    """The exponent other than 2 of a power among the parts of a mirror."""
+    if isinstance(mirror, PowerMirror):
+        return None if mirror.p == 2 else mirror.p
+    parts = mirror.parts if isinstance(mirror, Product) else [mirror.mirror] if isinstance(mirror, Affine) else []
+    return next((p for p in map(_power, parts) if p is not None), None)
+
+
 def check_dual(method: AbstractLangevin, mirror: AbstractMirror) -> None:
     """A step in the dual must lead back: all duals must have a primal, unless steps can be rejected."""
     name = type(mirror).__name__
-    if isinstance(mirror, PowerMirror) and mirror.p != 2 and not method.adjusted:
+    power = _power(mirror)
+    if power is not None and not method.adjusted:
         raise UnsupportedTarget(
-            f"PowerMirror({mirror.p:g}) has a second derivative of 0 or infinity at 0, where an unadjusted step is not "
+            f"PowerMirror({power:g}) has a second derivative of 0 or infinity at 0, where an unadjusted step is not "
             f"defined; use adjusted=True."
         )
     if not mirror.invertible:

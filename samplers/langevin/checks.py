@@ -6,10 +6,12 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from ...infer.errors import InvalidArgument
+from ...infer.errors import InvalidArgument, NotAvailable
 from ...infer.geometry import Euclidean
 from ...infer.geometry.envelope import Envelope
 from ...infer.geometry.mirror import AbstractMirror
+from ...infer.geometry.prox import UserTerm
+from ...infer.geometry.term import AbstractTerm
 from ...infer.run.start import Warm
 from ...infer.target.primal import Primal
 from .curvature import curvature
@@ -31,9 +33,7 @@ def check_inside(mirror: AbstractMirror, target: Primal, x: Array) -> None:
     outside = np.flatnonzero(~((np.asarray(x) > lower) & (np.asarray(x) < upper)))
     at = int(outside[0]) if outside.size else 0
     site = next(block.name for block, where in target.coordinates.slices if at < where.stop)
-    what = (
-        f"coordinate {at} (site {site!r}) is {float(x[at]):.4g}" if outside.size else f"x is {np.asarray(x).tolist()}"
-    )
+    what = f"coordinate {at} (site {site!r}) is {float(x[at]):.4g}" if outside.size else f"x is {shorten(x)}"
     raise InvalidArgument(
         f"the start lies outside of the domain of {type(mirror).__name__}: {what}; give start= with a point inside, or "
         f"the support of the site to Target.from_log_density."
@@ -60,6 +60,38 @@ def check_euclidean_step(method: Any, target: Primal, x: Any, envelope: float) -
         )
 
 
+def check_domain(mirror: AbstractMirror, target: Primal, key: Any) -> None:
+    """Raise where a mirror's domain is not that of the sites' supports, seen at random points of both.
+
+    Raises
+    ------
+    InvalidArgument
+        A dual leads out of a support, or a point of the supports has no dual.
+    """
+    for k in jax.random.split(key, 8):
+        x = target.coordinates.to_x(2.0 * jax.random.normal(k, (target.target.dim,)))
+        if not bool(mirror.contains(x)):
+            raise InvalidArgument(
+                f"mirror={type(mirror).__name__} covers a part of the supports only: a point of the latter, "
+                f"{shorten(x)}, is not in its domain; give the smaller support to the target."
+            )
+        if not (mirror.invertible and mirror.full_dual):
+            continue
+        there = mirror.from_dual(mirror.at(x).y + 2.0 * jax.random.normal(k, x.shape)).x
+        for block, at in target.coordinates.slices:
+            if not np.all(np.asarray(block.support.value(block.value(there[at])))):
+                raise InvalidArgument(
+                    f"the mirror of the site {block.name!r} leads out of its support, {block.kind}, to "
+                    f"{shorten(there[at])}; leave it out, or take one of that domain."
+                )
+
+
+def shorten(x: Any) -> str:
+    """The first few numbers of a vector."""
+    x = np.asarray(x)
+    return str(x[:4].round(4).tolist()) + (" …" if x.size > 4 else "")
+
+
 def describe_tails(envelope: Envelope) -> list[dict[str, Any]]:
     """A finding on an envelope whose tails are flatter than those of the term."""
     weights = getattr(envelope.term, "weights", None)
@@ -68,7 +100,12 @@ def describe_tails(envelope: Envelope) -> list[dict[str, Any]]:
     kappa = float(np.max(np.asarray(envelope.smoothing) * np.asarray(weights)))
     if kappa <= LARGE_KAPPA:
         return []
-    slope = float(np.min(np.asarray(envelope.tail_slope())))
+    try:
+        slope = float(np.min(np.asarray(envelope.tail_slope())))
+    except NotAvailable:  # a bounded domain has no tails
+        return []
+    if slope > 0.99:
+        return []
     return [
         {
             "level": "warning",
@@ -84,6 +121,8 @@ def describe_tails(envelope: Envelope) -> list[dict[str, Any]]:
 
 def describe_convexity(term: Any, x: Any) -> list[dict[str, Any]]:
     """A finding on a term whose proximal operator is not that of a convex one: it must be firmly non-expansive."""
+    if isinstance(term, AbstractTerm) and not isinstance(term, UserTerm):
+        return []
     keys = jax.random.split(jax.random.key(1), 16)
     pairs = jax.vmap(lambda key: jax.random.normal(key, (2, *x.shape)))(keys) * (1 + np.abs(np.asarray(x)).max())
     prox = jax.vmap(jax.vmap(lambda v: term.prox(v, 0.5)))(pairs)

@@ -25,12 +25,15 @@ from ...infer.target import Target
 from ...infer.target.primal import Primal, PrimalCoordinates, primal
 from ...infer.validate import check_fraction, check_positive
 from ..adaptation import Adaptation, Settings, start_adaptation, update_adaptation
+from ..metric import variances
 from ..schedule import Schedule, frozen, step_size_schedule, window_schedule
-from .checks import check_inside, starting_points
+from .checks import check_domain, check_inside, starting_points
 
 FIRST_STEP = 0.1
 ACCEPTANCE_REAL, ACCEPTANCE = 0.574, 0.4
 """Of MALA; and where a constraint makes the metric vary from place to place: there 1 − acceptance falls as √γ only."""
+SHRINK = 0.02
+"""A window makes no variance smaller than by this factor: a chain that hardly moved tells little."""
 UNADJUSTED = 0.1
 """An unadjusted sampler's share of the step size at which the Metropolis test would accept as often as it should."""
 Noise = Callable[[Point], Array]
@@ -128,6 +131,11 @@ class AbstractLangevin(AbstractMethod):
             check_positive("step_size", self.step_size)
         if self.target_acceptance is not None:
             check_fraction("target_acceptance", self.target_acceptance)
+        if self.scale is not None and isinstance(getattr(self, "mirror", None), AbstractMirror):
+            raise InvalidArgument(
+                f"scale={self.scale!r} has no use with a mirror of one's own, {type(self.mirror).__name__}; write "
+                f"mirror=Affine(mirror, 0.0, scale)."
+            )
         if self.scale is not None and not np.all(np.asarray(self.scale) > 0):
             raise InvalidArgument(f"scale must be positive in every coordinate, got {self.scale!r}.")
 
@@ -150,8 +158,10 @@ class AbstractLangevin(AbstractMethod):
         return mirror.noise(key, point)
 
     def scales(self, target: Primal) -> bool:
-        """Whether warm-up learns a scale per coordinate."""
-        return self.scale is None and target.coordinates.real and not self._fixed
+        """Whether warm-up learns the scale of real sites."""
+        own = isinstance(getattr(self, "mirror", None), AbstractMirror)
+        some = any(block.is_real for block in target.coordinates.blocks)
+        return self.scale is None and some and not (own or self._fixed)
 
     def first_step(self, target: Primal, mirror: AbstractMirror, local: Local) -> Any:
         """The step size where the user gives none: where warm-up begins, or, without a ratio, the one used."""
@@ -184,9 +194,12 @@ class AbstractLangevin(AbstractMethod):
         found = primal(target)
         x = found.coordinates.to_x(target.initial(key))
         mirror = self.mirror_for(found, jnp.ones_like(x))
-        for u in starting_points(start):
-            check_inside(mirror, found, found.coordinates.to_x(u))
-        self.check_step(found, x)
+        mirror.check(x.shape[0])
+        points = [found.coordinates.to_x(u) for u in starting_points(start)]
+        for point in points:
+            check_inside(mirror, found, point)
+        check_domain(mirror, found, key)
+        self.check_step(found, points[0] if points else x)
         return self
 
     def check_step(self, target: Primal, x: Array) -> None:
@@ -201,7 +214,7 @@ class AbstractLangevin(AbstractMethod):
         found = primal(target)
         x = found.coordinates.to_x(u)
         d = x.shape[0]
-        scale = learned.get("scale") if self.scale is None else self.scale
+        scale = _learned_scale(learned) if self.scale is None and found.coordinates.real else self.scale
         if scale is not None and np.shape(scale) not in ((), (d,)):
             raise InvalidArgument(f"scale has shape {np.shape(scale)}; the target has {d} coordinates: give ({d},).")
         metric = None if scale is None and self.scales(found) else jnp.ones(d) * (1.0 if scale is None else scale) ** 2
@@ -210,7 +223,9 @@ class AbstractLangevin(AbstractMethod):
         mirror = self.mirror_for(found, jnp.sqrt(adaptation.metric))
         mirror.check(d)
         local = self.locate(found, mirror.at(x))
-        step_size = self.step_size if self.step_size is not None else learned.get("step_size")
+        step_size = self.step_size
+        if step_size is None and self.has_ratio and "scale" in learned:  # another sampler's step is of another kind
+            step_size = learned["step_size"]
         step_size = self.first_step(found, mirror, local) if step_size is None else step_size
         adaptation = start_adaptation(self._settings(found), step_size, local.log_density, gradient, adaptation.metric)
         pair = Pair(local, jnp.zeros(()), jnp.zeros((2, 2, d))) if self._paired else None
@@ -244,13 +259,20 @@ class AbstractLangevin(AbstractMethod):
             twin = _where(half.finite, half.local, twin)
             pair = _update(pair, local, _where(t == 0, local, twin), t >= self.pair_from)
 
-        seen = Seen(local.point.x, local.log_density, -local.drift)
-        diverging = ~proposal.finite
+        # Variances are learned in units of those in force, towards which the estimator shrinks then.
+        seen = Seen(local.point.x / jnp.sqrt(state.adaptation.metric), local.log_density, -local.drift)
+        # A dual without a primal is an expected rejection; a ratio that is no number, at a finite point, is not.
+        diverging = ~proposal.finite & mirror.full_dual
+        if self.has_ratio:
+            diverging |= proposal.finite & jnp.isnan(proposal.log_ratio)
         adaptation = state.adaptation
         if self._learns:
             adaptation = update_adaptation(self._settings(found), adaptation, schedule, t, seen, acceptance, diverging)
-            if self.scales(found):
-                local = self._rescaled(found, local, adaptation, schedule)
+            changed = adapting & jnp.any(t == schedule.ends) & self.scales(found)
+            metric = state.adaptation.metric * jnp.where(changed, jnp.maximum(adaptation.metric, SHRINK), 1.0)
+            estimator = adaptation.estimator._replace(inverse_mass_matrix=metric)
+            adaptation = Adaptation(adaptation.dual_averaging, estimator, adaptation.level)
+            local = self._rescaled(found, local, adaptation, changed)
         new = LangevinState(local, adaptation, pair, state.coordinates)
         return new, LangevinInfo(
             acceptance_rate=acceptance if self.has_ratio else jnp.asarray(taken, acceptance.dtype),
@@ -300,10 +322,10 @@ class AbstractLangevin(AbstractMethod):
         default = ACCEPTANCE_REAL if target.coordinates.real else ACCEPTANCE
         return Settings("diagonal_welford", default if self.target_acceptance is None else self.target_acceptance, 1)
 
-    def _rescaled(self, target: Primal, local: Local, adaptation: Adaptation, schedule: Schedule) -> Local:
+    def _rescaled(self, target: Primal, local: Local, adaptation: Adaptation, changed: Array) -> Local:
         """The same point under the mirror of the new scale; only the dual coordinates change."""
         at = self.mirror_for(target, jnp.sqrt(adaptation.metric)).at
-        point = jax.lax.cond(schedule.adapting, lambda p: at(p.x), lambda p: p, local.point)
+        point = jax.lax.cond(changed, lambda p: at(p.x), lambda p: p, local.point)
         return local._replace(point=point)
 
     def _with(self, schedule: Schedule) -> "AbstractLangevin":
@@ -321,6 +343,14 @@ def value_and_drift(log_density: Callable[[Array], Array], x: Array) -> tuple[Ar
     """A log density and minus its gradient."""
     value, gradient = jax.value_and_grad(log_density)(x)
     return value, -gradient
+
+
+def _learned_scale(learned: dict[str, Any]) -> Any:
+    """Scales that another run has learned, in coordinates which are u: its own, or the root of a metric's diagonal."""
+    if "scale" in learned:
+        return learned["scale"]
+    metric = learned.get("inverse_mass_matrix")
+    return None if metric is None else jnp.sqrt(variances(metric))
 
 
 def _where(choice: Array, one: Any, other: Any) -> Any:

@@ -58,10 +58,6 @@ class MAPLA(AbstractLangevin):
         """The mirror whose Hessian is the metric."""
         return resolve_mirror(self.mirror, target, scale)
 
-    def scales(self, target: Primal) -> bool:
-        """A user's own mirror is taken as it is."""
-        return super().scales(target) and not isinstance(self.mirror, AbstractMirror)
-
     def noise(self, key: Array, mirror: AbstractMirror, point: Point) -> Array:
         """A draw of N(0, H⁻¹)."""
         return mirror.inv_noise(key, point)

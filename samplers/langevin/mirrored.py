@@ -107,7 +107,8 @@ def resolve_mirror(given: Any, target: Primal, scale: Array) -> AbstractMirror:
     parts: list[AbstractMirror] = []
     sizes: list[int] = []
     for block, at in target.coordinates.slices:
-        event = len(block.shape) - block.support.value.event_dim if block.support.value.event_dim else 0
+        support = elementary(block.support.value, block.shape)
+        event = len(block.shape) - support.event_dim if support.event_dim else 0
         size = math.prod(block.free[event:])  # of a batch, one mirror per simplex, ball, …
         for begin in range(at.start, at.stop, size):
             if block.name in own:
@@ -115,27 +116,24 @@ def resolve_mirror(given: Any, target: Primal, scale: Array) -> AbstractMirror:
             elif block.is_real:
                 mirror = Affine(real, 0.0, scale[begin : begin + size])
             else:
-                mirror = default_mirror(block.support.value, math.prod(block.shape[event:]))
+                mirror = default_mirror(support, math.prod(block.shape[event:]))
             parts.append(mirror)
             sizes.append(size)
     return parts[0] if len(parts) == 1 else Product(tuple(parts), tuple(sizes))
 
 
-def default_smoothing(term: Any, hyperbolic: bool) -> Any:
-    """The envelope parameter λ from the slope α of a term: 0.1/α for the hyperbolic entropy, whose prox shrinks the
-    dual by λα; 0.1/α² for the Euclidean envelope, whose prox shrinks x, of scale 1/α.
+def elementary(support: Any, shape: tuple[int, ...]) -> Any:
+    """A constraint without `independent` around it, the bounds of one that acts on each value as flat arrays."""
+    from numpyro.distributions import constraints
 
-    Raises
-    ------
-    InvalidArgument
-        The term has no slopes; λ must then be given.
-    """
-    weights = getattr(term, "weights", None)
-    if weights is None or isinstance(weights, Mapping):
-        raise InvalidArgument(
-            f"smoothing=None needs a term with weights, such as L1; for {type(term).__name__} give the envelope "
-            f"parameter λ yourself, e.g. smoothing=0.1."
-        )
-    slope = np.asarray(weights, float) if not hasattr(weights, "aval") else weights
-    slope = jnp.where(jnp.asarray(slope) > 0, slope, 1.0)
-    return 0.1 / slope if hyperbolic else 0.1 / slope**2
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    names = [name for name in ("lower_bound", "upper_bound") if np.ndim(getattr(support, name, 0.0))]
+    if support.event_dim or not names:
+        return support
+    flat = {
+        name: np.broadcast_to(getattr(support, name), shape).reshape(-1)
+        for name in ("lower_bound", "upper_bound")
+        if hasattr(support, name)
+    }
+    return type(support)(**flat)

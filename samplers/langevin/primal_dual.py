@@ -35,6 +35,7 @@ from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_count, check_positive
 from .common import AbstractLangevin, LangevinState, Local, Noise, Proposal, finite
 from .curvature import curvature
+from .slope import term_step
 
 MARGIN = 0.95
 
@@ -45,7 +46,7 @@ class PrimalDualLangevin(AbstractLangevin):
     Parameters
     ----------
     step_size
-        τ. Default: 1/(5 L), L the curvature of f at the start.
+        τ. Default: 1/(5 L), and at most 0.1/α² for a term of slope α; L the curvature of f at the start.
     ratio
         σ/τ, the dual step over the primal one, with τσ‖K‖² < 1. Default: the largest possible. Small ratios have a bias
         that no step size removes.
@@ -114,7 +115,7 @@ class PrimalDualLangevin(AbstractLangevin):
 
     def first_step(self, target: Primal, mirror: AbstractMirror, local: Local) -> Any:
         """1/(5 L), or as much of it as the given ratio allows."""
-        step = 0.2 / curvature(target, local.point.x, None)
+        step = jnp.minimum(0.2 / curvature(target, local.point.x, None), term_step(target.nonsmooth))
         if self.ratio is None:
             return step
         return jnp.minimum(step, MARGIN / jnp.sqrt(self.ratio * operator_norm(target.nonsmooth)))

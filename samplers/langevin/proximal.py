@@ -15,7 +15,7 @@ References
 ----------
 .. [1] A. Salim, P. Richtárik (2020). Primal dual interpretation of the proximal stochastic gradient Langevin algorithm.
    NeurIPS.
-.. [2] M. Pereyra (2016). Proximal Markov chain Monte Carlo algorithms. Statistics and Computing 26.
+.. [2] A. Durmus, S. Majewski, B. Miasojedow (2019). Analysis of Langevin Monte Carlo via convex optimization. JMLR 20.
 .. [3] M.-C. Corbineau, D. Kouamé, E. Chouzenoux, J.-Y. Tourneret, J.-C. Pesquet (2019). Preconditioned P-ULA for joint
    deconvolution-segmentation of ultrasound images. IEEE Signal Processing Letters 26(10).
 .. [4] A. Eftekhari, L. Vargas, K. C. Zygalakis (2023). The forward–backward envelope for sampling with the overdamped
@@ -38,6 +38,7 @@ from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_choice, check_count, check_positive
 from .common import AbstractLangevin, Local, Noise, Proposal, finite, value_and_drift
 from .curvature import curvature, hessian_product
+from .slope import term_step
 
 SCHEMES = ("psgla", "pgld", "pp_ula", "fbula")
 
@@ -48,8 +49,8 @@ class ProximalLangevin(AbstractLangevin):
     Parameters
     ----------
     step_size
-        γ. Default: 1/(5 L), L the largest curvature of f (of f in the metric M) at the start, found by power iteration;
-        for ``"fbula"`` L + 1/λ in its place.
+        γ. Default: 1/(5 L), L the largest curvature of f (of f in the metric M) at the start, found by power iteration
+        (for ``"fbula"`` L + 1/λ in its place), and at most 0.1/α² for a term of slope α.
     scheme
         ``"psgla"`` (draws lie on the kinks, the least bias in moments), ``"pgld"``, ``"pp_ula"`` or ``"fbula"``.
     smoothing
@@ -70,8 +71,8 @@ class ProximalLangevin(AbstractLangevin):
 
     References
     ----------
-    Salim & Richtárik (2020), NeurIPS (psgla); Pereyra (2016), Statistics and Computing (pgld); Corbineau et al. (2019)
-    (pp_ula); Eftekhari, Vargas & Zygalakis (2023) (fbula).
+    Salim & Richtárik (2020), NeurIPS (psgla); Durmus, Majewski & Miasojedow (2019), JMLR (pgld); Corbineau et al.
+    (2019) (pp_ula); Eftekhari, Vargas & Zygalakis (2023) (fbula).
     """
 
     adjusted: bool = eqx.field(static=True, default=False)
@@ -117,6 +118,11 @@ class ProximalLangevin(AbstractLangevin):
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "ProximalLangevin":
         """Check λ against the curvature of f at a random point."""
         super().prepare(key, target, start)
+        if self.metric is not None and np.shape(self.metric) != (target.dim, target.dim):
+            raise InvalidArgument(
+                f"metric has shape {np.shape(self.metric)}; on a target of dimension {target.dim} it must be "
+                f"({target.dim}, {target.dim})."
+            )
         if self.scheme == "fbula":
             found = primal(target)
             largest = float(curvature(found, found.coordinates.to_x(target.initial(key)), None))
@@ -183,4 +189,4 @@ class ProximalLangevin(AbstractLangevin):
         largest = curvature(target, local.point.x, metric)
         if self.scheme == "fbula":
             largest = largest + 1 / self.smoothing
-        return 0.2 / largest
+        return jnp.minimum(0.2 / largest, term_step(target.nonsmooth))

@@ -89,10 +89,103 @@ def test_laplace_of_three_scales(options) -> None:
     assert_moments(posterior, np.zeros(3), 2 / weights**2)
 
 
+def test_real_and_constrained_sites_together() -> None:
+    """Scales are learned for the real site, far from 0 and narrow, beside one that has none."""
+
+    def model(y):
+        m = numpyro.sample("m", dist.Normal(100.0, 0.01))
+        s = numpyro.sample("s", dist.Gamma(3.0, 2.0))
+        numpyro.sample("y", dist.Normal(m, 1e4), obs=y)
+        numpyro.factor("c", 0.0 * s)
+
+    target = pf.Target.from_numpyro(model, np.array([0.0]))
+    posterior = fit(target, pf.MirrorLangevin(), start={"m": 100.0, "s": 1.0}, num_warmup=1000, num_samples=4000)
+    draws = posterior.draws()
+    assert draws["m"].std() == pytest.approx(0.01, rel=0.15)
+    assert draws["m"].mean() == pytest.approx(100.0, abs=0.003)
+    assert draws["s"].mean() == pytest.approx(1.5, rel=0.1)
+
+
+def test_a_user_s_scale_stays() -> None:
+    target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum((x - 50) ** 2), np.zeros(1))
+    posterior = fit(target, pf.MirrorLangevin(scale=3.0), start=np.full(1, 50.0))
+    np.testing.assert_allclose(posterior._learned()["scale"], 3.0)
+    assert posterior.draws()["x"].std() == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_batch_of_simplices() -> None:
+    """Each row has a mirror of its own, also where the rows are one event."""
+
+    def model():
+        numpyro.sample("p", dist.Dirichlet(np.full(3, 4.0)).expand([2]).to_event(1))
+
+    posterior = fit(pf.Target.from_numpyro(model), pf.MirrorLangevin())
+    draws = posterior.draws()["p"]
+    np.testing.assert_allclose(draws.mean((0, 1)), 1 / 3, atol=0.02)
+    np.testing.assert_allclose(draws.var((0, 1)), 2 / 117, rtol=0.2)
+
+
+def test_bounds_of_fewer_axes_than_the_site() -> None:
+    def model():
+        with numpyro.plate("rows", 4):
+            numpyro.sample("x", dist.Uniform(0.0, np.array([1.0, 2.0, 3.0])).to_event(1))
+
+    draws = fit(pf.Target.from_numpyro(model), pf.MirrorLangevin(), num_samples=4000).draws()["x"]
+    np.testing.assert_allclose(draws.mean((0, 1)), np.broadcast_to([0.5, 1.0, 1.5], (4, 3)), rtol=0.15)
+
+
+def test_a_step_of_another_kind_is_not_inherited() -> None:
+    target = pf.Target.composite(lambda x: -50.0 * jnp.sum(x**2), L1(1.0), np.zeros(2))
+    start = fit(target, pf.NUTS(), num_samples=50)
+    posterior = fit(target, pf.ProximalLangevin(), start=start, num_samples=200)
+    assert np.asarray(posterior._learned()["step_size"]).max() < 0.02
+    assert posterior.draws()["x"].std() < 1.0
+
+
+def test_a_flat_smooth_part_does_not_make_the_step_infinite() -> None:
+    target = pf.Target.composite(lambda x: 0.0 * jnp.sum(x), L1(1.0), np.zeros(2))
+    posterior = fit(target, pf.ProximalLangevin(), num_samples=8000)
+    assert posterior.draws()["x"].std() == pytest.approx(np.sqrt(2), rel=0.25)
+
+
+def test_groups_beside_an_unknown_noise_scale() -> None:
+    def model(x, y):
+        b = numpyro.sample("b", dist.Normal(0, 10).expand([4]).to_event(1))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
+        numpyro.sample("y", dist.Normal(x @ b, sigma), obs=y)
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 4))
+    y = x[:, :2].sum(1) + 0.5 * rng.normal(size=40)
+    groups = geo.prox.GroupL2(3.0, {"b": np.array([0, 0, 1, 1])})
+    posterior = fit(pf.Target.composite(pf.Target.from_numpyro(model, x, y), groups), pf.BregmanProximalLangevin())
+    draws = posterior.draws()
+    np.testing.assert_allclose(draws["b"].mean((0, 1)), [1, 1, 0, 0], atol=0.3)
+    assert draws["sigma"].mean() == pytest.approx(0.5, abs=0.15)
+    spread = geo.prox.ElasticNet({"b": 1.0}, 1.0)
+    with pytest.raises(pf.UnsupportedTarget, match="acts on the site 'sigma'"):
+        fit(pf.Target.composite(pf.Target.from_numpyro(model, x, y), spread), pf.BregmanProximalLangevin())
+
+
+def test_a_ratio_that_is_no_number_is_a_rejection_and_counted() -> None:
+    target = pf.Target.from_log_density(lambda x: jnp.sum(jnp.where(x > 0.5, jnp.nan, -0.5 * x**2)), np.zeros(1))
+    posterior = fit(target, pf.MirrorLangevin(), start=np.zeros(1), num_samples=500)
+    assert posterior.draws()["x"].max() <= 0.5
+    assert posterior.data["sample_stats"]["diverging"].values.sum() > 0
+
+
+def test_the_mirror_must_have_the_domain_of_the_support() -> None:
+    half = pf.Target.from_log_density(lambda v: -jnp.sum(v["s"] ** 2), {"s": np.ones(1)}, {"s": constraints.positive})
+    with pytest.raises(pf.InvalidArgument, match="leads out of its support, positive"):
+        fit(half, pf.MirrorLangevin(mirror={"s": geo.Euclidean()}), num_samples=10)
+    with pytest.raises(pf.InvalidArgument, match="covers a part of the supports only"):
+        fit(REAL, pf.MirrorLangevin(mirror=geo.BoltzmannShannon()), start=np.ones(2), num_samples=10)
+
+
 def test_scales_are_learned() -> None:
-    scales = np.array([1.0, 10.0, 0.1])
+    scales = np.array([1.0, 10.0, 0.01])
     target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum((x / scales) ** 2), np.zeros(3))
-    posterior = fit(target, pf.MirrorLangevin(), num_samples=200)
+    posterior = fit(target, pf.MirrorLangevin(), num_samples=200, num_warmup=1000)
     learned = np.asarray(posterior._learned()["scale"])
     np.testing.assert_allclose(learned, np.broadcast_to(scales, learned.shape), rtol=0.5)
 
@@ -180,6 +273,9 @@ SIMPLEX = pf.Target.from_log_density(lambda p: jnp.sum(jnp.log(p)), np.full(3, 1
         (KINK, lambda: pf.MirrorLangevin(mirror="log"), "mirror must be None, 'hyperbolic'"),
         (KINK, lambda: pf.MirrorLangevin(scale=np.ones(3)), "scale has shape"),
         (KINK, lambda: pf.MirrorLangevin(scale=-1.0), "scale must be positive"),
+        (KINK, lambda: pf.MirrorLangevin(scale=1.0, mirror=geo.Euclidean()), "has no use with a mirror of one's own"),
+        (KINK, lambda: pf.BregmanProximalLangevin(smoothing=np.ones(3)), "smoothing has shape"),
+        (KINK, lambda: pf.ProximalLangevin(scheme="pp_ula", metric=np.eye(3)), "metric has shape"),
         (KINK, lambda: pf.MirrorLangevin(mirror=geo.HyperbolicEntropy([0.1, 0.2, 0.3])), "beta has shape"),
         (KINK, lambda: pf.BregmanProximalLangevin(side="up"), "side must be one of"),
         (KINK, lambda: pf.BregmanProximalLangevin(envelope="log"), "envelope must be None"),
@@ -273,3 +369,11 @@ def test_real_sites_only() -> None:
     target = pf.Target.composite(SIMPLEX, L1(0.0))
     with pytest.raises(pf.UnsupportedTarget, match="needs real sites, and 'x' has the support simplex"):
         fit(target, pf.ProximalLangevin(), num_samples=10, num_warmup=10)
+
+
+def test_scales_far_below_one_are_learned() -> None:
+    scales = np.array([1e-4, 1e-5])
+    target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum((x / scales) ** 2), np.zeros(2))
+    posterior = fit(target, pf.MirrorLangevin(), num_samples=200, num_warmup=1000, start=np.zeros(2))
+    learned = np.asarray(posterior._learned()["scale"])
+    np.testing.assert_allclose(learned, np.broadcast_to(scales, learned.shape), rtol=0.5)

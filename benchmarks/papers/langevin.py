@@ -21,6 +21,7 @@ from pushforward.infer.geometry import L1, HyperbolicEntropy
 from .langevin_common import Rows, run
 from .langevin_deconvolution import d
 from .langevin_mirror import e1, e2, e3
+from .langevin_mixtures import a, b, c
 
 
 def s1(chains: int = 200, steps: int = 4000) -> None:
@@ -80,7 +81,7 @@ def s1(chains: int = 200, steps: int = 4000) -> None:
 
 
 if __name__ == "__main__":
-    experiments = {"s1": s1, "d": d, "e1": e1, "e2": e2, "e3": e3}
+    experiments = {"s1": s1, "e1": e1, "e2": e2, "e3": e3, "d": d, "c": c, "a": a, "b": b}
     for name in sys.argv[1:] or experiments:
         print(f"-- {name}", flush=True)
         experiments[name]()

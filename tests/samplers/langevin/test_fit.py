@@ -372,7 +372,7 @@ def test_real_sites_only() -> None:
 
 
 def test_scales_far_below_one_are_learned() -> None:
-    scales = np.array([1e-4, 1e-5])
+    scales = np.array([1e-3, 1e-4])
     target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum((x / scales) ** 2), np.zeros(2))
     posterior = fit(target, pf.MirrorLangevin(), num_samples=200, num_warmup=1000, start=np.zeros(2))
     learned = np.asarray(posterior._learned()["scale"])

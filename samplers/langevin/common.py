@@ -131,9 +131,10 @@ class AbstractLangevin(AbstractMethod):
             check_positive("step_size", self.step_size)
         if self.target_acceptance is not None:
             check_fraction("target_acceptance", self.target_acceptance)
-        if self.scale is not None and isinstance(getattr(self, "mirror", None), AbstractMirror):
+        mirror = getattr(self, "mirror", None)
+        if self.scale is not None and isinstance(mirror, AbstractMirror):
             raise InvalidArgument(
-                f"scale={self.scale!r} has no use with a mirror of one's own, {type(self.mirror).__name__}; write "
+                f"scale={self.scale!r} has no use with a mirror of one's own, {type(mirror).__name__}; write "
                 f"mirror=Affine(mirror, 0.0, scale)."
             )
         if self.scale is not None and not np.all(np.asarray(self.scale) > 0):

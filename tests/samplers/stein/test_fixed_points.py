@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 import pushforward as pf
 from pushforward.infer.geometry import Burg
 
-PLAIN = {"optimizer": optax.sgd(0.5), "tolerance": 1e-12, "num_steps": 20_000}
+PLAIN = {"optimizer": optax.sgd(0.2), "tolerance": 1e-12, "num_steps": 20_000}
 
 
 def normal():

@@ -22,7 +22,6 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -232,7 +231,7 @@ def _check_family(pair: str, objective: Objective, estimator: Estimator, q: Appr
         raise InvalidArgument(f"{pair}: {name} is drawn by acceptance-rejection; use Reparameterised.")
     if objective.sampling == "given" and estimator.path:
         try:
-            jax.eval_shape(transport_of(q)[1], jax.ShapeDtypeStruct(np.shape(objective.draws)[1:], float))
+            jax.eval_shape(lambda key: transport_of(q)[1](objective.take(key, (1, 1))[0, 0]), jax.random.key(0))
         except (NotAvailable, NotImplementedError) as error:
             raise InvalidArgument(
                 f"{pair} needs the draw of the base behind a point, which {name} lacks ({error}); use FixedDraws."

@@ -131,7 +131,7 @@ def log_inverse_gamma(key: PRNGKeyArray, concentration: Float[Array, "*s"], **op
     return AcceptedDraw(-log_z, log_accepted)
 
 
-def wishart(key: PRNGKeyArray, df: Float[Array, ""], scale_tril: Float[Array, "p p"], **options: Any) -> AcceptedDraw:
+def wishart(key: PRNGKeyArray, df: Float[Array, ""], scale_tril: Float[Array, "..."], **options: Any) -> AcceptedDraw:
     """A Wishart(ν, A Aᵀ) draw, as its lower Cholesky factor.
 
     Bartlett's: L = A B with B lower triangular, B_ii² ~ χ²(ν − i) for i from 0, standard normals below the diagonal.
@@ -141,7 +141,7 @@ def wishart(key: PRNGKeyArray, df: Float[Array, ""], scale_tril: Float[Array, "p
     df
         ν > p − 1.
     scale_tril
-        A, lower triangular with positive diagonal.
+        A, lower triangular with positive diagonal, shape (p, p).
     options
         Of `log_gamma`.
 

@@ -20,7 +20,6 @@ SLOW = [
     "earnings-logearn_height_male",
     "earnings-logearn_interaction",
     "eight_schools-eight_schools_noncentered",
-    "gp_pois_regr-gp_regr",
     "kidiq-kidscore_momhs",
     "kidiq-kidscore_momiq",
     "kilpisjarvi_mod-kilpisjarvi",

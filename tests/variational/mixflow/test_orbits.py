@@ -179,11 +179,12 @@ def test_the_density_integrates_to_one(momentum):
 
 @pytest.mark.parametrize("name", ["hmc", "gaussian", "laplace"])
 def test_weights_of_draws_have_mean_one(name):
-    """E_{q_N}[q₀ / q_N] = 1, and E[π / q_N] = Z = 1."""
+    """E_{q_N}[q₀ / q_N] = 1, weights of at most N; and E[π / q_N] = Z = 1, without a useful variance if uncorrected."""
     flow_map, length = maps(step=0.1, leapfrogs=10)[name], jnp.asarray(50)
     draw = jax.jit(jax.vmap(lambda key: families.sample(key, flow_of(flow_map), cross, length)))
     found, log_q, _ = draw(jax.random.split(jax.random.key(7), 2000))
-    for log_p in (jax.vmap(REFERENCE.log_prob)(found.at.x), found.at.log_density):
+    known = [jax.vmap(REFERENCE.log_prob)(found.at.x), found.at.log_density]
+    for log_p in known if name == "hmc" else known[:1]:
         weights = np.exp(np.asarray(log_p - log_q))
         assert abs(weights.mean() - 1.0) < 4 * weights.std() / np.sqrt(len(weights)) + 1e-3
 
@@ -195,4 +196,4 @@ def test_quantile_undoes_the_distribution_function(name):
     np.testing.assert_allclose(flow_map.quantile(flow_map.cdf(z)), z, atol=1e-9)
     p = jnp.linspace(0.4, 0.6, 1001)
     assert np.all(np.diff(np.asarray(flow_map.quantile(p))) > 0)
-    assert float(flow_map.cdf(jnp.array(-30.0))) > 0
+    assert float(flow_map.cdf(jnp.array([-30.0]))[0]) > 0

@@ -46,7 +46,8 @@ def remarks(q: Flow, gain: float, gap: float, plateau: Any, num_steps: int) -> l
         The tolerance of the rule that stops, and the steps asked for.
     """
     training, (draws, _) = q.training, (np.asarray(x) for x in final_draws(q))
-    start = np.asarray(q.bijection.bijections[-1].standard_deviations())
+    chain: Any = q.bijection
+    start = np.asarray(chain.bijections[-1].standard_deviations())
     spread = float(np.max(np.std(draws, axis=0) / np.maximum(start, np.finfo(float).tiny)))
     found = [_ended(gain, gap, plateau, num_steps, spread), *limits(q)]
     skipped = int(np.sum(np.asarray(training.skipped)))
@@ -104,7 +105,8 @@ def _restarts(training: Training, sd: np.ndarray) -> dict:
 def limits(q: Flow) -> list[dict]:
     """Layers whose log scales are at their limit at some draws, and solvers near the end of their steps."""
     z = q.sample_base(jax.random.key(1), NUM_PROBES)
-    layers = q.bijection.bijections[0]  # where limits matter nothing comes before the stack
+    chain: Any = q.bijection
+    layers = chain.bijections[0]  # where limits matter nothing comes before the stack
     found, shares = [], pinned_shares(layers, z)
     if shares is not None and np.max(shares) > OFTEN:
         worst = int(np.argmax(shares))

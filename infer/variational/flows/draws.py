@@ -38,7 +38,7 @@ def held_out(n: int) -> int:
 
 def whitening_of(draws: Float[np.ndarray, "n d"]) -> Whitening:
     """The whitening by the moments of the draws."""
-    draws = jnp.asarray(draws, float)
-    covariance = jnp.atleast_2d(jnp.cov(draws, rowvar=False))
+    points = jnp.asarray(draws, float)
+    covariance = jnp.atleast_2d(jnp.cov(points, rowvar=False))
     small = 1e-6 * jnp.diag(jnp.diag(covariance))  # where there are fewer draws than dimensions
-    return Whitening.make(draws.mean(0), jnp.linalg.cholesky(covariance * (1 - 1e-6) + small))
+    return Whitening.make(points.mean(0), jnp.linalg.cholesky(covariance * (1 - 1e-6) + small))

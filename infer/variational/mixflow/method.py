@@ -61,7 +61,7 @@ class MixFlow(AbstractMethod):
     tolerance
         Gain of the bound, in nats, from half the length to the whole, below which orbits stop growing.
     reference
-        An `Approximation` or posterior with a mean and a covariance, whose diagonal counts; None: a mean-field fit.
+        An `Approximation` or posterior with a mean and a covariance, made mean-field; None: a mean-field fit.
     overdispersion
         Factor on the reference's standard deviations.
     reference_steps
@@ -232,11 +232,18 @@ class MixFlow(AbstractMethod):
 def first_reference(method: MixFlow, start: Any) -> orbit.Reference:
     """q₀: the user's, the Gaussian of the stage before, or one of unit scale around the start."""
     if method.reference is not None:
-        loc, scale = method.reference.mean(), jnp.sqrt(jnp.diagonal(method.reference.covariance()))
+        loc, scale = mean_field(method.reference)
     elif isinstance(start, GaussianState):
-        fitted = to_u(start)
-        loc, scale = fitted.mean(), jnp.sqrt(jnp.diagonal(fitted.covariance()))
+        loc, scale = mean_field(to_u(start))
     else:
         loc = start.u if isinstance(start, Warm) else jnp.asarray(start)
         scale = jnp.ones_like(loc)
     return orbit.Reference(loc, method.overdispersion * scale)
+
+
+def mean_field(q: Approximation) -> tuple[Array, Array]:
+    """Mean and standard deviations of the mean-field normal nearest to N(m, Σ) by the bound: diag(Σ⁻¹)^−½."""
+    covariance = q.covariance()
+    root = jnp.linalg.cholesky(covariance)
+    inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(len(root), dtype=root.dtype), lower=True)
+    return q.mean(), jnp.sum(inverse**2, axis=0) ** -0.5

@@ -85,6 +85,10 @@ class AbstractStein(AbstractMethod):
     kind: ClassVar = "particles"
     exact: ClassVar[bool] = False
     default_chains: ClassVar[int] = 1
+    warning: ClassVar[str] = (
+        "Stein particles are approximate: a finite cloud, placed by an optimiser, has smaller variances than the "
+        "target, the more so the more dimensions there are; more particles bring it nearer."
+    )
 
     def __check_init__(self) -> None:
         check_count("num_particles", self.num_particles)

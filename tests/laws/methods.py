@@ -123,12 +123,12 @@ METHODS: dict[str, Entry] = {
     "PrimalDualLangevin": Entry(
         lambda: pf.PrimalDualLangevin(step_size=0.02), _set(step_size=0.03), 0.15, target=composite
     ),
-    "SVGD": Entry(lambda: pf.SVGD(num_particles=110, num_steps=150), _set(learning_rate=0.08, num_steps=160), bias=0.1),
+    "SVGD": Entry(lambda: pf.SVGD(num_particles=160, num_steps=150), _set(learning_rate=0.08, num_steps=160), bias=0.1),
     "MirroredSVGD": Entry(
-        lambda: pf.MirroredSVGD(num_particles=110, num_steps=150), _set(learning_rate=0.08, num_steps=160), bias=0.1
+        lambda: pf.MirroredSVGD(num_particles=160, num_steps=150), _set(learning_rate=0.08, num_steps=160), bias=0.1
     ),
-    "SVMD": Entry(lambda: pf.SVMD(num_particles=110, num_steps=120), _set(learning_rate=0.08, jitter=1e-5), bias=0.1),
-    "SVNG": Entry(lambda: pf.SVNG(num_particles=110, num_steps=60), _set(learning_rate=0.4, damping=1e-2), bias=0.1),
+    "SVMD": Entry(lambda: pf.SVMD(num_particles=160, num_steps=120), _set(learning_rate=0.08, jitter=1e-5), bias=0.1),
+    "SVNG": Entry(lambda: pf.SVNG(num_particles=250, num_steps=60), _set(learning_rate=0.4, damping=1e-2), bias=0.1),
     "Laplace": Entry(lambda: pf.Laplace(max_iterations=40), None),
 }
 

@@ -47,12 +47,11 @@ def test_constrained_sites_have_their_jacobian(method):
     assert posterior.diagnose().ok
 
 
-@pytest.mark.parametrize("method", [pf.SVGD, pf.MirroredSVGD, pf.SVNG])
+@pytest.mark.parametrize("method", [pf.SVGD, pf.MirroredSVGD])
 def test_mini_batches_lead_where_all_data_do(method):
     exact = pf.fit(logistic(), pf.NUTS(), num_samples=1000, num_chains=2, progress=False).draws()["x"].reshape(-1, 2)
-    options = {"metric": "fisher"} if method is pf.SVNG else {}
     # The noise of a batch, 1.4 standard deviations, moves all particles together; many steps average it out.
-    run = method(num_particles=50, num_steps=1500, batch_size=100, **options)
+    run = method(num_particles=50, num_steps=1500, batch_size=100)
     found = pf.fit(logistic(), run, progress=False).draws()["x"]
     sd = exact.std(0)
     assert np.all(np.abs(found.mean(0) - exact.mean(0)) < 0.25 * sd)
@@ -79,7 +78,7 @@ def test_findings():
     start = np.array([[-1.0], [1.0], [1.0 + 1e-9]])
     merged = pf.SVGD(num_particles=3, kernel="rbf", bandwidth=100.0, initial=start, num_steps=5)
     text = str(pf.fit(one, merged, progress=False).diagnose())
-    assert "they have merged" in text
+    assert "merged particles" in text
 
 
 def test_a_start_from_an_approximation():
@@ -126,7 +125,7 @@ def test_the_gram_matrix_has_its_limits(method):
 )
 def test_particles_given_are_checked(initial, message):
     values = {"gamma": np.array([1.0, 2.0, 3.0]), "beta": np.full(3, 0.4), "dirichlet": np.full((3, 3), 1 / 3)}
-    match initial:
+    match initial if isinstance(initial, str) else "":
         case "negative":
             initial = values | {"gamma": np.array([1.0, -1.0, 3.0])}
         case "short":

@@ -46,8 +46,8 @@ class SVNG(AbstractStein):
         An optax optimiser in place of plain steps, with its own rate.
     metric
         ``"hessian"``: of −log density at the mean of the particles, negative eigenvalues turned positive, one for all;
-        ``"fisher"``: Σ_i g_i g_iᵀ of the gradients g_i of the log likelihoods of a target with factors, (of a
-        mini-batch, scaled up), at each particle; or a function u (d,) → G (d, d).
+        ``"fisher"``: Σ_i g_i g_iᵀ of the gradients g_i of the log likelihoods of a target with factors, at each
+        particle, and not with mini-batches; or a function u (d,) → G (d, d).
     damping
         Added to the diagonal of G, relative to the mean of its diagonal.
     spectrum, jitter
@@ -71,6 +71,11 @@ class SVNG(AbstractStein):
         check_nonnegative("damping", self.damping)
         if not callable(self.metric) and self.metric not in METRICS:
             raise InvalidArgument(f"metric must be 'hessian', 'fisher' or a function of u, got {self.metric!r}.")
+        if self.metric == "fisher" and self.batch_size is not None:
+            raise InvalidArgument(
+                f"metric='fisher' with batch_size={self.batch_size} takes metric and score from the same observations, "
+                f"and the product of their errors does not average out; use metric='hessian'."
+            )
 
     def check_target(self, target: Target, u: Float[Array, "n d"] | None) -> None:
         """Room for the matrices; a metric that is positive definite at a start."""

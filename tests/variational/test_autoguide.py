@@ -124,7 +124,7 @@ def test_laplace_at_a_known_mode() -> None:
     with jax.enable_x64(True):
         found = laplace(gaussian(), jnp.asarray(MEAN))
         np.testing.assert_allclose(found.covariance(), COVARIANCE, rtol=1e-9, atol=1e-12)
-        assert np.all(np.triu(found.scale_tril, 1) == 0)
+        assert np.all(np.triu(found.factor.dense(), 1) == 0)
         saddle = pf.Target.from_log_density(lambda x: x[0] ** 2 - x[1] ** 2, np.zeros(2))
         with pytest.raises(pf.NonFinite, match="not negative definite"):
             laplace(saddle, jnp.zeros(2))

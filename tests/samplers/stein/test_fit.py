@@ -47,7 +47,7 @@ def test_constrained_sites_have_their_jacobian(method):
     assert posterior.diagnose().ok
 
 
-@pytest.mark.parametrize("method", [pf.SVGD, pf.MirroredSVGD])
+@pytest.mark.parametrize("method", [pf.SVGD, pf.MirroredSVGD, pf.SVNG])
 def test_mini_batches_lead_where_all_data_do(method):
     exact = pf.fit(logistic(), pf.NUTS(), num_samples=1000, num_chains=2, progress=False).draws()["x"].reshape(-1, 2)
     # The noise of a batch, 1.4 standard deviations, moves all particles together; many steps average it out.
@@ -102,6 +102,11 @@ def test_a_start_from_an_approximation():
 def test_hyperparameters_are_checked(options, message):
     with pytest.raises(pf.InvalidArgument, match=message):
         pf.SVGD(**options)
+
+
+def test_a_fisher_metric_takes_no_mini_batches():
+    with pytest.raises(pf.InvalidArgument, match="metric='fisher' with batch_size=5"):
+        pf.SVNG(metric="fisher", batch_size=5)
 
 
 @pytest.mark.parametrize("method", [pf.SVMD, pf.SVNG])

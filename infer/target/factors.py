@@ -60,8 +60,8 @@ class FactorTarget(LabelledTarget):
 
     def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log prior, all log likelihoods, and the log-Jacobian."""
-        params, log_det = self._params(u)
-        return self._prior(params) + log_det + jnp.sum(self._likelihoods(params, self.data))
+        values, log_det = self.coordinates.constrain(u)
+        return self.log_density_at(values) + log_det
 
     def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log prior density of ``u``, log-Jacobian included."""
@@ -80,9 +80,8 @@ class FactorTarget(LabelledTarget):
 
     def log_density_minibatch(self, u: Float[Array, " d"], batch: Int[Array, " b"]) -> Float[Array, ""]:
         """Unbiased estimate of `log_density` from a mini-batch of b indices: log prior + n/b Σ log likelihood."""
-        params, log_det = self._params(u)
-        part = self._likelihoods(params, jax.tree.map(lambda leaf: as_array(leaf)[batch], self.data))
-        return self._prior(params) + log_det + self.num_factors / part.shape[0] * jnp.sum(part)
+        values, log_det = self.coordinates.constrain(u)
+        return self.log_density_at_minibatch(values, batch) + log_det
 
     def log_density_at_minibatch(self, values: dict[str, Array], batch: Int[Array, " b"]) -> Float[Array, ""]:
         """Unbiased estimate of `log_density_at` from a mini-batch of b indices."""

@@ -30,9 +30,10 @@ from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.target import Target
 from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_choice
+from ..mirrors import Relative, as_mirror, resolve_mirror
 from .checks import check_euclidean_step, describe_convexity, describe_tails
 from .common import AbstractLangevin, LangevinState, Local, Noise, Proposal, value_and_drift
-from .mirrored import Relative, as_mirror, mirror_proposal, resolve_mirror
+from .mirrored import mirror_proposal
 from .slope import default_smoothing
 
 

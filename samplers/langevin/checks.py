@@ -14,30 +14,10 @@ from ...infer.geometry.prox import UserTerm
 from ...infer.geometry.term import AbstractTerm
 from ...infer.run.start import Warm
 from ...infer.target.primal import Primal
+from ..mirrors import shorten
 from .curvature import curvature
 
 LARGE_KAPPA = 0.3
-
-
-def check_inside(mirror: AbstractMirror, target: Primal, x: Array) -> None:
-    """Raise `InvalidArgument` where a start lies outside of the mirror's domain.
-
-    Raises
-    ------
-    InvalidArgument
-        The message names the site, and where coordinates have bounds of their own, the first one outside of them.
-    """
-    if bool(mirror.contains(x)):
-        return
-    lower, upper = getattr(mirror, "bounds", (-np.inf, np.inf))
-    outside = np.flatnonzero(~((np.asarray(x) > lower) & (np.asarray(x) < upper)))
-    at = int(outside[0]) if outside.size else 0
-    site = next(block.name for block, where in target.coordinates.slices if at < where.stop)
-    what = f"coordinate {at} (site {site!r}) is {float(x[at]):.4g}" if outside.size else f"x is {shorten(x)}"
-    raise InvalidArgument(
-        f"the start lies outside of the domain of {type(mirror).__name__}: {what}; give start= with a point inside, or "
-        f"the support of the site to Target.from_log_density."
-    )
 
 
 def starting_points(start: Any) -> list[Array]:
@@ -84,12 +64,6 @@ def check_domain(mirror: AbstractMirror, target: Primal, key: Any) -> None:
                     f"the mirror of the site {block.name!r} leads out of its support, {block.kind}, to "
                     f"{shorten(there[at])}; leave it out, or take one of that domain."
                 )
-
-
-def shorten(x: Any) -> str:
-    """The first few numbers of a vector."""
-    x = np.asarray(x)
-    return str(x[:4].round(4).tolist()) + (" …" if x.size > 4 else "")
 
 
 def describe_tails(envelope: Envelope) -> list[dict[str, Any]]:

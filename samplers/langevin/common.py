@@ -26,8 +26,9 @@ from ...infer.target.primal import Primal, PrimalCoordinates, primal
 from ...infer.validate import check_fraction, check_positive
 from ..adaptation import Adaptation, Settings, start_adaptation, update_adaptation
 from ..metric import variances
+from ..mirrors import check_inside
 from ..schedule import Schedule, frozen, step_size_schedule, window_schedule
-from .checks import check_domain, check_inside, starting_points
+from .checks import check_domain, starting_points
 
 FIRST_STEP = 0.1
 ACCEPTANCE_REAL, ACCEPTANCE = 0.574, 0.4

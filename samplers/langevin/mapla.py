@@ -20,8 +20,8 @@ from jaxtyping import Array
 from ...infer.errors import InvalidArgument
 from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.target.primal import Primal
+from ..mirrors import as_mirror, resolve_mirror
 from .common import AbstractLangevin, Local, Noise, Proposal, finite, value_and_drift
-from .mirrored import as_mirror, resolve_mirror
 
 
 class MAPLA(AbstractLangevin):

@@ -25,22 +25,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ...infer.errors import InvalidArgument, UnsupportedTarget
-from ...infer.geometry import Euclidean
+from ...infer.errors import InvalidArgument
 from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.geometry.prox import prox_conjugate
 from ...infer.geometry.tv import TotalVariation, differences, differences_transpose
 from ...infer.target import Target
 from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_count, check_positive
-from .common import AbstractLangevin, LangevinState, Local, Noise, Proposal, finite
+from .common import LangevinState, Local, Noise, Proposal, finite
 from .curvature import curvature
 from .slope import term_step
+from .unadjusted import AbstractUnadjusted
 
 MARGIN = 0.95
 
 
-class PrimalDualLangevin(AbstractLangevin):
+class PrimalDualLangevin(AbstractUnadjusted):
     """The unadjusted Langevin primal–dual algorithm, for total variation and other terms g(Kx). Approximate.
 
     Parameters
@@ -71,14 +71,10 @@ class PrimalDualLangevin(AbstractLangevin):
     arXiv:2405.18098 (its stationary law).
     """
 
-    adjusted: bool = eqx.field(static=True, default=False)
     ratio: Any = None
     smooth_prox: Callable | None = eqx.field(static=True, default=None)
     num_solve: int = eqx.field(static=True, default=20)
 
-    requires: ClassVar = ("support", "composite")
-    exact: ClassVar[bool] = False
-    has_ratio: ClassVar[bool] = False
     source: ClassVar[str] = "Narnhofer et al. 2022"
     warning: ClassVar[str] = (
         "PrimalDualLangevin is approximate: its law is not the target even for small steps, the less so the smaller "
@@ -89,36 +85,19 @@ class PrimalDualLangevin(AbstractLangevin):
         check_count("num_solve", self.num_solve)
         if self.ratio is not None:
             check_positive("ratio", self.ratio)
-        if self.adjusted:
-            raise InvalidArgument(
-                f"adjusted must be False, got {self.adjusted!r}: the scheme has no density to test; use "
-                f"BregmanProximalLangevin()."
-            )
-        if isinstance(self.step_size, int | float) and isinstance(self.ratio, int | float):
-            self._check_steps(8.0, least=1.0)
+        self._check_steps(1.0)
 
     def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
-        """Euclidean."""
-        if not target.coordinates.real:
-            site = next(block for block in target.coordinates.blocks if not block.is_real)
-            raise UnsupportedTarget(
-                f"PrimalDualLangevin needs real sites, and {site.name!r} has the support {site.kind}; use "
-                f"BregmanProximalLangevin()."
-            )
-        if isinstance(self.step_size, int | float) and isinstance(self.ratio, int | float):
-            self._check_steps(operator_norm(target.nonsmooth))
-        return Euclidean()
-
-    def scales(self, target: Primal) -> bool:
-        """None is learned."""
-        return False
+        """Euclidean; steps that are too large for the target's K are refused."""
+        self._check_steps(squared_norm(target.nonsmooth))
+        return super().mirror_for(target, scale)
 
     def first_step(self, target: Primal, mirror: AbstractMirror, local: Local) -> Any:
         """1/(5 L), or as much of it as the given ratio allows."""
         step = jnp.minimum(0.2 / curvature(target, local.point.x, None), term_step(target.nonsmooth))
         if self.ratio is None:
             return step
-        return jnp.minimum(step, MARGIN / jnp.sqrt(self.ratio * operator_norm(target.nonsmooth)))
+        return jnp.minimum(step, MARGIN / jnp.sqrt(self.ratio * squared_norm(target.nonsmooth)))
 
     def locate(self, target: Primal, point: Point) -> Local:
         """Log π; the dual field of a point that has none yet is 0."""
@@ -148,7 +127,7 @@ class PrimalDualLangevin(AbstractLangevin):
 
     def dual_step(self, step: Array, term: Any) -> Array:
         """σ."""
-        return MARGIN / (step * operator_norm(term)) if self.ratio is None else self.ratio * step
+        return MARGIN / (step * squared_norm(term)) if self.ratio is None else self.ratio * step
 
     def prox_smooth(self, target: Primal, v: Array, step: Array) -> Array:
         """argmin_z f(z) + ‖z − v‖²/(2τ): z = v − τ (I + τ∇²f(v))⁻¹ ∇f(v)."""
@@ -161,8 +140,11 @@ class PrimalDualLangevin(AbstractLangevin):
 
         return v - step * jax.scipy.sparse.linalg.cg(system, gradient(v), maxiter=self.num_solve)[0]
 
-    def _check_steps(self, norm: float, least: float | None = None) -> None:
-        product = self.step_size**2 * self.ratio * (norm if least is None else least)
+    def _check_steps(self, norm: float) -> None:
+        """Raise where both steps are the user's and their product with ‖K‖² is too large."""
+        if not (isinstance(self.step_size, int | float) and isinstance(self.ratio, int | float)):
+            return
+        product = self.step_size**2 * self.ratio * norm
         if product >= 1:
             raise InvalidArgument(
                 f"step_size={self.step_size:g} and ratio={self.ratio:g} give τσ‖K‖² = {product:.3g}, which must be "
@@ -170,7 +152,7 @@ class PrimalDualLangevin(AbstractLangevin):
             )
 
 
-def operator_norm(term: Any) -> float:
+def squared_norm(term: Any) -> float:
     """‖K‖², of a bound where K are differences; 1 where K = I."""
     return 4.0 * len(term.shape) if isinstance(term, TotalVariation) else 1.0
 

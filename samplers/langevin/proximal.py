@@ -29,21 +29,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from ...infer.errors import InvalidArgument, UnsupportedTarget
-from ...infer.geometry import Euclidean
+from ...infer.errors import InvalidArgument
 from ...infer.geometry.metric import metric_prox
 from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.target import Target
 from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_choice, check_count, check_positive
-from .common import AbstractLangevin, Local, Noise, Proposal, finite, value_and_drift
+from .common import Local, Noise, Proposal, finite, value_and_drift
 from .curvature import curvature, hessian_product
 from .slope import term_step
+from .unadjusted import AbstractUnadjusted
 
 SCHEMES = ("psgla", "pgld", "pp_ula", "fbula")
 
 
-class ProximalLangevin(AbstractLangevin):
+class ProximalLangevin(AbstractUnadjusted):
     """Proximal Langevin algorithms for a smooth plus a nonsmooth part: PSGLA, PGLD, PP-ULA, FBULA. All approximate.
 
     Parameters
@@ -75,15 +75,11 @@ class ProximalLangevin(AbstractLangevin):
     (2019) (pp_ula); Eftekhari, Vargas & Zygalakis (2023) (fbula).
     """
 
-    adjusted: bool = eqx.field(static=True, default=False)
     scheme: str = eqx.field(static=True, default="psgla")
     smoothing: Any = None
     metric: Any = None
     num_prox: int = eqx.field(static=True, default=100)
 
-    requires: ClassVar = ("support", "composite")
-    exact: ClassVar[bool] = False
-    has_ratio: ClassVar[bool] = False
     source: ClassVar[str] = "Salim & Richtárik 2020 and others"
     warning: ClassVar[str] = (
         "ProximalLangevin is approximate: there is no Metropolis test, and its draws have a bias of the order of the "
@@ -93,11 +89,6 @@ class ProximalLangevin(AbstractLangevin):
     def __check_init__(self) -> None:
         check_choice("scheme", self.scheme, SCHEMES)
         check_count("num_prox", self.num_prox)
-        if self.adjusted:
-            raise InvalidArgument(
-                f"adjusted must be False, got {self.adjusted!r}: these schemes have no density to test; use "
-                f"BregmanProximalLangevin()."
-            )
         if self.scheme != "pp_ula" and self.metric is not None:
             raise InvalidArgument(f"metric is a setting of scheme='pp_ula', and scheme is {self.scheme!r}.")
         if self.scheme == "fbula":
@@ -132,20 +123,6 @@ class ProximalLangevin(AbstractLangevin):
                     f"smooth part: beyond it the forward–backward envelope has other minima."
                 )
         return self
-
-    def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
-        """Euclidean."""
-        if not target.coordinates.real:
-            site = next(block for block in target.coordinates.blocks if not block.is_real)
-            raise UnsupportedTarget(
-                f"ProximalLangevin needs real sites, and {site.name!r} has the support {site.kind}; use "
-                f"BregmanProximalLangevin()."
-            )
-        return Euclidean()
-
-    def scales(self, target: Primal) -> bool:
-        """None is learned."""
-        return False
 
     def locate(self, target: Primal, point: Point) -> Local:
         """Log π, and ∇f."""

@@ -19,8 +19,7 @@ from ...infer.geometry.mirror import AbstractMirror
 from ...infer.target import Target
 from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_choice
-from ..langevin.checks import check_inside
-from ..langevin.mirrored import as_mirror, resolve_mirror
+from ..mirrors import as_mirror, check_inside, resolve_mirror
 from .common import AbstractStein
 from .spaces import Cloud, inverse_hessians, unconstrained, values_at
 

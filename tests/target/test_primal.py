@@ -103,3 +103,26 @@ def test_nonsmooth_terms_of_unconstrained_coordinates_are_refused() -> None:
     target = pf.Target.composite(pf.Target.from_numpyro(model, X, Y), L1(1.0))
     with pytest.raises(UnsupportedTarget, match="'sigma'"):
         primal(target)
+
+
+def test_the_mirror_of_a_batch_has_one_part_per_simplex() -> None:
+    from pushforward.infer.geometry import SimplexEntropy
+    from pushforward.infer.target.mirrors import product_mirror
+
+    def batch():
+        numpyro.sample("p", dist.Dirichlet(np.full(3, 4.0)).expand([2]).to_event(1))
+
+    mirror = product_mirror(primal(pf.Target.from_numpyro(batch)).coordinates)
+    assert [type(part) for part in mirror.parts] == [SimplexEntropy, SimplexEntropy]
+    assert mirror.sizes == (2, 2)
+
+
+def test_bounds_of_a_mirror_are_spread_over_the_site() -> None:
+    from pushforward.infer.target.mirrors import product_mirror
+
+    def rows():
+        with numpyro.plate("rows", 2):
+            numpyro.sample("x", dist.Uniform(0.0, np.array([1.0, 2.0, 3.0])).to_event(1))
+
+    mirror = product_mirror(primal(pf.Target.from_numpyro(rows)).coordinates)
+    np.testing.assert_allclose(mirror.scale, [1, 2, 3, 1, 2, 3])

@@ -1,6 +1,5 @@
 """Scores of a target at many points, and points in the coordinates of a mirror."""
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,8 +11,9 @@ from jaxtyping import Array
 
 from ... import evaluate
 from ...errors import InvalidArgument
-from ...geometry import AbstractMirror, Euclidean, Product, default_mirror
+from ...geometry import AbstractMirror
 from ...target.base import Target
+from ...target.mirrors import product_mirror
 from ...target.primal import Primal, primal
 from .points import as_points, check_finite
 
@@ -87,7 +87,7 @@ def dual_points(points: Any, target: Any, mirror: AbstractMirror | None, *, inve
         points = _in_x(points, within)
     x = as_points("points", points)
     if mirror is None and within is not None:
-        mirror = own_mirror(within)
+        mirror = product_mirror(within.coordinates)
     if not isinstance(mirror, AbstractMirror):
         raise InvalidArgument(f"mirror must be a mirror of pushforward.infer.geometry, got {mirror!r}.")
     mirror.check(x.shape[1])
@@ -108,21 +108,6 @@ def dual_points(points: Any, target: Any, mirror: AbstractMirror | None, *, inve
     found = DualPoints(x, np.asarray(y), np.asarray(dual_score), None if matrices is None else np.asarray(matrices))
     check_finite("the dual score", found.score)
     return found
-
-
-def own_mirror(within: Primal) -> AbstractMirror:
-    """The mirror that suits the supports of a target's sites."""
-    parts: list[AbstractMirror] = []
-    sizes: list[int] = []
-    for block, at in within.coordinates.slices:
-        events = block.support.value.event_dim
-        event = len(block.shape) - events if events else 0
-        size = math.prod(block.free[event:])  # of a batch, one mirror per simplex, ball, …
-        for _ in range(at.start, at.stop, size):
-            support = block.support.value
-            parts.append(Euclidean() if block.is_real else default_mirror(support, math.prod(block.shape[event:])))
-            sizes.append(size)
-    return parts[0] if len(parts) == 1 else Product(tuple(parts), tuple(sizes))
 
 
 @partial(jax.jit, static_argnums=3)

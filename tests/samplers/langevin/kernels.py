@@ -39,7 +39,7 @@ def proposals(kernel: Kernel, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     """Mean and standard deviation of the proposal from each point of the grid, in the dual, and the points."""
     key = jax.random.key(7)
     origin = kernel.local(0.1).point
-    xi = kernel.method.noise(key, kernel.mirror, origin)[0] / jnp.sqrt(kernel.mirror.hess_mv(origin, jnp.ones(1))[0])
+    xi = kernel.mirror.noise(key, origin)[0] / jnp.sqrt(kernel.mirror.hess_mv(origin, jnp.ones(1))[0])
     locals_ = jax.vmap(kernel.local)(grid)
 
     def end(local: Any, noise: Any) -> Any:

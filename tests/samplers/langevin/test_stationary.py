@@ -89,6 +89,19 @@ def test_psgla(setting: int) -> None:
     np.testing.assert_allclose(seen, PSGLA[setting], atol=5e-4 if quadratic == 0 else 2e-4)
 
 
+def test_a_metric_of_one_number_is_a_step() -> None:
+    """PP-ULA in the metric m with step γ is, in one dimension, PP-ULA without one and step γm."""
+    scaled = make(pf.ProximalLangevin(scheme="pp_ula", metric=np.full((1, 1), 0.3)), laplace(1.0), 0.2)
+    plain = make(pf.ProximalLangevin(scheme="pp_ula"), laplace(1.0), 0.06)
+    mean, sd, places = proposals(plain, PRIMAL)
+    x = np.asarray(places.point.x)[:, 0]
+    forward = x - 0.06 * x
+    np.testing.assert_allclose(mean, np.sign(forward) * np.maximum(np.abs(forward) - 0.06, 0), atol=1e-12)
+    np.testing.assert_allclose(sd, np.sqrt(0.12), rtol=1e-12)
+    for found, expected in zip(proposals(scaled, PRIMAL)[:2], (mean, sd), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
 @pytest.mark.parametrize(("step", "expected"), [(0.2, 1.2208), (0.1, 1.0876), (0.05, 1.0403), (0.025, 1.0194)])
 def test_mirror_langevin_on_a_normal(step: float, expected: float) -> None:
     target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(1))

@@ -157,12 +157,13 @@ class AbstractMethod(eqx.Module):
         del state
         return {}
 
-    def remarks(self, state: Any, target: Target) -> list[dict[str, Any]]:
+    def remarks(self, state: Any, target: Target, result: Any) -> list[dict[str, Any]]:
         """What `Posterior.diagnose` says of a finished run beyond its draws, on the host, from all chains' states.
 
-        Each entry is the keyword arguments of a `Finding`: level, name, message, and what else there is.
+        ``result`` is what `result` made of them, None for kind ``"chains"``. Each entry is the keyword arguments of a
+        `Finding`: level, name, message, and what else there is.
         """
-        del state, target
+        del state, target, result
         return []
 
     @classmethod

@@ -622,8 +622,9 @@ class Posterior:
         """What the method says of its run; nothing where the run's states are not at hand."""
         if self._run is None or not self._run.complete:
             return []
+        result = self.particles if self.approximation is None else self.approximation
         with precision(self._bits):
-            return self._run.prepared.remarks(self._run.final_states(), self._run.target)
+            return self._run.prepared.remarks(self._run.final_states(), self._run.target, result)
 
     def _pooled(self) -> dict[str, np.ndarray]:
         return {name: _flatten(value, len(self.sample_dims)) for name, value in self.draws().items()}

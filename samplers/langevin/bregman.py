@@ -124,11 +124,11 @@ class BregmanProximalLangevin(AbstractLangevin):
             smoothing = np.min(np.asarray(envelope.smoothing), where=matters, initial=np.inf)
             check_euclidean_step(self, target, x, 1.0 / float(smoothing))
 
-    def remarks(self, state: LangevinState, target: Target) -> list[dict[str, Any]]:
+    def remarks(self, state: LangevinState, target: Target, result: Any) -> list[dict[str, Any]]:
         """The bias of the step, and that of the envelope's tails."""
         found = primal(target)
         return [
-            *super().remarks(state, target),
+            *super().remarks(state, target, result),
             *([] if self.adjusted else describe_tails(self.envelope_of(found.nonsmooth))),
             *describe_convexity(found.nonsmooth, found.coordinates.to_x(target.initial(jax.random.key(0)))),
         ]

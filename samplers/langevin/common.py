@@ -299,11 +299,11 @@ class AbstractLangevin(AbstractMethod):
         """Mean acceptance statistic and number of proposals that were not finite."""
         return {"acceptance": infos.acceptance_rate.mean(), "divergences": infos.diverging.sum()}
 
-    def remarks(self, state: LangevinState, target: Target) -> list[dict[str, Any]]:
+    def remarks(self, state: LangevinState, target: Target, result: Any) -> list[dict[str, Any]]:
         """What half the step size would change, of an unadjusted sampler."""
         from .bias import describe_bias
 
-        del target
+        del target, result
         return [] if self.adjusted else describe_bias(type(self).__name__, state.pair)
 
     @property

@@ -116,14 +116,15 @@ class PrimalDualLangevin(AbstractUnadjusted):
         new = self.locate(target, mirror.at(new_x)._replace(extra=new_u))
         return Proposal(new, jnp.asarray(jnp.nan), finite(new))
 
-    def remarks(self, state: LangevinState, target: Target) -> list[dict[str, Any]]:
+    def remarks(self, state: LangevinState, target: Target, result: Any) -> list[dict[str, Any]]:
         """The bias of the step, and σ/τ, which sets the bias that remains."""
         step = np.asarray(jax.vmap(lambda s: s.adaptation.step_size(False))(state))
         ratio = float(np.min(np.asarray(self.dual_step(step, primal(target).nonsmooth)) / step))
         message = (
             f"The dual step is {ratio:.3g} times the primal one (σ/τ); the larger, the nearer the law is to the target."
         )
-        return [*super().remarks(state, target), {"level": "note", "name": "σ/τ", "message": message, "value": ratio}]
+        note = {"level": "note", "name": "σ/τ", "message": message, "value": ratio}
+        return [*super().remarks(state, target, result), note]
 
     def dual_step(self, step: Array, term: Any) -> Array:
         """σ."""

@@ -210,8 +210,9 @@ class AbstractStein(AbstractMethod):
         """The bandwidth."""
         return {"bandwidth": state.bandwidth}
 
-    def remarks(self, state: SteinState, target: Target) -> list[dict[str, Any]]:
+    def remarks(self, state: SteinState, target: Target, result: Any) -> list[dict[str, Any]]:
         """Speed, gaps, effective rank, size against dimension, floor."""
+        del result
         clouds = [np.asarray(self.locate(target, jnp.asarray(y), None).x) for y in np.asarray(state.y)]
         u = [np.asarray(self.to_unconstrained(target, jnp.asarray(y))) for y in np.asarray(state.y)]
         return findings.remarks(self, state, clouds, u)

@@ -214,12 +214,11 @@ class NormalizingFlow(AbstractMethod):
         """Whether the objective has stopped to improve."""
         return self._trainer().done(state.train)
 
-    def remarks(self, state: FlowState, target: Target) -> list[dict[str, Any]]:
+    def remarks(self, state: FlowState, target: Target, result: Any) -> list[dict[str, Any]]:
         """Whether training had ended, what was skipped, and whether the restarts agree."""
-        q = self.result(state, target)
-        gain = float(state.train.plateau.gain[int(q.training.chosen)])
-        gap = seen_gap(q, target) if self.draws is None else np.inf
-        return remarks(q, gain, gap, self.plateau, int(self.num_steps))
+        gain = float(state.train.plateau.gain[int(result.training.chosen)])
+        gap = seen_gap(result, target) if self.draws is None else np.inf
+        return remarks(result, gain, gap, self.plateau, int(self.num_steps))
 
     def result(self, state: FlowState, target: Target) -> Flow:
         """The best restart, at the best of its last, averaged and best parameters, by fresh draws."""

@@ -284,8 +284,9 @@ class AbstractGaussianVI(AbstractMethod):
         elbos = np.where(ok, final_elbos(state, target)[0], -np.inf)
         return to_u(jax.tree.map(lambda x: jnp.asarray(x[int(np.argmax(elbos))]), state))
 
-    def remarks(self, state: GaussianState, target: Target) -> list[dict[str, Any]]:
+    def remarks(self, state: GaussianState, target: Target, result: Any) -> list[dict[str, Any]]:
         """What the diagnosis says beyond the draws: step size, convergence, restarts."""
+        del result
         return findings.remarks(self, state, target)
 
     def merit(self, infos: GaussianInfo) -> dict[str, Array]:

@@ -36,11 +36,12 @@ def warn_of_large_steps(name: str, state: GaussianState) -> None:
 def remarks(method: "AbstractGaussianVI", state: GaussianState, target: Target) -> list[dict[str, Any]]:
     """Findings about a finished run, as keyword arguments of `Finding`."""
     ok = np.flatnonzero(np.asarray(state.failure) == 0)
-    elbos, errors = final_elbos(state, target)
+    several = np.asarray(state.failure).size > 1
+    elbos, errors = final_elbos(state, target) if several else (np.zeros(1), np.zeros(1))
     best = int(ok[np.argmax(elbos[ok])])
     chosen = jax.tree.map(lambda x: jnp.asarray(x[best]), state)
     found = _steps(method, state) + _convergence(method, chosen, target)
-    if np.asarray(state.failure).size > 1:
+    if several:
         found += _restarts(state, elbos, errors, ok, best)
     skipped = int(np.asarray(state.skipped).sum())
     if skipped:

@@ -135,9 +135,9 @@ class Laplace(AbstractMethod):
         """The best log evidence."""
         return {"log evidence": infos.log_evidence.max()}
 
-    def remarks(self, state: LaplaceState, target: Target) -> list[dict[str, Any]]:
+    def remarks(self, state: LaplaceState, target: Target, result: Any) -> list[dict[str, Any]]:
         """Whether a mode was reached, and whether restarts found several."""
-        del target
+        del target, result
         state = jax.tree.map(jnp.asarray, state)
         evidence = np.nan_to_num(np.asarray(jax.vmap(_evidence)(state)), nan=-np.inf)
         best = int(np.argmax(evidence))

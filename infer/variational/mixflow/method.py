@@ -211,9 +211,10 @@ class MixFlow(AbstractMethod):
         length = lengths[best] if self.length is None else jnp.asarray(self.length, jnp.int32)
         return MixFlowApproximation(state.flow, length, target, Curve(lengths, elbo, se, lost, state.filled))
 
-    def remarks(self, state: MixFlowState, target: Target) -> list[dict[str, Any]]:
+    def remarks(self, state: MixFlowState, target: Target, result: Any) -> list[dict[str, Any]]:
         """Step size and length chosen, a falling bound, lost trajectories, energy errors, digits lost by inversion."""
-        return findings.remarks(self, state, self.result(state, target))
+        del target
+        return findings.remarks(self, state, result)
 
     def merit(self, infos: MixFlowInfo) -> dict[str, Array]:
         """The bound, and the length reached."""

@@ -18,7 +18,7 @@ from jaxtyping import Array, Key, PRNGKeyArray
 from ..method import AbstractMethod
 from ..target import Target
 
-SLOTS = 5000
+SLOTS = 20000
 SLOT_BYTES = 16 * 2**20
 SUMMED = frozenset({"num_evaluations", "n_steps"})
 
@@ -140,12 +140,18 @@ def run_chunk(
     freezes = type(method).done is not AbstractMethod.done
     keys = origin.keys()
 
+    def at(t: Array) -> Key[Array, "*chains"]:
+        return over(lambda key: jax.random.fold_in(key, t))(keys)
+
+    # One by one inside the loop, keys would cost a tenth of a cheap transition.
+    table = None if thinned else jax.vmap(at)(start + jnp.arange(slots, dtype=start.dtype))
+
     @partial(jax.jit, inline=True)  # traced once, for the shapes of its infos and in the loop
     def advance(
         method: AbstractMethod, target: Target, keys: Key[Array, "*chains"], states: Any, t: Array
     ) -> tuple[Any, Any]:
         def one(state: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
-            new, info = method.step(jax.random.fold_in(key, t), state, target, t)
+            new, info = method.step(key, state, target, t)
             if freezes:
                 done = method.done(state)
                 new = jax.tree.map(lambda old, fresh: jnp.where(done, old, fresh), state, new)
@@ -154,15 +160,15 @@ def run_chunk(
 
         return over(one)(states, keys)
 
-    def drawn(states: Any, t: Array) -> dict[str, Array]:
+    def drawn(states: Any, keys: Key[Array, "*chains"]) -> dict[str, Array]:
         def one(state: Any, key: PRNGKeyArray) -> dict[str, Array]:
-            values = target.draw(jax.random.fold_in(jax.random.fold_in(key, t), 1), method.draw(state))
+            values = target.draw(jax.random.fold_in(key, 1), method.draw(state))
             return values if sites is None else {name: values[name] for name in sites}
 
         return over(one)(states, keys)
 
     lead = () if single else (origin.chain.shape[0],)
-    draws_like = jax.eval_shape(drawn, states, start) if method.kind == "chains" else {}
+    draws_like = jax.eval_shape(drawn, states, keys) if method.kind == "chains" else {}
     infos_like = jax.eval_shape(advance, method, target, keys, states, start)[1]
     draws = Packed.empty(draws_like, slots, lead)
     infos = Packed.empty(infos_like._asdict(), slots, lead)
@@ -170,7 +176,8 @@ def run_chunk(
     def body(carry: tuple) -> tuple:
         i, states, joined, draws, infos = carry
         t = start + i
-        states, info = advance(method, target, keys, states, t)
+        now = at(t) if table is None else table[i]
+        states, info = advance(method, target, now, states, t)
         slot, within = i // thin, i % thin
         if thinned:
             joined = info = _join(joined, info, within == 0)
@@ -178,7 +185,7 @@ def run_chunk(
         if draws_like:
             nothing = lambda: {name: jnp.zeros(x.shape, x.dtype) for name, x in draws_like.items()}  # noqa: E731
             # Written at every iteration of a slot; the last one stays.
-            draws = draws.write(slot, jax.lax.cond(keep & (within == thin - 1), lambda: drawn(states, t), nothing))
+            draws = draws.write(slot, jax.lax.cond(keep & (within == thin - 1), lambda: drawn(states, now), nothing))
         return i + 1, states, joined, draws, infos
 
     def going(carry: tuple) -> Array:

@@ -9,9 +9,14 @@ import numpy as np
 
 Block = dict[str, np.ndarray]
 
+ROOM_BYTES = 2**28  # of one array, made at once; a larger one doubles
+
 
 class Sink(Protocol):
     """Keeps blocks of draws of all chains: arrays of shape (chain, n, …) by name."""
+
+    def expect(self, num_draws: int) -> None:
+        """Be told how many draws there will be in all."""
 
     def append(self, group: str, block: Block) -> None:
         """Keep ``block`` after what ``group`` has."""
@@ -21,30 +26,54 @@ class Sink(Protocol):
 
 
 class MemorySink:
-    """Keeps blocks in memory."""
+    """Keeps blocks in memory, in one array per name with room for what is to come.
+
+    Room is not touched before it is used, so that it costs no memory; a list of blocks joined at the end would need
+    twice what it keeps.
+    """
 
     def __init__(self) -> None:
-        self._blocks: dict[str, list[Block]] = {}
+        self._room: dict[str, Block] = {}
+        self._used: dict[str, int] = {}
+        self._expected = 0
+
+    def expect(self, num_draws: int) -> None:
+        """Say how many draws there will be in all, to make room for them at once; more or fewer may come."""
+        self._expected = num_draws
 
     def append(self, group: str, block: Block) -> None:
         """Keep ``block`` after what is there."""
-        self._blocks.setdefault(group, []).append(block)
+        used = self._used.get(group, 0)
+        end = used + next(iter(block.values())).shape[1]
+        room = self._room.setdefault(group, {})
+        for name, new in block.items():
+            if name not in room or room[name].shape[1] < end:
+                room[name] = self._larger(room.get(name), new, used, end)
+            room[name][:, used:end] = new
+        self._used[group] = end
+
+    def _larger(self, old: np.ndarray | None, new: np.ndarray, used: int, end: int) -> np.ndarray:
+        """An array like ``new`` with room for ``end`` draws at least, that begins with those of ``old``."""
+        size = max(new.nbytes // max(new.shape[1], 1), 1)
+        room = max(end, min(self._expected, max(2 * used, ROOM_BYTES // size)))
+        larger = np.empty((new.shape[0], room, *new.shape[2:]), new.dtype)
+        if old is not None:
+            larger[:, :used] = old[:, :used]
+        return larger
 
     def flush(self) -> None:
         """Nothing to do: nobody else looks."""
 
     def arrays(self, group: str) -> Block:
-        """All blocks of a group joined along the draws."""
-        blocks = self._blocks.get(group, [])
-        if len(blocks) > 1:
-            joined = {name: np.concatenate([block[name] for block in blocks], axis=1) for name in blocks[0]}
-            self._blocks[group] = blocks = [joined]
-        return blocks[0] if blocks else {}
+        """All that is kept of a group, (chain, draw, …) by name; views, which later draws leave as they are."""
+        return {name: x[:, : self._used[group]] for name, x in self._room.get(group, {}).items()}
 
     def copy(self) -> "MemorySink":
-        """Another one that holds the same arrays."""
+        """Another one that holds the same draws; what either appends is its own."""
         twin = MemorySink()
-        twin._blocks = {group: list(blocks) for group, blocks in self._blocks.items()}
+        # Views without room: the twin's next block moves it to arrays of its own.
+        twin._room = {group: self.arrays(group) for group in self._room}
+        twin._used, twin._expected = dict(self._used), self._expected
         return twin
 
 

@@ -244,6 +244,8 @@ class Run:
         if not self.stage_begun:
             self.stage_begun = True
             self._save(force=True)
+        if stage.keep:
+            self.sink.expect(stage.num_steps // self.plan.thin)
         self._compile(stage)
 
     def _relocate(self) -> None:

@@ -136,6 +136,9 @@ class RunStore:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
+    def expect(self, num_draws: int) -> None:
+        """Nothing to do: files grow."""
+
     def append(self, group: str, arrays: Mapping[str, Any]) -> None:
         """Append n draws for all chains to each variable of ``group``; they are seen by readers after `flush`.
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from pushforward.infer.run import columns
 from pushforward.infer.run.columns import MemorySink
 

@@ -13,7 +13,7 @@ from .radial import squared_distances
 from .velocity import in_tiles, tile_size
 
 SUBSET = 1000
-PASSES = 60
+PASSES = {"float32": 30, "float64": 60}
 RULES = ("median", "mean", "exact_median")
 
 
@@ -37,7 +37,7 @@ def mean_squared_distance(x: Float[Array, "n d"]) -> Float[Array, ""]:
 
 
 def median_squared_distance(x: Float[Array, "n d"], tile: int | None = None) -> Float[Array, ""]:
-    """The upper median of all n² squared distances, to rounding, in 60 passes over tiles."""
+    """The upper median of all n² squared distances, to rounding, in 60 passes over tiles (30 in 32 bits)."""
     n = x.shape[0]
     x = x - jnp.mean(x, axis=0)
     norm = jnp.sum(x**2, axis=1)
@@ -67,5 +67,5 @@ def median_squared_distance(x: Float[Array, "n d"], tile: int | None = None) -> 
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
     top = 4 * jnp.max(norm)
-    _, high = jax.lax.fori_loop(0, PASSES, bisect, (jnp.zeros_like(top), top))
+    _, high = jax.lax.fori_loop(0, PASSES[x.dtype.name], bisect, (jnp.zeros_like(top), top))
     return jnp.where(count(jnp.zeros_like(top)) >= rank, 0, high)

@@ -40,7 +40,7 @@ def as_mirror(given: Any) -> Any:
     )
 
 
-def resolve_mirror(given: Any, target: Primal, scale: Array) -> AbstractMirror:
+def resolve_mirror(given: Any, target: Primal, scale: Array, *, barrier: bool = False) -> AbstractMirror:
     """The mirror over the flat x.
 
     Parameters
@@ -50,6 +50,8 @@ def resolve_mirror(given: Any, target: Primal, scale: Array) -> AbstractMirror:
         of some sites → mirrors (other real sites are Euclidean).
     scale
         Array (d,): real sites' mirrors act on x / scale.
+    barrier
+        Whether the mirror of a support is its barrier, for samplers that test no step (`default_mirror`).
 
     Raises
     ------
@@ -72,7 +74,7 @@ def resolve_mirror(given: Any, target: Primal, scale: Array) -> AbstractMirror:
             return own[block.name]
         return Affine(real, 0.0, scale[at]) if block.is_real else None
 
-    return product_mirror(target.coordinates, of_site)
+    return product_mirror(target.coordinates, of_site, barrier=barrier)
 
 
 def check_inside(mirror: AbstractMirror, target: Primal, x: Array) -> None:

@@ -1,5 +1,6 @@
 """Geometry shared by targets and samplers: mirror maps, supports, proximal operators and their envelopes."""
 
+from .batch import Batch as Batch
 from .bregman import left_prox as left_prox
 from .bregman import right_prox as right_prox
 from .bregman import supports_left as supports_left
@@ -29,6 +30,7 @@ from .separable import BoxBarrier as BoxBarrier
 from .separable import Burg as Burg
 from .separable import Euclidean as Euclidean
 from .separable import FermiDirac as FermiDirac
+from .separable import HalfLineBarrier as HalfLineBarrier
 from .separable import Hellinger as Hellinger
 from .separable import HyperbolicEntropy as HyperbolicEntropy
 from .separable import PowerMirror as PowerMirror

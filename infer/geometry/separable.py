@@ -205,6 +205,40 @@ class Burg(AbstractSeparable):
         return -2 * jnp.log(-y)
 
 
+class HalfLineBarrier(AbstractSeparable):
+    """φ(x) = x²/2 − log x on x > 0: the barrier of the half-line whose dual y = x − 1/x is all of R.
+
+    Near 0 it is `Burg`, in whose metric 1/x² steps are relative to x; far out it is Euclidean.
+    """
+
+    full_dual: ClassVar[bool] = True
+    jointly_convex: ClassVar[bool] = False
+    structure: ClassVar[str] = "diagonal"
+    zero_inside: ClassVar[bool] = False
+
+    @property
+    def bounds(self) -> tuple[Any, Any]:
+        """(0, ∞)."""
+        return 0.0, math.inf
+
+    def phi(self, x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """φ(x) = x²/2 − log x."""
+        return 0.5 * x**2 - jnp.log(x)
+
+    def dphi(self, x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """φ'(x) = x − 1/x."""
+        return x - 1 / x
+
+    def dphi_star(self, y: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """φ*'(y) = (y + r)/2 = 2/(r − y), r = √(y² + 4)."""
+        larger = 0.5 * (jnp.abs(y) + jnp.hypot(2.0, y))
+        return jnp.where(y < 0, 1 / larger, larger)
+
+    def log_d2phi_star(self, y: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """Log x − log r, as φ'' = 1 + 1/x² and r = x + 1/x; log x = asinh(y/2)."""
+        return jnp.arcsinh(0.5 * y) - jnp.log(jnp.hypot(2.0, y))
+
+
 class PowerMirror(AbstractSeparable):
     """φ(x) = |x|^p/p on R; for p ≠ 2 its second derivative at 0 is 0 or infinite.
 

@@ -60,13 +60,27 @@ class Block(eqx.Module):
         """The part of x at a value of the site."""
         return jnp.reshape(value[..., :-1] if self.kind == "simplex" else value, (-1,))
 
-    def value(self, x: Array) -> Array:
-        """The value of the site at its part of x."""
+    def value(self, x: Array, log_probs: Array | None = None) -> Array:
+        """The value of the site at its part of x; of a simplex the last probability is 1 − Σ x.
+
+        Parameters
+        ----------
+        x
+            Of shape (size,).
+        log_probs
+            Logarithms of all probabilities of a simplex, where they are known better than x tells them: they give the
+            last one, whose derivative with respect to x is −1 still.
+        """
         if self.kind != "simplex":
             return jnp.reshape(x, self.shape)
         x = jnp.reshape(x, self.free)
-        rest = 1.0 - jnp.sum(x, -1, keepdims=True)
-        return jnp.concatenate([x, jnp.maximum(rest, jnp.finfo(x.dtype).eps / 4)], -1)  # what rounding may have lost
+        total = jnp.sum(x, -1, keepdims=True)
+        if log_probs is None:
+            rest = jnp.maximum(1.0 - total, jnp.finfo(x.dtype).eps / 4)  # what rounding may have lost
+        else:
+            rest = jnp.maximum(jnp.exp(log_probs[..., -1:]), jnp.finfo(x.dtype).tiny)
+            rest = jax.lax.stop_gradient(rest) - (total - jax.lax.stop_gradient(total))
+        return jnp.concatenate([x, rest], -1)
 
 
 class PrimalCoordinates(eqx.Module):
@@ -109,9 +123,10 @@ class PrimalCoordinates(eqx.Module):
             parts.append(part)
         return jnp.concatenate(parts)
 
-    def values(self, x: Float[Array, " d"]) -> dict[str, Array]:
-        """Values of the latent sites at x."""
-        return {block.name: block.value(x[at]) for block, at in self.slices}
+    def values(self, x: Float[Array, " d"], log_probs: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Values of the latent sites at x; ``log_probs`` by site as in `Block.value`."""
+        known = log_probs or {}
+        return {block.name: block.value(x[at], known.get(block.name)) for block, at in self.slices}
 
 
 class Primal(eqx.Module):
@@ -133,15 +148,17 @@ class Primal(eqx.Module):
         """The nonsmooth term g, or None."""
         return self.target.nonsmooth if isinstance(self.target, CompositeTarget) else None
 
-    def log_density(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        """Log π(x), without a log-Jacobian, up to a constant."""
-        return self.target.log_density_at(self.coordinates.values(x))
+    def log_density(self, x: Float[Array, " d"], log_probs: Mapping[str, Array] | None = None) -> Float[Array, ""]:
+        """Log π(x), without a log-Jacobian, up to a constant; ``log_probs`` by site as in `Block.value`."""
+        return self.target.log_density_at(self.coordinates.values(x, log_probs))
 
-    def smooth_log_density(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+    def smooth_log_density(
+        self, x: Float[Array, " d"], log_probs: Mapping[str, Array] | None = None
+    ) -> Float[Array, ""]:
         """−f(x), log π(x) without the nonsmooth term."""
         if isinstance(self.target, CompositeTarget):
-            return self.target.smooth_log_density_at(self.coordinates.values(x))
-        return self.log_density(x)
+            return self.target.smooth_log_density_at(self.coordinates.values(x, log_probs))
+        return self.log_density(x, log_probs)
 
 
 def primal(target: Target) -> Primal:

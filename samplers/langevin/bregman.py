@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ...infer.errors import InvalidArgument, UnsupportedTarget
-from ...infer.geometry import Affine, Euclidean, HyperbolicEntropy, PowerMirror, Product
+from ...infer.geometry import Affine, Batch, Euclidean, HyperbolicEntropy, PowerMirror, Product
 from ...infer.geometry.envelope import Envelope
 from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.target import Target
@@ -32,7 +32,7 @@ from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_choice
 from ..mirrors import Relative, as_mirror, resolve_mirror
 from .checks import check_euclidean_step, describe_convexity, describe_tails
-from .common import AbstractLangevin, LangevinState, Local, Noise, Proposal, value_and_drift
+from .common import AbstractLangevin, LangevinState, Local, Noise, Proposal, log_probs, value_and_drift
 from .mirrored import mirror_proposal
 from .slope import default_smoothing
 
@@ -44,7 +44,8 @@ class BregmanProximalLangevin(AbstractLangevin):
     ----------
     step_size
         γ. Of an adjusted sampler the first one of the warm-up, or the one used where there is no warm-up; default 0.1.
-        An unadjusted one uses it as it is, without a scale; by default a tenth of the step that the test would allow.
+        An unadjusted one uses it as it is, without a scale; by default a tenth of the step that the test would allow,
+        at most 0.02 where a site is constrained.
     adjusted
         Whether proposals are tested, with the true g. Without the test the draws have three biases: of the step, of the
         envelope, and of the slope of its tails.
@@ -57,8 +58,9 @@ class BregmanProximalLangevin(AbstractLangevin):
     bias_check
         Whether an unadjusted sampler spends half the warm-up's length on estimating its bias from half the step.
     mirror
-        φ: None (Euclidean at real sites, else the mirror of the support), ``"hyperbolic"`` (hyperbolic entropy of scale
-        ``scale``, for sparse and badly scaled targets), a mirror map, or a dict of sites → mirror maps.
+        φ: None (Euclidean at real sites, else the mirror of the support: its entropy, or without the test its barrier),
+        ``"hyperbolic"`` (hyperbolic entropy of scale ``scale``, for sparse and badly scaled targets), a mirror map, or
+        a dict of sites → mirror maps.
     envelope
         ψ: None (Euclidean, the Moreau envelope), ``"hyperbolic"`` (hyperbolic entropy with β = 0.7/α), or a mirror map.
     smoothing
@@ -95,20 +97,20 @@ class BregmanProximalLangevin(AbstractLangevin):
 
     def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
         """The mirror of the step."""
-        mirror = resolve_mirror(self.mirror, target, scale)
+        mirror = resolve_mirror(self.mirror, target, scale, barrier=not self.adjusted)
         check_dual(self, mirror)
         return mirror
 
-    def locate(self, target: Primal, point: Point) -> Local:
+    def locate(self, target: Primal, mirror: AbstractMirror, point: Point) -> Local:
         """Log π, and G = ∇f + ∇env."""
-        smooth, drift = value_and_drift(target.smooth_log_density, point.x)
+        smooth, drift = value_and_drift(target.smooth_log_density, point.x, log_probs(target, mirror, point))
         envelope = self.envelope_of(target.nonsmooth)
         drift = drift + envelope.grad(envelope.at(point.x))
         return Local(point, smooth - target.nonsmooth.value(point.x), drift)
 
     def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
         """A mirror Langevin step along G."""
-        return mirror_proposal(lambda p: self.locate(target, p), mirror, noise, local, step)
+        return mirror_proposal(lambda p: self.locate(target, mirror, p), mirror, noise, local, step)
 
     def check_step(self, target: Primal, x: Any) -> None:
         """In the Euclidean geometry an unadjusted step must be below 2/(L + 1/λ)."""
@@ -172,13 +174,13 @@ class MirrorLangevin(AbstractLangevin):
 
     def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
         """The mirror of the step."""
-        mirror = resolve_mirror(self.mirror, target, scale)
+        mirror = resolve_mirror(self.mirror, target, scale, barrier=not self.adjusted)
         check_dual(self, mirror)
         return mirror
 
-    def locate(self, target: Primal, point: Point) -> Local:
+    def locate(self, target: Primal, mirror: AbstractMirror, point: Point) -> Local:
         """Log π and minus its gradient."""
-        return Local(point, *value_and_drift(target.log_density, point.x))
+        return Local(point, *value_and_drift(target.log_density, point.x, log_probs(target, mirror, point)))
 
     def check_step(self, target: Primal, x: Any) -> None:
         """In the Euclidean geometry an unadjusted step must be below 2/L."""
@@ -186,7 +188,7 @@ class MirrorLangevin(AbstractLangevin):
 
     def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
         """A mirror Langevin step."""
-        return mirror_proposal(lambda p: self.locate(target, p), mirror, noise, local, step)
+        return mirror_proposal(lambda p: self.locate(target, mirror, p), mirror, noise, local, step)
 
 
 def _as_envelope(given: Any) -> Any:
@@ -205,7 +207,8 @@ def _power(mirror: AbstractMirror) -> float | None:
     """The exponent other than 2 of a power among the parts of a mirror."""
     if isinstance(mirror, PowerMirror):
         return None if mirror.p == 2 else mirror.p
-    parts = mirror.parts if isinstance(mirror, Product) else [mirror.mirror] if isinstance(mirror, Affine) else []
+    one = [mirror.mirror] if isinstance(mirror, Affine | Batch) else []
+    parts = mirror.parts if isinstance(mirror, Product) else one
     return next((p for p in map(_power, parts) if p is not None), None)
 
 

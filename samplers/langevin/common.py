@@ -22,6 +22,7 @@ from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.method import AbstractMethod, Budget, Stage
 from ...infer.run.start import Warm
 from ...infer.target import Target
+from ...infer.target.mirrors import log_probabilities
 from ...infer.target.primal import Primal, PrimalCoordinates, primal
 from ...infer.validate import check_fraction, check_positive
 from ..adaptation import Adaptation, Settings, start_adaptation, update_adaptation
@@ -37,6 +38,9 @@ SHRINK = 0.02
 """A window makes no variance smaller than by this factor: a chain that hardly moved tells little."""
 UNADJUSTED = 0.1
 """An unadjusted sampler's share of the step size at which the Metropolis test would accept as often as it should."""
+EDGE = 0.02
+"""Its largest step where a site is constrained: in the metric 1/x² of a barrier √(2γ) is relative to the distance from
+the edge, and five standard deviations are needed for a step across all of the dual."""
 Noise = Callable[[Point], Array]
 
 
@@ -148,7 +152,7 @@ class AbstractLangevin(AbstractMethod):
         """The mirror map, with ``scale`` (d,) where it is one that scales."""
 
     @abc.abstractmethod
-    def locate(self, target: Primal, point: Point) -> Local:
+    def locate(self, target: Primal, mirror: AbstractMirror, point: Point) -> Local:
         """Log density and drift at a point."""
 
     @abc.abstractmethod
@@ -224,7 +228,7 @@ class AbstractLangevin(AbstractMethod):
         adaptation = start_adaptation(self._settings(found), 1.0, jnp.zeros(()), gradient, metric)
         mirror = self.mirror_for(found, jnp.sqrt(adaptation.metric))
         mirror.check(d)
-        local = self.locate(found, mirror.at(x))
+        local = self.locate(found, mirror, mirror.at(x))
         step_size = self.step_size
         if step_size is None and self.has_ratio and "scale" in learned:  # another sampler's step is of another kind
             step_size = learned["step_size"]
@@ -241,7 +245,8 @@ class AbstractLangevin(AbstractMethod):
         if self._fixed:
             step_size = jnp.asarray(self.step_size, step_size.dtype)
         elif self._learns and not self.adjusted:
-            step_size = jnp.where(adapting, step_size, UNADJUSTED * step_size)
+            largest = jnp.inf if found.coordinates.real else EDGE
+            step_size = jnp.where(adapting, step_size, jnp.minimum(UNADJUSTED * step_size, largest))
         mirror = self.mirror_for(found, jnp.sqrt(state.adaptation.metric))
         keys = jax.random.split(key, 3)
         noises = [lambda p, k=k: self.noise(k, mirror, p) for k in keys[:2]]
@@ -325,10 +330,18 @@ class AbstractLangevin(AbstractMethod):
         return Settings("diagonal_welford", default if self.target_acceptance is None else self.target_acceptance, 1)
 
     def _rescaled(self, target: Primal, local: Local, adaptation: Adaptation, changed: Array) -> Local:
-        """The same point under the mirror of the new scale; only the dual coordinates change."""
-        at = self.mirror_for(target, jnp.sqrt(adaptation.metric)).at
-        point = jax.lax.cond(changed, lambda p: at(p.x), lambda p: p, local.point)
-        return local._replace(point=point)
+        """The same point under the mirror of the new scale; only the duals of real sites change.
+
+        Others keep theirs, from which their x follows, and not the other way round: x may be rounded to an edge.
+        """
+        mirror = self.mirror_for(target, jnp.sqrt(adaptation.metric))
+        real = np.concatenate([np.full(block.size, block.is_real) for block in target.coordinates.blocks])
+
+        def moved(point: Point) -> Point:
+            found = mirror.at(point.x)
+            return found if real.all() or not mirror.invertible else mirror.from_dual(jnp.where(real, found.y, point.y))
+
+        return local._replace(point=jax.lax.cond(changed, moved, lambda point: point, local.point))
 
     def _with(self, schedule: Schedule) -> "AbstractLangevin":
         return dataclasses.replace(self, schedule=schedule)
@@ -341,10 +354,15 @@ def finite(local: Local) -> Array:
     return ok & (local.log_density < jnp.inf)
 
 
-def value_and_drift(log_density: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
-    """A log density and minus its gradient."""
-    value, gradient = jax.value_and_grad(log_density)(x)
+def value_and_drift(log_density: Callable[..., Array], x: Array, *known: Any) -> tuple[Array, Array]:
+    """A log density and minus its gradient with respect to x."""
+    value, gradient = jax.value_and_grad(log_density)(x, *known)
     return value, -gradient
+
+
+def log_probs(target: Primal, mirror: AbstractMirror, point: Point) -> dict[str, Array]:
+    """The probabilities of simplex sites as the mirror's point knows them, also where 1 − Σ x has no digits left."""
+    return log_probabilities(target.coordinates, mirror, point)
 
 
 def _learned_scale(learned: dict[str, Any]) -> Any:

@@ -21,7 +21,7 @@ from ...infer.errors import InvalidArgument
 from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.target.primal import Primal
 from ..mirrors import as_mirror, resolve_mirror
-from .common import AbstractLangevin, Local, Noise, Proposal, finite, value_and_drift
+from .common import AbstractLangevin, Local, Noise, Proposal, finite, log_probs, value_and_drift
 
 
 class MAPLA(AbstractLangevin):
@@ -62,16 +62,16 @@ class MAPLA(AbstractLangevin):
         """A draw of N(0, H⁻¹)."""
         return mirror.inv_noise(key, point)
 
-    def locate(self, target: Primal, point: Point) -> Local:
+    def locate(self, target: Primal, mirror: AbstractMirror, point: Point) -> Local:
         """Log π and minus its gradient."""
-        return Local(point, *value_and_drift(target.log_density, point.x))
+        return Local(point, *value_and_drift(target.log_density, point.x, log_probs(target, mirror, point)))
 
     def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
         """The Gaussian step in the primal; the ratio of one outside of the constraint is −∞ ([1]_, algorithm 1)."""
         x = local.point
         z = x.x - step * mirror.inv_hess_mv(x, local.drift) + jnp.sqrt(2 * step) * noise(x)
         inside = mirror.contains(z)
-        new = self.locate(target, mirror.at(jnp.where(inside, z, x.x)))
+        new = self.locate(target, mirror, mirror.at(jnp.where(inside, z, x.x)))
         ratio = jnp.where(inside, log_ratio(mirror, local, new, step), -jnp.inf)
         return Proposal(new, ratio, finite(new))
 

@@ -99,7 +99,7 @@ class PrimalDualLangevin(AbstractUnadjusted):
             return step
         return jnp.minimum(step, MARGIN / jnp.sqrt(self.ratio * squared_norm(target.nonsmooth)))
 
-    def locate(self, target: Primal, point: Point) -> Local:
+    def locate(self, target: Primal, mirror: AbstractMirror, point: Point) -> Local:
         """Log π; the dual field of a point that has none yet is 0."""
         dual = point.extra
         if isinstance(dual, tuple):
@@ -113,7 +113,7 @@ class PrimalDualLangevin(AbstractUnadjusted):
         prox = self.prox_smooth(target, x - step * apply_transpose(term, u), step)
         new_x = prox + jnp.sqrt(2 * step) * noise(local.point)
         new_u = prox_dual(term, u + dual_step * apply(term, 2 * new_x - x), dual_step)
-        new = self.locate(target, mirror.at(new_x)._replace(extra=new_u))
+        new = self.locate(target, mirror, mirror.at(new_x)._replace(extra=new_u))
         return Proposal(new, jnp.asarray(jnp.nan), finite(new))
 
     def remarks(self, state: LangevinState, target: Target, result: Any) -> list[dict[str, Any]]:

@@ -124,7 +124,7 @@ class ProximalLangevin(AbstractUnadjusted):
                 )
         return self
 
-    def locate(self, target: Primal, point: Point) -> Local:
+    def locate(self, target: Primal, mirror: AbstractMirror, point: Point) -> Local:
         """Log π, and ∇f."""
         smooth, drift = value_and_drift(target.smooth_log_density, point.x)
         return Local(point, smooth - target.nonsmooth.value(point.x), drift)
@@ -132,7 +132,9 @@ class ProximalLangevin(AbstractUnadjusted):
     def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
         """One iteration of the scheme."""
         update = {"psgla": self._psgla, "pgld": self._pgld, "pp_ula": self._pp_ula, "fbula": self._fbula}[self.scheme]
-        new = self.locate(target, mirror.at(update(target, local, jnp.sqrt(2 * step) * noise(local.point), step)))
+        new = self.locate(
+            target, mirror, mirror.at(update(target, local, jnp.sqrt(2 * step) * noise(local.point), step))
+        )
         return Proposal(new, jnp.asarray(jnp.nan), finite(new))
 
     def noise(self, key: PRNGKeyArray, mirror: AbstractMirror, point: Point) -> Array:

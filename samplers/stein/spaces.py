@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ...infer.geometry import Affine, Product
+from ...infer.geometry import Affine, Batch, Product
 from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.geometry.simplex import AbstractSimplex
 from ...infer.kernels.metric import Dense, Diagonal, Identity, Metric, RankOne
+from ...infer.target.mirrors import log_probabilities
 from ...infer.target.primal import Primal
 
 FLOOR = {"float32": 1e-30, "float64": 1e-300}
@@ -44,28 +45,8 @@ class Cloud(NamedTuple):
 
 def values_at(found: Primal, mirror: AbstractMirror, point: Point) -> dict[str, Array]:
     """Values of the sites at a point; of a simplex all probabilities, from their logarithms."""
-    values = found.coordinates.values(point.x)
-    leaves, begin = {}, 0
-    for part, inner in _leaves(mirror, point):
-        leaves[begin, begin + inner.x.size] = (part, inner)
-        begin += inner.x.size
-    for block, at in found.coordinates.slices:
-        if block.kind != "simplex":
-            continue
-        size = block.free[-1]
-        mine = [leaves.get((start, start + size)) for start in range(at.start, at.stop, size)]
-        if all(leaf is not None and isinstance(leaf[0], AbstractSimplex) for leaf in mine):
-            logs = jnp.stack([leaf[1].extra for leaf in mine if leaf is not None])
-            values[block.name] = jnp.exp(logs).reshape(block.shape)
-    return values
-
-
-def _leaves(mirror: AbstractMirror, point: Point) -> list[tuple[AbstractMirror, Point]]:
-    """The parts of a product and their points, in order."""
-    if not isinstance(mirror, Product):
-        return [(mirror, point)]
-    parts = zip(mirror.parts, point.extra, strict=True)
-    return [leaf for part, inner in parts for leaf in _leaves(part, inner)]
+    logs = log_probabilities(found.coordinates, mirror, point)
+    return found.coordinates.values(point.x) | {name: jnp.exp(value) for name, value in logs.items()}
 
 
 def unconstrained(found: Primal, mirror: AbstractMirror, y: Float[Array, "n d"]) -> Float[Array, "n d"]:
@@ -92,6 +73,9 @@ def inverse_hessians(mirror: AbstractMirror, points: Point) -> Metric:
     if isinstance(mirror, Product):
         parts = zip(mirror.parts, points.extra, strict=True)
         return tuple(block for part, inner in parts if inner.x.shape[1] for block in inverse_hessians(part, inner))
+    if isinstance(mirror, Batch):
+        parts = (jax.tree.map(lambda leaf, k=k: leaf[:, k], points.extra) for k in range(mirror.count))
+        return tuple(block for inner in parts for block in inverse_hessians(mirror.mirror, inner))
     if isinstance(mirror, Affine):
         scale = jnp.broadcast_to(jnp.asarray(mirror.scale, points.x.dtype), (size,))
         return _scaled(inverse_hessians(mirror.mirror, points.extra), scale, n)

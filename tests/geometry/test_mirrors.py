@@ -25,6 +25,7 @@ CASES: dict[str, tuple[Any, list, list]] = {
     "FermiDirac": (geo.FermiDirac(), [[0.5, 0.9]], [[1e-9, 1 - 1e-6]]),
     "Hellinger": (geo.Hellinger(), [[0.0, -0.9]], [[1 - 1e-6, -1 + 1e-5]]),
     "Burg": (geo.Burg(), [[0.5, 3.0]], [[1e-9, 1e6]]),
+    "HalfLineBarrier": (geo.HalfLineBarrier(), [[0.5, 3.0]], [[1e-9, 1e6]]),
     "PowerMirror 1.5": (geo.PowerMirror(1.5), [[0.5, -3.0]], [[1e-6, 1e6]]),
     "PowerMirror 2": (geo.PowerMirror(2.0), [[0.5, -3.0]], [[1e-6, 1e6]]),
     "PowerMirror 3": (geo.PowerMirror(3.0), [[0.5, -3.0]], [[1e-3, 1e6]]),
@@ -42,6 +43,7 @@ CASES: dict[str, tuple[Any, list, list]] = {
         [[-2.0, 0.3, 0.5, 4.0]],
         [[-2.0, 1e-6, 0.5, 1e6]],
     ),
+    "Batch": (geo.Batch(geo.SimplexBarrier(), 2), [[0.3, 0.5, 0.1, 0.2]], [[1e-6, 0.5, 0.2, 1e-3]]),
 }
 INVERTIBLE = [name for name in CASES if name != "PolytopeBarrier"]
 each = pytest.mark.parametrize("name", CASES)
@@ -225,7 +227,7 @@ def test_divergence_of_the_inverse_hessian(name):
         np.testing.assert_allclose(f["div"], f["divergence_in_the_dual"], rtol=1e-9, atol=1e-9)
 
 
-@each
+@pytest.mark.parametrize("name", [name for name in CASES if name != "Batch"])  # whose Gaussians are drawn under vmap
 def test_covariance_of_the_noise(name):
     """Exactly: a draw is linear in Gaussians, and the square of its matrix is H, or P."""
     f = facts(name)
@@ -234,6 +236,15 @@ def test_covariance_of_the_noise(name):
             scale = np.sqrt(np.diag(expected))
             found = factor @ factor.T / np.outer(scale, scale)
             np.testing.assert_allclose(found, expected / np.outer(scale, scale), atol=1e-8)
+
+
+def test_noise_of_a_batch_is_that_of_a_product_of_equals():
+    """Independent in each set."""
+    x, key = jnp.array([0.3, 0.4, 0.1, 0.2]), jax.random.key(3)
+    batch, product = geo.Batch(geo.SimplexEntropy(), 2), geo.Product([geo.SimplexEntropy()] * 2, [2, 2])
+    for name in ("noise", "inv_noise"):
+        one, other = (jax.jit(getattr(mirror, name))(key, mirror.at(x)) for mirror in (batch, product))
+        np.testing.assert_allclose(one, other, rtol=1e-13)
 
 
 @each
@@ -251,7 +262,7 @@ def test_joint_convexity(name):
         u, v = jnp.split(both, 2)
         return mirror.contains(u) & mirror.contains(v), divergence(both), jax.hessian(divergence)(both)
 
-    wide = {"Euclidean": 1.0, "HyperbolicEntropy": 2.0, "PowerMirror": 2.0}.get(name.split()[0], 0.25)
+    wide = {"Euclidean": 1.0, "HyperbolicEntropy": 2.0, "PowerMirror": 2.0, "Batch": 0.1}.get(name.split()[0], 0.25)
     spread = wide * RNG.normal(size=(300, 2 * size_of(name)))
     fine, values, hessians = (np.asarray(a) for a in look(jnp.tile(jnp.asarray(middle[0]), 2) + spread))
     assert fine.sum() > 20
@@ -363,6 +374,9 @@ def test_flags():
     assert {name for name, (mirror, *_) in CASES.items() if mirror.jointly_convex} == convex | {"Affine simplex"}
     structure = {name: mirror.structure for name, (mirror, *_) in CASES.items()}
     assert structure["EllipsoidBarrier"] == structure["PolytopeBarrier"] == structure["Product"] == "dense"
+    assert structure["Batch"] == "dense"
+    assert geo.Batch(geo.SimplexEntropy(), 1).structure == "rank_one"
+    assert geo.Batch(geo.Burg(), 3).structure == "diagonal"
     ranked = {name for name, kind in structure.items() if kind == "rank_one"}
     axes = {"EllipsoidBarrier ball", "EllipsoidBarrier axes"}
     assert ranked == {"SimplexEntropy", "SimplexBarrier", "Affine simplex"} | axes
@@ -421,6 +435,9 @@ def test_outside_is_not_contained():
         (lambda: geo.Product((geo.Burg(),), (1.5,)), "sizes must be a whole number"),
         (lambda: geo.Product(("Burg",), (1,)), "parts must be mirrors, got 'Burg'"),
         (lambda: geo.Product((geo.Burg(),), (2,)).check(3), "add up to 2, but there are 3"),
+        (lambda: geo.Batch(geo.SimplexEntropy(), 0), "count must be"),
+        (lambda: geo.Batch("Burg", 2), "mirror must be a mirror, got 'Burg'"),
+        (lambda: geo.Batch(geo.SimplexEntropy(), 2).check(5), "count=2 does not divide the 5 coordinates"),
     ],
 )
 def test_bad_parameters(make, message):

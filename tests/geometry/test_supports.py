@@ -149,6 +149,9 @@ def test_equality_and_pickling(name):
     assert bool(support(support.feasible_like(np.zeros(2))))
 
 
+HALF_LINES = (geo.BoltzmannShannon(), geo.HalfLineBarrier())
+
+
 def test_center():
     """The Chebyshev centre of a right triangle is the centre of its incircle."""
     support = geo.polytope([[-1.0, 0.0], [0.0, -1.0], [3.0, 4.0]], [0.0, 0.0, 12.0])  # sides 3, 4, 5; radius 1
@@ -156,25 +159,30 @@ def test_center():
 
 
 @pytest.mark.parametrize(
-    ("support", "size", "expected"),
+    ("support", "size", "expected", "barrier"),
     [
-        (constraints.real, 3, geo.Euclidean()),
-        (constraints.real_vector, 3, geo.Euclidean()),
-        (constraints.independent(constraints.positive, 1), 3, geo.BoltzmannShannon()),
-        (constraints.greater_than(2.0), 3, geo.Affine(geo.BoltzmannShannon(), 2.0)),
-        (constraints.less_than(2.0), 3, geo.Affine(geo.BoltzmannShannon(), 2.0, -1.0)),
-        (constraints.unit_interval, 3, geo.FermiDirac()),
-        (constraints.interval(-1.0, np.array([1.0, 2.0, 3.0])), 3, None),
-        (constraints.simplex, 4, geo.SimplexEntropy()),
+        (constraints.real, 3, geo.Euclidean(), geo.Euclidean()),
+        (constraints.real_vector, 3, geo.Euclidean(), geo.Euclidean()),
+        (constraints.independent(constraints.positive, 1), 3, geo.BoltzmannShannon(), geo.HalfLineBarrier()),
+        (constraints.greater_than(2.0), 3, *(geo.Affine(m, 2.0) for m in HALF_LINES)),
+        (constraints.less_than(2.0), 3, *(geo.Affine(m, 2.0, -1.0) for m in HALF_LINES)),
+        (constraints.unit_interval, 3, geo.FermiDirac(), geo.Affine(geo.BoxBarrier(0.5), 0.5)),
+        (
+            constraints.interval(-1.0, np.array([1.0, 2.0, 3.0])),
+            3,
+            geo.Affine(geo.FermiDirac(), -1.0, np.array([2.0, 3.0, 4.0])),
+            geo.Affine(geo.BoxBarrier(0.5), np.array([0.0, 0.5, 1.0]), np.array([2.0, 3.0, 4.0])),
+        ),
+        (constraints.simplex, 4, geo.SimplexEntropy(), geo.SimplexBarrier()),
     ],
 )
-def test_default_mirror(support, size, expected):
-    mirror = geo.default_mirror(support, size)
-    if expected is None:
-        expected = geo.Affine(geo.FermiDirac(), -1.0, np.array([2.0, 3.0, 4.0]))
-    assert jax.tree.structure(mirror) == jax.tree.structure(expected)
-    for found, wanted in zip(jax.tree.leaves(mirror), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(found, wanted)
+def test_default_mirror(support, size, expected, barrier):
+    for steep, wanted in ((False, expected), (True, barrier)):
+        mirror = geo.default_mirror(support, size, barrier=steep)
+        assert jax.tree.structure(mirror) == jax.tree.structure(wanted)
+        for one, other in zip(jax.tree.leaves(mirror), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert mirror.full_dual
 
 
 @pytest.mark.parametrize("support", [constraints.greater_than(2.0), constraints.less_than(2.0), geo.ball(2.0)])

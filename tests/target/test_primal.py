@@ -62,16 +62,22 @@ def test_density_without_jacobian(name: str) -> None:
         pytest.importorskip("funsor")
     target = TARGETS[name]()
     found = primal(target)
+
+    @jax.jit
+    @jax.vmap
+    def look(u):
+        x = found.coordinates.to_x(u)
+        log_det = jnp.linalg.slogdet(jax.jacfwd(found.coordinates.to_x)(u))[1]
+        values, both = target.constrain(u), (found.log_density(x) + log_det, target.log_density(u))
+        return found.coordinates.to_u(x), both, found.coordinates.values(x), values
+
     with jax.enable_x64(True):
-        for seed in range(3):
-            u = target.initial(jax.random.key(seed))
-            x = found.coordinates.to_x(u)
-            np.testing.assert_allclose(found.coordinates.to_u(x), u, atol=1e-10)
-            log_det = jnp.linalg.slogdet(jax.jacfwd(found.coordinates.to_x)(u))[1]
-            np.testing.assert_allclose(found.log_density(x) + log_det, target.log_density(u), rtol=1e-10)
-            values = target.constrain(u)
-            for site, value in found.coordinates.values(x).items():
-                np.testing.assert_allclose(value, values[site], atol=1e-12)
+        u = jnp.stack([target.initial(jax.random.key(seed)) for seed in range(3)])
+        again, (one, other), ours, values = look(u)
+        np.testing.assert_allclose(again, u, atol=1e-10)
+        np.testing.assert_allclose(one, other, rtol=1e-10)
+        for site, value in ours.items():
+            np.testing.assert_allclose(value, values[site], atol=1e-12)
 
 
 def test_smooth_part_of_a_split_prior_has_no_kink() -> None:
@@ -105,16 +111,48 @@ def test_nonsmooth_terms_of_unconstrained_coordinates_are_refused() -> None:
         primal(target)
 
 
-def test_the_mirror_of_a_batch_has_one_part_per_simplex() -> None:
-    from pushforward.infer.geometry import SimplexEntropy
+def test_the_mirror_of_a_batch_is_one_for_all_its_sets() -> None:
+    from pushforward.infer.geometry import Batch, SimplexEntropy
     from pushforward.infer.target.mirrors import product_mirror
 
     def batch():
         numpyro.sample("p", dist.Dirichlet(np.full(3, 4.0)).expand([2]).to_event(1))
+        numpyro.sample("q", dist.Dirichlet(np.full(4, 4.0)))
 
     mirror = product_mirror(primal(pf.Target.from_numpyro(batch)).coordinates)
-    assert [type(part) for part in mirror.parts] == [SimplexEntropy, SimplexEntropy]
-    assert mirror.sizes == (2, 2)
+    first, second = mirror.parts
+    assert isinstance(first, Batch)
+    assert isinstance(first.mirror, SimplexEntropy)
+    assert isinstance(second, SimplexEntropy)
+    assert first.count == 2
+    assert mirror.sizes == (4, 3)
+
+
+def test_probabilities_keep_their_digits_next_to_a_corner() -> None:
+    """The density of s = e⁻⁹⁰ from the mirror's point, in a batch, alone, and in a product of one's own."""
+    from pushforward.infer.geometry import Product, SimplexEntropy
+    from pushforward.infer.target.mirrors import log_probabilities, product_mirror
+
+    found = primal(of_log_density())
+    order = [block.name for block in found.coordinates.blocks]
+    assert order == ["m", "q", "s"]
+    whole = product_mirror(found.coordinates)
+    with jax.enable_x64(True):
+        for mirror in (
+            whole,
+            Product((whole.parts[0], SimplexEntropy(), SimplexEntropy(), whole.parts[2]), (1, 2, 2, 2)),
+        ):
+            point = mirror.from_dual(jnp.asarray(np.array([0.3, -0.2, 90.0, 1.0, 0.2, 0.3, 0.5])))
+            logs = log_probabilities(found.coordinates, mirror, point)["q"]
+            np.testing.assert_allclose(logs[0], [-90.2, 0.0, -90.0], atol=1e-12)
+            np.testing.assert_allclose(jnp.exp(logs).sum(-1), 1.0, rtol=1e-12)
+            density, slope = jax.value_and_grad(found.log_density)(point.x, {"q": logs})
+            s = jnp.exp(point.y[5:])
+            q = jnp.exp(logs[1])
+            np.testing.assert_allclose(
+                density, jnp.sum(jnp.log(s) - s) - 0.09 + 2 * (jnp.sum(jnp.log(q)) - 180.2), rtol=1e-12
+            )
+            np.testing.assert_allclose(slope[2], 2 * (1 - np.exp(90.0)), rtol=1e-12)
 
 
 def test_bounds_of_a_mirror_are_spread_over_the_site() -> None:

@@ -22,7 +22,7 @@ class Kernel(NamedTuple):
 
     def local(self, w: Any) -> Any:
         """What is known at the dual w."""
-        return self.method.locate(self.target, self.mirror.from_dual(jnp.reshape(w, (1,))))
+        return self.method.locate(self.target, self.mirror, self.mirror.from_dual(jnp.reshape(w, (1,))))
 
 
 def make(method: Any, target: Any, step: float) -> Kernel:

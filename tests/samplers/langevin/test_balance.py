@@ -68,7 +68,7 @@ def primal_density(mirror, old, new):
 
 
 def assert_balanced(kernel, density, ratio, points):
-    old, new = (kernel.method.locate(kernel.target, kernel.mirror.at(jnp.asarray(x))) for x in points)
+    old, new = (kernel.method.locate(kernel.target, kernel.mirror, kernel.mirror.at(jnp.asarray(x))) for x in points)
     forth = old.log_density + density(kernel.mirror, old, new)
     back = new.log_density + density(kernel.mirror, new, old)
     np.testing.assert_allclose(ratio(kernel.mirror, old, new, kernel.step), back - forth, atol=1e-10)

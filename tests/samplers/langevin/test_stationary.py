@@ -156,7 +156,9 @@ def test_mapla_on_a_beta(sign: int, mean: float) -> None:
     target = pf.Target.from_log_density(log_beta, np.full(1, 0.5))
     kernel = make(pf.MAPLA(mirror=SimplexBarrier()), target, 0.05)
     grid = np.linspace(0, 1, 1202)[1:-1]
-    places = jax.vmap(lambda x: kernel.method.locate(kernel.target, kernel.mirror.at(x[None])))(jnp.asarray(grid))
+    places = jax.vmap(lambda x: kernel.method.locate(kernel.target, kernel.mirror, kernel.mirror.at(x[None])))(
+        jnp.asarray(grid)
+    )
     curvature = 1 / grid**2 + 1 / (1 - grid) ** 2
     drift = -(2 / grid - 1 / (1 - grid))
 

@@ -609,7 +609,8 @@ class Posterior:
         return {
             "method": self._method_name,
             "stopped": self.record.get("stopped"),
-            "warning": _warning_of(self._run.method if self._run is not None else None, recorded.get("name")),
+            "warning": self._said("warning"),
+            "divergence": self._said("divergence"),
             "log_weights": self.log_weights(),
             "asked": self.record.get("plan", {}).get("num_samples"),
             "moved": self.record.get("moved"),
@@ -617,6 +618,14 @@ class Posterior:
             "max_tree_depth": settings.get("max_tree_depth"),
             "target_acceptance": settings.get("target_acceptance"),
         }
+
+    def _said(self, what: str) -> str:
+        """What a method's class says of its draws; the class of a stored run is looked up by its public name."""
+        import pushforward
+
+        name = self.record.get("method", {}).get("name")
+        found = type(self._run.method) if self._run is not None else getattr(pushforward, name or "", None)
+        return getattr(found, what, "")
 
     def _remarks(self) -> list[dict[str, Any]]:
         """What the method says of its run; nothing where the run's states are not at hand."""
@@ -710,14 +719,6 @@ class Posterior:
 
     def _repr_html_(self) -> str:
         return f"<p>{self!r}</p>{self.diagnose()._repr_html_()}{self.summary().to_html()}"
-
-
-def _warning_of(method: "AbstractMethod | None", name: str | None) -> str:
-    """What a method's class says of its draws; the class of a stored run is looked up by its public name."""
-    import pushforward
-
-    found = type(method) if method is not None else getattr(pushforward, name or "", None)
-    return getattr(found, "warning", "")
 
 
 def _outcome(run: "Run") -> dict[str, Any]:

@@ -16,6 +16,11 @@ BFMI = 0.3
 FEW_DIVERGENCES = 0.0025
 TOLERANCE = 0.1
 CHANCE = 0.05
+HAMILTONIAN = (
+    "The region where they occur is not explored in full: raise target_acceptance to 0.95 or more, or use a "
+    "non-centred parameterisation."
+)
+"""What to do about divergences, unless the method has advice of its own."""
 
 
 def finite(stats: Statistics) -> list[Finding]:
@@ -65,7 +70,13 @@ def chains(tree: Any, stats: Statistics, extra: dict[str, Any]) -> list[Finding]
     slow = any(f.level == "warning" and f.name in ("ESS", "R-hat") for f in findings)
     energy = _energy(tree, names)
     alone = not any(finding.level == "warning" for finding in findings + energy)
-    return findings + _divergences(tree, alone) + energy + _depth(tree, extra, slow) + _acceptance(tree, extra)
+    return (
+        findings
+        + _divergences(tree, alone, extra.get("divergence") or "")
+        + energy
+        + _depth(tree, extra, slow)
+        + _acceptance(tree, extra)
+    )
 
 
 def _rhat(stats: Statistics, keep: np.ndarray) -> list[Finding]:
@@ -194,7 +205,7 @@ def _odd(tree: Any, stats: Statistics, keep: np.ndarray, names: list[str], still
     return findings
 
 
-def _divergences(tree: Any, alone: bool) -> list[Finding]:
+def _divergences(tree: Any, alone: bool, advice: str) -> list[Finding]:
     diverging = sample_stat(tree, "diverging")
     if diverging is None:
         return []
@@ -208,13 +219,11 @@ def _divergences(tree: Any, alone: bool) -> list[Finding]:
     if sites:
         text += f"; they concentrate: {', '.join(map(str, sites))}"
     if sites or count > FEW_DIVERGENCES * total:
-        text += (
-            ". The region where they occur is not explored in full: raise target_acceptance to 0.95 or more, or use a "
-            "non-centred parameterisation."
-        )
+        text += f". {advice or HAMILTONIAN}"
         return [Finding("warning", "divergences", text, count, 0, names)]
     if alone:
-        text += ", too few and too scattered to bias the result; target_acceptance=0.95 should remove them."
+        text += ", too few and too scattered to bias the result"
+        text += f". {advice}" if advice else "; target_acceptance=0.95 should remove them."
     else:
         text += "; with the warnings here they point to a region that is hard to explore: see those."
     return [Finding("note", "divergences", text, count, 0)]

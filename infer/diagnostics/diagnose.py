@@ -33,8 +33,9 @@ def diagnose(
         ``"chains"``, ``"particles"`` or ``"approximation"``.
     extra
         What the tree does not know, all optional: ``"method"`` (its name), ``"warning"`` (a sentence about the method,
-        e.g. that it is unadjusted), ``"remarks"`` (findings of the method itself, as dicts), ``"stopped"`` (why the run
-        ended early), ``"asked"`` (draws per chain asked for), ``"max_tree_depth"``, ``"target_acceptance"``,
+        e.g. that it is unadjusted), ``"divergence"`` (what one is of this method and what to do, in sentences; default:
+        those of Hamiltonian samplers), ``"remarks"`` (findings of the method itself, as dicts), ``"stopped"`` (why the
+        run ended early), ``"asked"`` (draws per chain asked for), ``"max_tree_depth"``, ``"target_acceptance"``,
         ``"log_weights"`` (as the argument).
     log_weights
         Log weights of the draws. For an approximation log π − log q as it is, not normalised: it gives ELBO, evidence

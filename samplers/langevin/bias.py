@@ -29,7 +29,8 @@ def describe_bias(name: str, pair: Any) -> list[dict[str, Any]]:
     if pair is None or not np.all(np.asarray(pair.count) > 0):
         message = f"{name} has no Metropolis test, and its bias was not estimated; use bias_check=True with a warm-up."
         return [{"level": "note", "name": "bias", "message": message}]
-    mean, sd = estimate_bias(np.asarray(pair.means))
+    with np.errstate(all="ignore"):  # squares of a chain that ran away overflow; what follows is not finite
+        mean, sd = estimate_bias(np.asarray(pair.means))
     if not np.all(np.isfinite(mean[0]) & np.isfinite(sd[0])):
         message = f"The bias of {name} was not estimated: a coordinate did not move."
         return [{"level": "note", "name": "bias", "message": message}]

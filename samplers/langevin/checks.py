@@ -3,21 +3,24 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from ...infer.errors import InvalidArgument, NotAvailable
-from ...infer.geometry import Euclidean
+from ...infer.geometry import Affine, Euclidean, HyperbolicEntropy
 from ...infer.geometry.envelope import Envelope
 from ...infer.geometry.mirror import AbstractMirror
 from ...infer.geometry.prox import UserTerm
 from ...infer.geometry.term import AbstractTerm
 from ...infer.run.start import Warm
+from ...infer.target.mirrors import elementary
 from ...infer.target.primal import Primal
 from ..mirrors import shorten
 from .curvature import curvature
 
 LARGE_KAPPA = 0.3
+EDGES = ("positive", "nonnegative", "softplus_positive", "greater_than", "unit_interval", "interval", "simplex")
 
 
 def starting_points(start: Any) -> list[Array]:
@@ -64,6 +67,76 @@ def check_domain(mirror: AbstractMirror, target: Primal, key: Any) -> None:
                     f"the mirror of the site {block.name!r} leads out of its support, {block.kind}, to "
                     f"{shorten(there[at])}; leave it out, or take one of that domain."
                 )
+
+
+def describe_overshoot(mirror: AbstractMirror, y: Array, drifts: Array) -> list[dict[str, Any]]:
+    """A finding on drifts that lead past 0 in the dual of the hyperbolic entropy, where ∇f grows faster than y does.
+
+    Parameters
+    ----------
+    mirror
+        Of a chain.
+    y, drifts
+        Duals and γG(x) of all chains where they ended, shape (chain, d).
+    """
+    scale = 1.0
+    if isinstance(mirror, Affine):
+        mirror, scale = mirror.mirror, np.abs(np.asarray(mirror.scale))
+    if not isinstance(mirror, HyperbolicEntropy):
+        return []
+    far = np.abs(np.asarray(y)) * scale > np.arcsinh(1.0)  # |x| > β; nearer to 0 any kink leads past it
+    share = float(np.mean((far & (np.abs(np.asarray(drifts)) > np.abs(np.asarray(y)))).any(1)))
+    if share == 0:
+        return []
+    message = (
+        f"In {100 * share:.0f} % of the chains (threshold 0) the drift γ|∇U| exceeds asinh(|x|/β) at the end: the step "
+        f"goes past 0 in the dual, and beyond twice that the unadjusted recursion explodes; lower step_size, or use "
+        f"adjusted=True."
+    )
+    return [{"level": "warning", "name": "long steps", "message": message, "value": share, "threshold": 0.0}]
+
+
+def describe_edges(target: Primal, x: Array) -> list[dict[str, Any]]:
+    """A finding on a density that grows without bound towards an edge of a support, like |x − edge|^(a − 1), a < 1.
+
+    The exponent is that of the density along one coordinate at 1e-6 and 1e-8 of the distance of ``x`` from its lower
+    edge; the first 200 coordinates are looked at.
+    """
+    edges, names = [], []
+    for block, at in target.coordinates.slices:
+        support = elementary(block.support.value, block.shape)
+        known = block.kind in EDGES
+        lower = (
+            np.broadcast_to(getattr(support, "lower_bound", 0.0), (block.size,))
+            if known
+            else np.full(block.size, -np.inf)
+        )
+        edges.append(lower)
+        names += [block.name] * (at.stop - at.start)
+    edge = np.concatenate(edges)
+    at = np.flatnonzero(np.isfinite(edge))[:200]
+    if not at.size:
+        return []
+    x = jnp.asarray(x)
+    slope = jax.grad(target.log_density)
+
+    def exponent(i: Array, share: float) -> Array:
+        away = share * (x[i] - edge_at[i])
+        return away * slope(x.at[i].set(edge_at[i] + away))[i]
+
+    edge_at = jnp.asarray(np.where(np.isfinite(edge), edge, 0.0), x.dtype)
+    near = jax.jit(lambda: jax.lax.map(lambda i: jnp.stack([exponent(i, 1e-6), exponent(i, 1e-8)]), jnp.asarray(at)))()
+    found = np.asarray(near)
+    worst = int(np.argmin(np.where(np.isfinite(found[:, 0]), found[:, 0], np.inf)))
+    power = float(found[worst, 0])
+    if not power < -0.05 or abs(power - float(found[worst, 1])) > 0.02:
+        return []
+    message = (
+        f"Towards its edge the density of {names[at[worst]]!r} grows without bound, like the distance to the power "
+        f"{power:.2f}. In the geometry of a mirror steps there are small, and chains stay there for long: look at "
+        f"R-hat and ESS of that site, and use NUTS() if they are poor."
+    )
+    return [{"level": "note", "name": "edge", "message": message, "value": power, "threshold": 0.0}]
 
 
 def describe_tails(envelope: Envelope) -> list[dict[str, Any]]:

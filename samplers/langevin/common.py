@@ -29,7 +29,7 @@ from ..adaptation import Adaptation, Settings, start_adaptation, update_adaptati
 from ..metric import variances
 from ..mirrors import check_inside
 from ..schedule import Schedule, frozen, step_size_schedule, window_schedule
-from .checks import check_domain, starting_points
+from .checks import check_domain, describe_edges, describe_overshoot, starting_points
 
 FIRST_STEP = 0.1
 ACCEPTANCE_REAL, ACCEPTANCE = 0.574, 0.4
@@ -130,6 +130,11 @@ class AbstractLangevin(AbstractMethod):
     requires: ClassVar = ("support",)
     has_ratio: ClassVar[bool] = True
     evaluations: ClassVar[int] = 1
+    divergence: ClassVar[str] = (
+        "Here that is a proposal at which the density, its gradient, the dual or the Metropolis ratio is not finite; "
+        "it was rejected, and the chain stayed where it was. Look for overflow or NaN of the model there; a smaller "
+        "step_size, or a larger target_acceptance, leads there less often."
+    )
 
     def __check_init__(self) -> None:
         if self.step_size is not None:
@@ -241,12 +246,7 @@ class AbstractLangevin(AbstractMethod):
         """One proposal and its test; during warm-up, one update of step size and scale."""
         found, schedule = primal(target), frozen() if self.schedule is None else self.schedule
         adapting = schedule.adapting & self._learns
-        step_size = state.adaptation.step_size(adapting)
-        if self._fixed:
-            step_size = jnp.asarray(self.step_size, step_size.dtype)
-        elif self._learns and not self.adjusted:
-            largest = jnp.inf if found.coordinates.real else EDGE
-            step_size = jnp.where(adapting, step_size, jnp.minimum(UNADJUSTED * step_size, largest))
+        step_size = self.step_in_force(found, state.adaptation, adapting)
         mirror = self.mirror_for(found, jnp.sqrt(state.adaptation.metric))
         keys = jax.random.split(key, 3)
         noises = [lambda p, k=k: self.noise(k, mirror, p) for k in keys[:2]]
@@ -289,6 +289,16 @@ class AbstractLangevin(AbstractMethod):
             num_evaluations=jnp.asarray(self.evaluations * (1 if self.pair_from is None else 3), int),
         )
 
+    def step_in_force(self, target: Primal, adaptation: Adaptation, adapting: Any) -> Array:
+        """The user's γ, or the learned one, of which an unadjusted sampler takes a part once warm-up is over."""
+        step_size = adaptation.step_size(adapting)
+        if self._fixed:
+            return jnp.asarray(self.step_size, step_size.dtype)
+        if self.adjusted or not self._learns:
+            return step_size
+        largest = jnp.inf if target.coordinates.real else EDGE
+        return jnp.where(adapting, step_size, jnp.minimum(UNADJUSTED * step_size, largest))
+
     def draw(self, state: LangevinState) -> Array:
         """The chain's position, in u."""
         return state.coordinates.to_u(state.local.point.x)
@@ -305,11 +315,18 @@ class AbstractLangevin(AbstractMethod):
         return {"acceptance": infos.acceptance_rate.mean(), "divergences": infos.diverging.sum()}
 
     def remarks(self, state: LangevinState, target: Target, result: Any) -> list[dict[str, Any]]:
-        """What half the step size would change, of an unadjusted sampler."""
+        """Densities without bound at an edge; of an unadjusted sampler its bias, and steps that are too long."""
         from .bias import describe_bias
 
-        del target, result
-        return [] if self.adjusted else describe_bias(type(self).__name__, state.pair)
+        del result
+        found = primal(target)
+        edges = describe_edges(found, state.local.point.x[0])
+        if self.adjusted:
+            return edges
+        steps = jax.vmap(lambda adaptation: self.step_in_force(found, adaptation, False))(state.adaptation)
+        mirror = self.mirror_for(found, jnp.sqrt(state.adaptation.metric[0]))
+        long = describe_overshoot(mirror, state.local.point.y, steps[:, None] * state.local.drift)
+        return [*describe_bias(type(self).__name__, state.pair), *edges, *long]
 
     @property
     def _fixed(self) -> bool:

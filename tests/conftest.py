@@ -12,7 +12,6 @@ from tests.shapes import check_shapes
 MANY_MAPS = 25_000
 
 # Before any test module imports the package. Programs that tests start (cold starts, command line) are not hooked.
-# Flows, mixflow and score_recursion under infer/variational join this list once their own annotations hold.
 CHECKED = (
     "pushforward.infer.target",
     "pushforward.infer.diagnostics",
@@ -32,13 +31,17 @@ CHECKED = (
     "pushforward.infer.variational.amortised",
     "pushforward.infer.variational.curvature",
     "pushforward.infer.variational.estimators",
+    "pushforward.infer.variational.flowjax_rules",
+    "pushforward.infer.variational.flows",
     "pushforward.infer.variational.gaussian",
     "pushforward.infer.variational.hierarchical",
     "pushforward.infer.variational.log_weights",
     "pushforward.infer.variational.mode",
     "pushforward.infer.variational.objectives",
+    "pushforward.infer.variational.objectives_at_draws",
     "pushforward.infer.variational.rejection",
     "pushforward.infer.variational.rejection_families",
+    "pushforward.infer.variational.score_recursion",
     "pushforward.infer.variational.surrogates",
     "pushforward.infer.variational.whitening",
     "pushforward.models",

@@ -21,8 +21,8 @@ from G = ∇ log q₀(z) of the base. What J⁻¹ costs is the layer's business:
 Where the paper pulls back twice per coupling layer, (0, 1) and ((0, G'), 0), we pull back once: the transformed half
 needs no pass through the conditioner, and both cotangents enter it together.
 
-A bijection of flowjax's interface may bring its own rule as ``push_score(x, g) -> (y, log_det, g')``. In all rules y is
-differentiable in x and in the layer's parameters, log_det and g' are held fixed.
+flowjax's layers have theirs in `flowjax_rules`; a bijection of its interface may bring its own as ``push_score(x, g) ->
+(y, log_det, g')``. In all rules y is differentiable in x and in the layer's parameters, log_det and g' are held fixed.
 """
 
 from collections.abc import Callable
@@ -73,58 +73,14 @@ def push(bijection: Any, x: Float[Array, " d"], g: Float[Array, " d"]) -> Pushed
     """The image y = T(x), log|det J| and the score G' at y, by the rule of the bijection's kind."""
     if hasattr(bijection, "push_score"):
         return bijection.push_score(x, g)
-    return _rule(bijection)(bijection, x, g)
+    from .flowjax_rules import rule_of
 
-
-def _rule(bijection: Any) -> Callable[..., Pushed]:
-    from flowjax import bijections as fb
-
-    rules = (
-        (fb.Chain, _chain),
-        (fb.Scan, _scan),
-        (fb.Coupling, _flowjax_coupling),
-        (fb.MaskedAutoregressive, _flowjax_autoregressive),
-        ((fb.Affine, fb.Loc, fb.Scale), _elementwise),
-        (fb.TriangularAffine, _triangular_affine),
-        ((fb.Permute, fb.Flip, fb.Identity, fb.Reshape), _orthogonal),
-        ((fb.Householder, fb.DiscreteCosine), _orthogonal),
-        (fb.Planar, _flowjax_planar),
-        ((fb.Invert, fb.NumericalInverse), _inverted),
-        ((fb.Tanh, fb.LeakyTanh, fb.Sigmoid, fb.SoftPlus, fb.Exp, fb.Power), _elementwise),
-    )
-    for kinds, rule in rules:
-        if isinstance(bijection, kinds):
-            return rule
-    if isinstance(bijection, fb.Vmap) and bijection.bijection.shape == ():
-        return _elementwise
-    return dense
+    return rule_of(bijection)(bijection, x, g)
 
 
 def held(tree: Any) -> Any:
     """A pytree with its arrays held fixed."""
     return jax.tree.map(lambda x: stop_gradient(x) if eqx.is_inexact_array(x) else x, tree)
-
-
-# -- compositions -----------------------------------------------------------------------------------------------------
-
-
-def _chain(chain: Any, x: Array, g: Array) -> Pushed:
-    log_det = jnp.zeros((), x.dtype)
-    for bijection in chain.bijections:
-        x, part, g = push(bijection, x, g)
-        log_det += part
-    return x, log_det, g
-
-
-def _scan(scan: Any, x: Array, g: Array) -> Pushed:
-    arrays, static = eqx.partition(scan.bijection, eqx.is_array)
-
-    def one(carry: Pushed, layer: Any) -> tuple[Pushed, None]:
-        x, log_det, g = carry
-        x, part, g = push(eqx.combine(layer, static), x, g)
-        return (x, log_det + part.astype(log_det.dtype), stop_gradient(g)), None
-
-    return jax.lax.scan(one, (x, jnp.zeros((), x.dtype), stop_gradient(g)), arrays)[0]
 
 
 # -- rules ------------------------------------------------------------------------------------------------------------
@@ -137,12 +93,6 @@ def elementwise(transform: Callable[[Array], tuple[Array, Array]], x: Array, g: 
     """
     (_, log_det), (slope, _) = jax.jvp(transform, (x,), (jnp.ones_like(x),))
     return log_det, slope, (g - jax.grad(lambda x: transform(x)[1])(x)) / slope
-
-
-def _elementwise(bijection: Any, x: Array, g: Array) -> Pushed:
-    fixed = held(bijection)
-    log_det, _, pushed = elementwise(fixed.transform_and_log_det, stop_gradient(x), stop_gradient(g))
-    return bijection.transform(x), log_det, pushed
 
 
 def coupling(
@@ -221,19 +171,6 @@ def triangular(matrix: Float[Array, "d d"], g: Float[Array, " d"], *, lower: boo
     return solve_triangular(stop_gradient(matrix), stop_gradient(g), trans=1, lower=lower)
 
 
-def _triangular_affine(bijection: Any, x: Array, g: Array) -> Pushed:
-    y, log_det = bijection.transform_and_log_det(x)
-    return y, stop_gradient(log_det), triangular(bijection.triangular, g, lower=bijection.lower)
-
-
-def _orthogonal(bijection: Any, x: Array, g: Array) -> Pushed:
-    """Permutations, reflections, rotations: G' = G Jᵀ, the map's own tangent."""
-    fixed = held(bijection)
-    y, log_det = bijection.transform_and_log_det(x)
-    _, pushed = jax.jvp(fixed.transform, (stop_gradient(x),), (stop_gradient(g),))
-    return y, stop_gradient(log_det), pushed
-
-
 def rank_one(r: Array, a: Array, b: Array, scale: Any = 1.0) -> Array:
     """G' with G' (scale I + a bᵀ) = R, by Sherman and Morrison."""
     return (r - b * (r @ a) / (scale + b @ a)) / scale
@@ -252,21 +189,6 @@ def planar(w: Array, u: Array, bias: Array, x: Array, g: Array) -> Pushed:
     return y, value, rank_one(g - gradient, u, psi)
 
 
-def _flowjax_planar(bijection: Any, x: Array, g: Array) -> Pushed:
-    flat = bijection.get_planar()
-    if flat.activation != "tanh":  # piecewise linear: its log determinant is locally constant
-        return dense(bijection, x, g)
-    return planar(flat.weight, flat.get_act_scale(), flat.bias, x, g)
-
-
-def _inverted(bijection: Any, x: Array, g: Array) -> Pushed:
-    """A layer whose inverse is the cheap direction."""
-    y, log_det = bijection.transform_and_log_det(x)
-    fixed = held(bijection)
-    _, pull = jax.vjp(fixed.inverse_and_log_det, stop_gradient(y))
-    return y, stop_gradient(log_det), pull((stop_gradient(g), jnp.ones_like(log_det)))[0]
-
-
 def dense(bijection: Any, x: Array, g: Array) -> Pushed:
     """Any differentiable bijection: J row by row, and a dense solve."""
     fixed = held(bijection)
@@ -276,27 +198,6 @@ def dense(bijection: Any, x: Array, g: Array) -> Pushed:
     jacobian = jax.vmap(lambda e: pull((e, zero))[0])(jnp.eye(x.size, dtype=x.dtype))
     r = g - pull((jnp.zeros_like(held_x), one))[0]
     return bijection.transform(x), log_det, jnp.linalg.solve(jacobian.T, r)
-
-
-# -- flowjax's layers -------------------------------------------------------------------------------------------------
-
-
-def _flowjax_coupling(layer: Any, x: Array, g: Array) -> Pushed:
-    k = layer.untransformed_dim
-
-    def parts(layer: Any) -> tuple[Callable, Callable]:
-        return layer.conditioner, lambda p, x: layer._flat_params_to_transformer(p).transform_and_log_det(x)
-
-    y, log_det, pushed = coupling(*parts(layer), parts(held(layer)), (x[:k], x[k:]), (g[:k], g[k:]))
-    return jnp.concatenate([x[:k], y]), log_det, jnp.concatenate(pushed)
-
-
-def _flowjax_autoregressive(layer: Any, x: Array, g: Array) -> Pushed:
-    def parts(layer: Any) -> tuple[Callable, Callable]:
-        network = layer.masked_autoregressive_mlp
-        return network, lambda p, x: layer._flat_params_to_transformer(p).transform_and_log_det(x)
-
-    return autoregressive(*parts(layer), parts(held(layer)), x, g)
 
 
 # -- continuous flows -------------------------------------------------------------------------------------------------

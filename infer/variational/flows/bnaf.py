@@ -38,9 +38,9 @@ class BlockAutoregressive(Triangular):
         g, shape (d,).
     """
 
-    weights: tuple[Float[Array, "o i"], ...]
-    gains: tuple[Float[Array, " o"], ...]
-    biases: tuple[Float[Array, " o"], ...]
+    weights: tuple[Float[Array, "_ _"], ...]
+    gains: tuple[Float[Array, " _"], ...]
+    biases: tuple[Float[Array, " _"], ...]
     gate: Float[Array, " d"]
     dim: int = eqx.field(static=True)
     structure: ClassVar[Structure] = "autoregressive"

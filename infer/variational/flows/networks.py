@@ -31,8 +31,8 @@ class Network(eqx.Module):
         (d, P) of an autoregressive network of d inputs and d × P outputs, else None.
     """
 
-    weights: tuple[Float[Array, "o i"], ...]
-    biases: tuple[Float[Array, " o"], ...]
+    weights: tuple[Float[Array, "_ _"], ...]
+    biases: tuple[Float[Array, " _"], ...]
     activation: str = eqx.field(static=True)
     dims: tuple[int, int] | None = eqx.field(static=True, default=None)
 

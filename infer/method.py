@@ -70,6 +70,8 @@ class AbstractMethod(eqx.Module):
         ``"chains"`` (chain, draw), ``"particles"`` (a cloud, possibly weighted) or ``"approximation"`` (a density).
     requires
         Structure of the target that the method uses, see `Target.structure`.
+    spreads
+        Whether a step uses all devices of a mesh, see `infer.distributed`; the chains of others are shared out.
     """
 
     kind: eqx.AbstractClassVar[Kind]
@@ -82,6 +84,7 @@ class AbstractMethod(eqx.Module):
     source: ClassVar[str] = ""
     public: ClassVar[bool] = True
     warning: ClassVar[str] = ""
+    spreads: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -7,6 +7,8 @@
 and W lives while its products are added to accumulators of shape (tile, d + columns of P): memory is O(n d), for any n.
 An RBF, whose W is a multiple of K, takes one product: 4 n² d operations with P = I, and 8 n² d on the simplex; an IMQ
 takes one more, 6 n² d and 10 n² d. What pads the last tile are sources whose every right-hand side is 0.
+
+Under a mesh of devices (see `infer.distributed`) each takes some of the rows, with all sources.
 """
 
 from typing import NamedTuple
@@ -15,10 +17,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..distributed.mesh import map_rows, num_shards
+from ..validate import check_choice
 from .metric import Identity, Metric, apply, slices
+from .pallas import row_sums
 from .radial import gradient_weight, kernel_value, squared_distances
 
 TILE_CPU, TILE = 512, 2048
+BACKENDS = ("auto", "xla", "pallas")
 
 
 def tile_size(n: int, tile: int | None = None) -> int:
@@ -27,9 +33,9 @@ def tile_size(n: int, tile: int | None = None) -> int:
     return min(n, default if tile is None else tile)
 
 
-def in_tiles(x: Float[Array, "n *rest"], size: int) -> Float[Array, "tiles size *rest"]:
-    """Rows in tiles of ``size``, the last one padded with zeros."""
-    padding = -x.shape[0] % size
+def in_tiles(x: Float[Array, "n *rest"], size: int, multiple: int = 1) -> Float[Array, "tiles size *rest"]:
+    """Rows in tiles of ``size``, padded with zeros to whole tiles, and to a ``multiple`` of tiles."""
+    padding = -x.shape[0] % (size * multiple)
     return jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, size, *x.shape[1:])
 
 
@@ -42,6 +48,7 @@ def velocity(
     *,
     at: Float[Array, "r d"] | None = None,
     tile: int | None = None,
+    backend: str = "auto",
 ) -> Float[Array, "r d"]:
     """φ at all particles, or at other points.
 
@@ -61,6 +68,9 @@ def velocity(
         Where the field is wanted; None for the particles.
     tile
         Particles per side of a tile.
+    backend
+        ``"xla"``, tiles; ``"pallas"``, a fused kernel for accelerators, where P has no rank-one part (on the CPU it is
+        interpreted, slowly); ``"auto"``, XLA until the other is measured to be faster.
 
     Returns
     -------
@@ -69,39 +79,33 @@ def velocity(
     """
     n, d = x.shape
     metric = (Identity(d),) if metric is None else metric
+    check_choice("backend", backend, BACKENDS)
     centre = jnp.mean(x, axis=0)
     sources, rows = x - centre, (x if at is None else at) - centre
-    size = tile_size(n, tile)
-    columns = jax.tree.map(lambda a: in_tiles(a, size), _sources(kernel, sources, drift, bandwidth, metric))
-    width = d + sum(block.width for block in metric)
-    outer = [place for block, place in slices(metric) if block.outer() is not None]
+    found = _sources(kernel, sources, drift, bandwidth, metric)
+    shards, itself = num_shards(), at is None
+    each = -(-rows.shape[0] // shards)
+    if backend == "pallas" and not found.outer:
+        # One call has all the rows of a device.
+        rows_size, shared = each, found
+        sums = lambda points, first, shared, h: row_sums(  # noqa: E731
+            kernel, points, first if itself else None, shared.x, shared.value, shared.weight, h
+        )
+    else:
+        size, rows_size = tile_size(n, tile), tile_size(each, tile)
+        shared = jax.tree.map(lambda a: in_tiles(a, size), found)
+        outer = [place for block, place in slices(metric) if block.outer() is not None]
+        sums = lambda points, first, shared, h: _tiled_sums(  # noqa: E731
+            kernel, points, first if itself else None, shared, h, outer
+        )
 
-    def block_of_rows(given: tuple[Array, Array]) -> Array:
-        points, first = given
-        norms = jnp.sum(points**2, axis=1)
+    def block_of_rows(row: tuple[Array, Array], given: tuple[_Sources, Array]) -> Array:
+        return _at_rows(metric, sums(*row, *given), row[0])
 
-        def add(total: Array, given: tuple[_Sources, Array]) -> tuple[Array, None]:
-            source, start = given
-            squared = squared_distances(points, source.x, norms, source.norm)
-            if at is None:  # a particle has no distance from itself, whatever rounding leaves
-                same = (first + jnp.arange(points.shape[0]))[:, None] == start + jnp.arange(size)
-                squared = jnp.where(same, 0, squared)
-            value = kernel_value(kernel, squared, bandwidth)
-            weight = gradient_weight(kernel, value, bandwidth)
-            total = total.at[:, : source.value.shape[1]].add(value @ source.value)
-            if source.weight is not None:
-                total = total + weight @ source.weight
-            for place, (left, right) in zip(outer, source.outer, strict=True):
-                total = total.at[:, place].add(-(weight * (points[:, place] @ right.T)) @ left)
-            return total, None
-
-        total = jnp.zeros((points.shape[0], width), x.dtype)
-        total, _ = jax.lax.scan(add, total, (columns, size * jnp.arange(columns.x.shape[0])))
-        return _at_rows(metric, total, points)
-
-    tiles = in_tiles(rows, tile_size(rows.shape[0], tile))
-    firsts = tiles.shape[1] * jnp.arange(tiles.shape[0])
-    return jax.lax.map(block_of_rows, (tiles, firsts)).reshape(-1, d)[: rows.shape[0]] / n
+    tiles = in_tiles(rows, rows_size, shards)
+    firsts = rows_size * jnp.arange(tiles.shape[0])
+    phi = map_rows(block_of_rows, (tiles, firsts), (shared, jnp.asarray(bandwidth, x.dtype)))
+    return phi.reshape(-1, d)[: rows.shape[0]] / n
 
 
 class _Sources(NamedTuple):
@@ -123,6 +127,33 @@ def _sources(kernel: str, x: Array, drift: Array, bandwidth: Array, metric: Metr
     if kernel == "rbf":
         return _Sources(x, norm, (2 / bandwidth * weight).at[:, : x.shape[1]].add(drift), None, outers)
     return _Sources(x, norm, drift, weight, outers)
+
+
+def _tiled_sums(
+    kernel: str, points: Array, first: Array | None, tiles: _Sources, bandwidth: Array, outer: list[slice]
+) -> Array:
+    """K V + W U of a tile of rows, over tiles of sources; a particle has no distance from itself (see `first`)."""
+    norms = jnp.sum(points**2, axis=1)
+    size = tiles.x.shape[1]
+
+    def add(total: Array, given: tuple[_Sources, Array]) -> tuple[Array, None]:
+        source, start = given
+        squared = squared_distances(points, source.x, norms, source.norm)
+        if first is not None:  # whatever rounding leaves
+            same = (first + jnp.arange(points.shape[0]))[:, None] == start + jnp.arange(size)
+            squared = jnp.where(same, 0, squared)
+        value = kernel_value(kernel, squared, bandwidth)
+        weight = gradient_weight(kernel, value, bandwidth)
+        total = total.at[:, : source.value.shape[1]].add(value @ source.value)
+        if source.weight is not None:
+            total = total + weight @ source.weight
+        for place, (left, right) in zip(outer, source.outer, strict=True):
+            total = total.at[:, place].add(-(weight * (points[:, place] @ right.T)) @ left)
+        return total, None
+
+    width = tiles.value.shape[2] if tiles.weight is None else tiles.weight.shape[2]
+    total = jnp.zeros((points.shape[0], width), points.dtype)
+    return jax.lax.scan(add, total, (tiles, size * jnp.arange(tiles.x.shape[0])))[0]
 
 
 def _at_rows(metric: Metric, total: Array, x: Array) -> Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PRNGKeyArray
 
+from ..distributed.mesh import gathered
 from ..method import AbstractMethod
 from ..target import Target
 
@@ -196,7 +197,7 @@ def run_chunk(
     joined = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), infos_like) if thinned else ()
     carry = (jnp.zeros_like(start), states, joined, draws, infos)
     iterations, states, _, draws, infos = jax.lax.while_loop(going, body, carry)
-    return Chunk(states, draws, infos, iterations)
+    return Chunk(*gathered((states, draws, infos, iterations)))
 
 
 def _join(before: Any, info: Any, first: Array) -> Any:
@@ -218,7 +219,7 @@ def init_states(method: AbstractMethod, target: Target, origin: Origin, starts: 
     one = lambda key, start: method.init(key, target, start)  # noqa: E731
     keys = origin.keys()
     states = one(keys, starts) if single else jax.vmap(one)(keys, starts)
-    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), states)
+    return gathered(jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), states))
 
 
 @partial(jax.jit, static_argnames=("tries", "candidates"))

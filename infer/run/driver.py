@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
 import numpy as np
 
+from ..distributed.mesh import everywhere, particle_mesh
 from ..errors import InvalidArgument
 from ..method import AbstractMethod, Budget, Stage
 from ..target import Target
@@ -78,6 +79,9 @@ class Run:
         self.groups = [
             Group(i, range(a, min(a + size, plan.num_chains)), devices[i % len(devices)]) for i, a in enumerate(starts)
         ]
+        self._mesh = particle_mesh(devices) if method.spreads and len(devices) > 1 and len(starts) == 1 else None
+        if self._mesh is not None:
+            self.groups[0].device = everywhere(self._mesh)
         for group in self.groups:
             group.length = chunk_length or FIRST_CHUNK
         self.columns = Columns(len(self.groups))
@@ -131,7 +135,7 @@ class Run:
         progress, self._signals = Progress(self.wants_progress), Signals()
         try:
             with (
-                precision(self.plan.precision),
+                self._scope(),
                 self._signals.caught(terminate=self.checkpoint is not None),
                 self._pool() as pool,
             ):
@@ -292,7 +296,7 @@ class Run:
             running[pool.submit(self._call, stage, group, length)] = (group, time.monotonic())
 
     def _call(self, stage: Stage, group: Group, length: int) -> Chunk:
-        with precision(self.plan.precision):  # the scope belongs to a thread
+        with self._scope():  # which belongs to a thread
             chunk = run_chunk(*self._arguments(stage, group, length), **self._static(group))
             return jax.block_until_ready(chunk)
 
@@ -424,6 +428,12 @@ class Run:
         # Python numbers stay what they are; on the only device nothing is committed to it.
         put = jax.device_put if self._one_device else lambda x: jax.device_put(x, device)
         return jax.tree.map(lambda x: put(x) if isinstance(x, np.ndarray | np.generic | jax.Array) else x, tree)
+
+    @contextmanager
+    def _scope(self) -> Iterator[None]:
+        """Precision and mesh of everything that is compiled or called."""
+        with precision(self.plan.precision), nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
+            yield
 
     @contextmanager
     def _pool(self) -> Iterator[ThreadPoolExecutor]:

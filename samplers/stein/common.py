@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ...infer.approximation import Particles
+from ...infer.distributed.mesh import spread
 from ...infer.errors import InvalidArgument, NonFinite
 from ...infer.kernels.bandwidth import RULES, choose_bandwidth
 from ...infer.kernels.radial import KERNELS
-from ...infer.kernels.velocity import velocity
+from ...infer.kernels.velocity import BACKENDS, velocity
 from ...infer.method import AbstractMethod, Budget, Stage
 from ...infer.run.fit import HINTS
 from ...infer.run.start import Warm
@@ -27,6 +28,7 @@ from ...infer.validate import check_choice, check_count, check_nonnegative, chec
 from . import findings
 from .initial import initial_cloud
 from .spaces import Cloud
+from .watch import LOOK, Watch, pilot
 
 REFRESH = 10
 """Iterations between two choices of the bandwidth."""
@@ -49,6 +51,10 @@ class SteinState(eqx.Module):
         h.
     first, speed
         Root mean square of the velocity at the first iteration, and at the last.
+    spread
+        −E b_a (y_a − E y_a) by coordinate, b the score: 1 for draws of the target, by Stein's identity.
+    watch
+        What was seen of the KSD; None where nobody looks.
     """
 
     y: Float[Array, "*runs n d"]
@@ -56,6 +62,8 @@ class SteinState(eqx.Module):
     bandwidth: Float[Array, "*runs"]
     first: Float[Array, "*runs"]
     speed: Float[Array, "*runs"]
+    spread: Float[Array, "*runs d"]
+    watch: Watch | None = None
 
 
 class SteinInfo(NamedTuple):
@@ -64,6 +72,7 @@ class SteinInfo(NamedTuple):
     velocity: Array
     bandwidth: Array
     rate: Array
+    ksd: Array
     num_evaluations: Array
 
 
@@ -78,13 +87,17 @@ class AbstractStein(AbstractMethod):
     learning_rate: Any = 0.1
     optimizer: Any = eqx.field(static=True, default=None)
     tolerance: Any = 1e-3
+    patience: int | None = eqx.field(static=True, default=None)
     batch_size: int | None = eqx.field(static=True, default=None)
     initial: Any = None
     tile: int | None = eqx.field(static=True, default=None)
+    backend: str = eqx.field(static=True, default="auto")
 
     kind: ClassVar = "particles"
     exact: ClassVar[bool] = False
     default_chains: ClassVar[int] = 1
+    rates: ClassVar[tuple[float, ...]] = (0.3, 0.1, 0.03, 0.01)
+    spreads: ClassVar[bool] = True
     warning: ClassVar[str] = (
         "Stein particles are approximate: a finite cloud, placed by an optimiser, has smaller variances than the "
         "target, the more so the more dimensions there are; more particles bring it nearer."
@@ -95,11 +108,15 @@ class AbstractStein(AbstractMethod):
         check_count("num_steps", self.num_steps)
         check_choice("kernel", self.kernel, KERNELS)
         check_choice("rule", self.rule, RULES)
+        check_choice("backend", self.backend, BACKENDS)
         if self.bandwidth is not None:
             check_positive("bandwidth", self.bandwidth)
-        check_positive("learning_rate", self.learning_rate)
+        if isinstance(self.learning_rate, str):
+            self._check_pilot()
+        else:
+            check_positive("learning_rate", self.learning_rate)
         check_nonnegative("tolerance", self.tolerance)
-        for name in ("batch_size", "tile"):
+        for name in ("patience", "batch_size", "tile"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
         if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
@@ -110,6 +127,10 @@ class AbstractStein(AbstractMethod):
     @abc.abstractmethod
     def locate(self, target: Target, y: Float[Array, "n d"], batch: Array | None) -> Cloud:
         """Coordinates of the kernel, scores and matrices at the particles."""
+
+    def step_scores(self, target: Target, y: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """∇ log density of the coordinates in which steps are taken, of all data."""
+        return self.locate(target, y, None).drift
 
     def turn(self, target: Target, cloud: Cloud, bandwidth: Array, phi: Array) -> Array:
         """The velocity that is handed to the optimiser; default: φ itself."""
@@ -131,6 +152,11 @@ class AbstractStein(AbstractMethod):
         del target
         return y + step
 
+    def random_cloud(self, key: PRNGKeyArray, target: Target, start: Float[Array, " d"]) -> Float[Array, "n d"]:
+        """Particles u to begin with where none are given: the chain's start, and random ones."""
+        u = jax.vmap(lambda k: _finite_start(k, target))(jax.random.split(key, self.num_particles))
+        return u.at[0].set(start)
+
     def check_target(self, target: Target, u: Float[Array, "n d"] | None) -> None:
         """Refuse, on the host, a target or given particles that do not suit."""
 
@@ -142,33 +168,39 @@ class AbstractStein(AbstractMethod):
         return (Stage("particles", self, self.num_steps),)
 
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "AbstractStein":
-        """The user's particles as unconstrained coordinates, checked."""
-        del start
+        """The user's particles as unconstrained coordinates, checked; the learning rate of the pilot runs."""
         if self.batch_size is not None:
             target.require(f"{type(self).__name__}(batch_size={self.batch_size})", ("factors",), HINTS)
         u = initial_cloud(self.initial, key, target, self.num_particles, type(self).__name__)
         self.check_target(target, u)
-        return self if u is None else dataclasses.replace(self, initial=u)
+        prepared = self if u is None else dataclasses.replace(self, initial=u)
+        if not isinstance(self.learning_rate, str):
+            return prepared
+        first = start[0].u if isinstance(start[0], Warm) else start[0]
+        rate = pilot(prepared, key, target, jnp.reshape(first, (-1, target.dim))[0], self.rates)
+        return dataclasses.replace(prepared, learning_rate=rate)
 
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> SteinState:
         """The user's particles; or random ones, the chain's start among them."""
         if self.initial is None:
-            u = jax.vmap(lambda k: _finite_start(k, target))(jax.random.split(key, self.num_particles))
-            u = u.at[0].set(start.u if isinstance(start, Warm) else start)
+            u = self.random_cloud(key, target, start.u if isinstance(start, Warm) else start)
         else:
             u = jnp.asarray(self.initial, float)
         y = self.to_steps(target, jnp.asarray(u, float))
-        return SteinState(y, self._optimizer().init(y), jnp.ones(()), jnp.zeros(()), jnp.ones(()))
+        watch = None if self.patience is None else Watch.start()
+        one = jnp.ones(())
+        return SteinState(y, self._optimizer().init(y), one, 0 * one, one, jnp.ones(y.shape[1]), watch)
 
     def step(self, key: PRNGKeyArray, state: SteinState, target: Target, t: Array) -> tuple[SteinState, SteinInfo]:
         """One velocity, one step of the optimiser."""
         key_batch, key_bandwidth = jax.random.split(key)
         batch = None if self.batch_size is None else target.minibatch(key_batch, t, self.batch_size)  # type: ignore
-        cloud = self.locate(target, state.y, batch)
+        cloud = self.locate(target, spread(state.y), batch)
         h = self._bandwidth(key_bandwidth, cloud.x, state.bandwidth, t)
-        phi = velocity(self.kernel, cloud.x, cloud.drift, h, cloud.metric, tile=self.tile)
+        phi = velocity(self.kernel, cloud.x, cloud.drift, h, cloud.metric, tile=self.tile, backend=self.backend)
         phi = self.turn(target, cloud, h, phi)
 
+        score = cloud.drift if cloud.score is None else cloud.score
         speed = jnp.sqrt(jnp.mean(phi**2))
         rate = self._rate(t)
         update, optimiser = self._optimizer().update(-phi, state.optimiser, state.y)
@@ -180,13 +212,17 @@ class AbstractStein(AbstractMethod):
             bandwidth=h,
             first=jnp.where(t == 0, speed, state.first),
             speed=jnp.where(usable, speed, jnp.nan),
+            spread=-jnp.mean(score * (state.y - jnp.mean(state.y, axis=0)), axis=0),
+            watch=self._watched(target, state, key_bandwidth, t),
         )
-        return new, SteinInfo(speed, h, rate, jnp.asarray(self.num_particles))
+        seen = jnp.nan if new.watch is None else new.watch.ksd
+        return new, SteinInfo(speed, h, rate, jnp.asarray(seen, speed.dtype), jnp.asarray(self.num_particles))
 
     def done(self, state: SteinState) -> Bool[Array, ""]:
-        """Velocity below the tolerance, relative to the first one (of full data); or not finite."""
+        """Velocity below the tolerance, relative to the first one (of full data); a stale KSD; or not finite."""
         slow = state.speed <= self.tolerance * state.first
-        return (slow & (self.batch_size is None)) | ~jnp.isfinite(state.speed)
+        stale = False if state.watch is None else state.watch.stale >= self.patience
+        return (slow & (self.batch_size is None)) | stale | ~jnp.isfinite(state.speed)
 
     def result(self, state: SteinState, target: Target) -> Particles:
         """All clouds together.
@@ -216,6 +252,24 @@ class AbstractStein(AbstractMethod):
         clouds = [np.asarray(self.locate(target, jnp.asarray(y), None).x) for y in np.asarray(state.y)]
         u = [np.asarray(self.to_unconstrained(target, jnp.asarray(y))) for y in np.asarray(state.y)]
         return findings.remarks(self, state, clouds, u)
+
+    def _watched(self, target: Target, state: SteinState, key: PRNGKeyArray, t: Array) -> Watch | None:
+        """A look at the cloud, every fiftieth iteration."""
+        if state.watch is None:
+            return None
+        watch, y = state.watch, state.y
+        return jax.lax.cond(
+            t % LOOK == LOOK - 1, lambda: watch.look(y, self.step_scores(target, y), key), lambda: watch
+        )
+
+    def _check_pilot(self) -> None:
+        if self.learning_rate != "pilot":
+            raise InvalidArgument(f"learning_rate must be a number or 'pilot', got {self.learning_rate!r}.")
+        if self.optimizer is not None:
+            raise InvalidArgument(
+                f"learning_rate='pilot' chooses the rate of the built-in optimiser, and optimizer is "
+                f"{self.optimizer!r}, which has its own."
+            )
 
     def _bandwidth(self, key: PRNGKeyArray, x: Array, now: Array, t: Array) -> Array:
         """The user's, or the rule's, every tenth iteration."""

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 LOOKED_AT = 1000
 SLOW = 0.05
 CLOSE = 1e-6
+WIDE = 2.0
+INVERSE = 1e-4
 FEW, SOME = 2, 5
 FLOORED = 69.0
 """|u| of a value at the floor of 32 bits (1e-30)."""
@@ -29,6 +31,7 @@ def remarks(
     if n == 1:
         text = "One particle is a mode (of the density in the coordinates of the steps), not a sample; use more."
         return [*out, {"level": "warning", "name": "one particle", "message": text, "value": 1.0}]
+    out.append(_spread(np.atleast_2d(np.asarray(state.spread)), d))
     gap, rank = min(g for g, _ in near), min(r for _, r in near)
     if gap < CLOSE:
         text = (
@@ -69,6 +72,36 @@ def _speed(ratio: float, steps: int) -> dict[str, Any]:
     if ratio > SLOW:
         return entry | {"level": "warning", "message": f"{text}: the particles still move. Raise num_steps={steps}."}
     return entry | {"level": "ok", "message": f"{text}."}
+
+
+def _spread(spread: np.ndarray, d: int) -> dict[str, Any]:
+    """Of a Gaussian the ratios of variances; a collapsed cloud, which `_size` tells of, has low ones everywhere."""
+    widest = float(np.nanmax(spread))
+    run, coordinate = (int(i) for i in np.argwhere(spread == np.nanmax(spread))[0])
+    entry = {"name": "width", "value": widest, "threshold": WIDE}
+    text = (
+        f"By Stein's identity the cloud's variances are at most {widest:.2g} times those of the target (threshold "
+        f"{WIDE:g}; of {d} coordinates)"
+    )
+    if widest <= WIDE:
+        return entry | {"level": "ok", "message": f"{text}."}
+    where = f"coordinate {coordinate} of the steps" + (f" of cloud {run}" if len(spread) > 1 else "")
+    text += f", in {where}: the particles have not come together there. Raise num_steps, or run SVGD in the "
+    text += "coordinates of a Gaussian fit: SVGD(precondition=pf.fit(target, pf.Laplace()))."
+    return entry | {"level": "warning", "message": text}
+
+
+def inverse(residual: float) -> dict[str, Any]:
+    """Of a mirror map inverted by Newton's method: the largest decrement left."""
+    text = f"Newton's inverse of the mirror map leaves a decrement of at most {residual:.1g} (threshold {INVERSE:g})"
+    entry = {"name": "mirror inverse", "value": residual, "threshold": INVERSE}
+    if residual <= INVERSE:
+        return entry | {"level": "ok", "message": f"{text}."}
+    return entry | {
+        "level": "warning",
+        "message": f"{text}: particles are not where they are said to be. Lower the "
+        f"learning_rate, use precision=64, or SVGD(), through the bijector.",
+    }
 
 
 def _size(n: int, d: int) -> dict[str, Any]:

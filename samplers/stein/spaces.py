@@ -35,12 +35,15 @@ class Cloud(NamedTuple):
         Blocks of P; None for the identity.
     points
         The particles in primal and dual coordinates, on a leading axis; None without a mirror.
+    score
+        ∇ log density in the coordinates of the steps, (n, d); None where that is b.
     """
 
     x: Array
     drift: Array
     metric: Metric | None = None
     points: Point | None = None
+    score: Array | None = None
 
 
 def values_at(found: Primal, mirror: AbstractMirror, point: Point) -> dict[str, Array]:

@@ -84,7 +84,8 @@ class SVMD(AbstractMirrored):
 
     Parameters
     ----------
-    num_particles, num_steps, kernel, bandwidth, rule, learning_rate, optimizer, tolerance, batch_size, initial, tile
+    num_particles, num_steps, kernel, bandwidth, rule, learning_rate, optimizer, tolerance, patience, batch_size,
+    initial, tile, backend
         As in `SVGD`; at most 4,000 particles.
     mirror
         As in `MirroredSVGD`.

@@ -38,10 +38,10 @@ class SVNG(AbstractStein):
 
     Parameters
     ----------
-    num_particles, num_steps, kernel, bandwidth, rule, tolerance, batch_size, initial, tile
+    num_particles, num_steps, kernel, bandwidth, rule, tolerance, patience, batch_size, initial, tile, backend
         As in `SVGD`; at most 4,000 particles.
     learning_rate
-        Of plain gradient steps, constant for 70 % of the iterations, then a cosine to a thousandth.
+        Of plain gradient steps, constant for 70 % of the iterations, then a cosine to a thousandth; or ``"pilot"``.
     optimizer
         An optax optimiser in place of plain steps, with its own rate.
     metric
@@ -65,6 +65,7 @@ class SVNG(AbstractStein):
     jitter: Any = 1e-6
 
     source: ClassVar[str] = "Shi et al. 2022"
+    rates: ClassVar[tuple[float, ...]] = (1.0, 0.3, 0.1, 0.03)
 
     def __check_init__(self) -> None:
         check_gram(self)
@@ -117,7 +118,11 @@ class SVNG(AbstractStein):
             return inverse, cho_solve(factor, score - c)
 
         inverses, drift = jax.vmap(one)(y, score)
-        return Cloud(y, drift, (Dense(inverses),))
+        return Cloud(y, drift, (Dense(inverses),), score=score)
+
+    def step_scores(self, target: Target, y: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """∇ log density in u."""
+        return scores(target, y, None)
 
     def turn(self, target: Target, cloud: Cloud, bandwidth: Array, phi: Array) -> Array:
         """G⁻¹ M½ G M₋½ φ⁰."""

@@ -132,3 +132,19 @@ def test_memory_is_linear_in_the_particles():
     memory = run.lower(shape, shape, jax.ShapeDtypeStruct((), jnp.float32)).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4 * (8 * tile * tile + 32 * n * d)
     assert memory.temp_size_in_bytes < 4 * n * n / 10
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "imq"])
+@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pallas_gives_what_xla_gives(kernel: str, others: bool, dtype: type) -> None:
+    """Interpreted; for counts that no block divides, with P = I and diagonal."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, drift = (rng.standard_normal((2, 150, 5)) + 3).astype(dtype)
+        metric = (Identity(3), Diagonal(rng.uniform(0.5, 1, (150, 2)).astype(dtype)))
+        at = (rng.standard_normal((70, 5)) + 3).astype(dtype) if others else None
+        h = dtype(2.0)
+        xla, pallas = (velocity(kernel, x, drift, h, metric, at=at, backend=b) for b in ("xla", "pallas"))
+        assert pallas.dtype == xla.dtype == dtype
+        np.testing.assert_allclose(pallas, xla, rtol=0, atol=1e-12 if dtype is np.float64 else 3e-6)

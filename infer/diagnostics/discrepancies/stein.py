@@ -134,6 +134,23 @@ def mksd(
     return _statistics(_DENSE[kernel], fields, trace, w, kernel, h, tile=min(side, 256))
 
 
+def squared_ksd(x: Array, score: Array, bandwidth: Array, kernel: str = "imq") -> Array:
+    """KSD² (the V-statistic) of points and their scores, to be traced in programs of samplers.
+
+    Parameters
+    ----------
+    x, score
+        Arrays (n, d).
+    bandwidth
+        h > 0.
+    """
+    n, d = x.shape
+    share = jnp.full(n, 1 / n, x.dtype)
+    rows, _ = pair_sums(_PLAIN[kernel], {"x": x - jnp.mean(x, axis=0), "score": score}, share, args=(bandwidth,))
+    own = jnp.sum(score**2) / n + gradient_weight(kernel, jnp.ones((), x.dtype), bandwidth) * d
+    return (jnp.sum(rows) + own) / n
+
+
 def _plain(x: np.ndarray, score: np.ndarray, kernel: str, bandwidth: float | None, w: np.ndarray) -> Discrepancy:
     h = as_bandwidth(bandwidth, x)
     trace = np.full(len(x), x.shape[1], float)

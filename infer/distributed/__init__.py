@@ -1,0 +1,1 @@
+"""Work of one program spread over several devices."""

@@ -1,0 +1,70 @@
+"""One cloud over several devices gives what it gives on one, to rounding: a child process with eight of them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import pushforward as pf
+from pushforward.infer.distributed.mesh import num_shards, particle_mesh
+from pushforward.infer.kernels.metric import Diagonal, Identity, RankOne
+from pushforward.infer.kernels.velocity import velocity
+
+ROOT = Path(__file__).resolve().parents[2]
+CHILD = """
+import json, jax
+from tests.kernels.test_sharding import cloud, velocities
+assert jax.local_device_count() == 8
+print(json.dumps({"velocities": {k: velocities(k).tolist() for k in (1, 2, 8)}, "cloud": cloud().tolist()}))
+"""
+
+
+def velocities(devices: int) -> np.ndarray:
+    """Of 333 particles, which neither tiles nor devices divide, with both kernels and all forms of P."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True), jax.set_mesh(particle_mesh(jax.devices()[:devices])):
+        assert num_shards() == devices
+        x, drift = rng.standard_normal((2, 333, 6))
+        p = rng.uniform(0.5, 1, (333, 2))
+        metric = (Identity(2), Diagonal(p), RankOne(p, p, p))
+        compute = jax.jit(velocity, static_argnames=("kernel", "tile"))
+        found = [compute(kernel, x, drift, 2.0, metric, tile=32) for kernel in ("rbf", "imq")]
+        if devices == 8:
+            assert len(found[0].sharding.device_set) == 8
+        return np.stack(found)
+
+
+def model() -> None:
+    numpyro.sample("rate", dist.Gamma(3.0, 1.0))
+    numpyro.sample("share", dist.Dirichlet(np.array([2.0, 3.0, 5.0])))
+
+
+def cloud() -> np.ndarray:
+    """A fit of 48 particles, which eight devices share."""
+    method = pf.MirroredSVGD(num_particles=48, num_steps=40)
+    return pf.fit(pf.Target.from_numpyro(model), method, progress=False, precision=64).draws()["share"]
+
+
+@pytest.fixture(scope="module")
+def child() -> dict:
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    out = subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+def test_velocities(child: dict) -> None:
+    here = velocities(1)
+    for found in child["velocities"].values():
+        np.testing.assert_allclose(found, here, rtol=0, atol=1e-12 * np.abs(here).max())
+
+
+def test_a_fit(child: dict) -> None:
+    np.testing.assert_allclose(child["cloud"], cloud(), rtol=1e-6)

@@ -39,6 +39,10 @@ class Approximation(eqx.Module):
         del u
         raise NotAvailable(f"{type(self).__name__} has no inverse map to N(0, I); use a flow that has one.")
 
+    def coordinates(self) -> "Approximation":
+        """The approximation whose `transport` gives a sampler its coordinates: itself, unless it is a mixture."""
+        return self
+
     def expect(self, key: PRNGKeyArray, f: Callable[[Float[Array, " d"]], Any], n: int) -> tuple[Any, Any]:
         """E_q f(u), for an f whose value is a pytree of arrays, from ``n`` draws; and its standard error."""
         values = jax.vmap(f)(self.sample_and_log_prob(key, n)[0])

@@ -67,7 +67,7 @@ class AbstractHMC(AbstractMethod):
     inverse_mass_matrix: Any = None
     max_rank: int = eqx.field(static=True, default=10)
     divergence_threshold: float = 1000.0
-    precondition: Any = eqx.field(default=None, converter=lambda given: as_approximation("precondition", given))
+    precondition: Any = eqx.field(default=None, converter=lambda given: _coordinates(given))
     schedule: Any = None
 
     kind: ClassVar = "chains"
@@ -222,6 +222,12 @@ def finite_density(log_density: Callable[[Array], Array]) -> Callable[[Array], A
     return finite
 
 
+def _coordinates(given: Any) -> Any:
+    """The approximation in whose coordinates chains run, or None."""
+    found = as_approximation("precondition", given)
+    return None if found is None else found.coordinates()
+
+
 def _check_metric(given: Any, dim: int, form: str) -> Array:
     """A user's metric, variances or a matrix."""
     given = jnp.asarray(given, float)
@@ -273,8 +279,9 @@ class NUTS(AbstractHMC):
     divergence_threshold
         Energy error above which a transition is called divergent.
     precondition
-        A posterior (or `Approximation`) of a flow or a Gaussian method: chains run in the coordinates z in which it is
-        N(0, I), begin at its draws, and step size and metric are those of z (NeuTra).
+        A posterior (or `Approximation`) of a flow, a Gaussian method or Pathfinder (of several paths the heaviest
+        normal counts): chains run in the coordinates z in which it is N(0, I), begin at its draws, and step size and
+        metric are those of z (NeuTra).
 
     References
     ----------

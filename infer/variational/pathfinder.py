@@ -24,7 +24,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..approximation import Approximation
-from ..errors import NonFinite
+from ..errors import NonFinite, NotAvailable
 from ..method import AbstractMethod, Budget, Stage
 from ..run.start import Warm
 from ..target import Target
@@ -219,25 +219,34 @@ class NormalMixture(Approximation):
         chosen = jax.random.categorical(key_component, self.log_weights, shape=(n,))
         z = jax.random.normal(key_normal, (n, self.means.shape[1]), self.means.dtype)
 
-        def one(k: Array, z: Array) -> Array:
-            basis, factor = self.bases[k], self.factors[k]
-            inner = basis.T @ z
-            return self.means[k] + self.scales[k] * (z + basis @ (factor @ inner - inner))
-
-        u = jax.vmap(one)(chosen, z)
+        u = jax.vmap(self._push)(chosen, z)
         return u, jax.vmap(self.log_prob)(u)
 
     def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log density at ``u``: O(k d r)."""
 
-        def one(mean: Array, scale: Array, basis: Array, factor: Array) -> Array:
-            x = (u - mean) / scale
-            inner = basis.T @ x
-            z = x + basis @ (solve_triangular(factor, inner, lower=True) - inner)
-            log_det = jnp.sum(jnp.log(scale)) + jnp.sum(jnp.log(jnp.diagonal(factor)))
-            return -0.5 * jnp.sum(z**2) - log_det - 0.5 * u.shape[0] * jnp.log(2 * jnp.pi)
+        def one(k: Array) -> Array:
+            return -0.5 * jnp.sum(self._pull(k, u) ** 2) - self._log_det(k) - 0.5 * u.shape[0] * jnp.log(2 * jnp.pi)
 
-        return logsumexp(self.log_weights + jax.vmap(one)(self.means, self.scales, self.bases, self.factors))
+        return logsumexp(self.log_weights + jax.vmap(one)(jnp.arange(self.log_weights.shape[0])))
+
+    def transport(self, z: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        """The point u = μ + A z and log det A of a single normal; `NotAvailable` for several."""
+        self._check_single()
+        return self._push(0, z), self._log_det(0)
+
+    def pull(self, u: Float[Array, " d"]) -> Float[Array, " d"]:
+        """The draw z = A⁻¹ (u − μ) behind a point, of a single normal; `NotAvailable` for several."""
+        self._check_single()
+        return self._pull(0, u)
+
+    def coordinates(self) -> "NormalMixture":
+        """The heaviest normal alone."""
+        if self.log_weights.shape[0] == 1:
+            return self
+        k = jnp.argmax(self.log_weights)[None]
+        alone = jnp.zeros_like(self.log_weights[:1])
+        return NormalMixture(alone, self.means[k], self.scales[k], self.bases[k], self.factors[k])
 
     def mean(self) -> Float[Array, " d"]:
         """Exact mean."""
@@ -253,3 +262,23 @@ class NormalMixture(Approximation):
 
         parts = jax.vmap(one)(self.means, self.scales, self.bases, self.factors)
         return jnp.tensordot(jnp.exp(self.log_weights), parts, 1)
+
+    def _push(self, k: Any, z: Float[Array, " d"]) -> Float[Array, " d"]:
+        basis, factor = self.bases[k], self.factors[k]
+        inner = basis.T @ z
+        return self.means[k] + self.scales[k] * (z + basis @ (factor @ inner - inner))
+
+    def _pull(self, k: Any, u: Float[Array, " d"]) -> Float[Array, " d"]:
+        basis, x = self.bases[k], (u - self.means[k]) / self.scales[k]
+        inner = basis.T @ x
+        return x + basis @ (solve_triangular(self.factors[k], inner, lower=True) - inner)
+
+    def _log_det(self, k: Any) -> Float[Array, ""]:
+        return jnp.sum(jnp.log(self.scales[k])) + jnp.sum(jnp.log(jnp.diagonal(self.factors[k])))
+
+    def _check_single(self) -> None:
+        count = self.log_weights.shape[0]
+        if count > 1:
+            raise NotAvailable(
+                f"A mixture of {count} normals is not a map of N(0, I); use its coordinates(), the heaviest of them."
+            )

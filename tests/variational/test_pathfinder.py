@@ -109,6 +109,23 @@ def test_paths_to_two_modes_make_a_mixture() -> None:
     assert equal.evidence().log_evidence == pytest.approx(0.0, abs=0.06)
 
 
+def test_the_heaviest_normal_gives_coordinates() -> None:
+    with jax.enable_x64(True):
+        parts = [np.stack(x) for x in zip(*(normal_of_path(some_path(4, rank)) for rank in (2, 2)), strict=True)]
+        parts[0][1] += 3.0
+        mixture = NormalMixture(jnp.log(jnp.array([0.2, 0.8])), *map(jnp.asarray, parts))
+        with pytest.raises(pf.NotAvailable, match="mixture of 2 normals is not a map"):
+            mixture.transport(jnp.zeros(4))
+        q = pf.NUTS(precondition=mixture).precondition
+        z = jnp.array([0.3, -1.0, 0.7, 2.0])
+        u, log_det = q.transport(z)
+        np.testing.assert_allclose(q.transport(jnp.zeros(4))[0], parts[0][1], rtol=1e-12)
+        np.testing.assert_allclose(q.pull(u), z, rtol=1e-10)
+        np.testing.assert_allclose(q.log_prob(u), stats.norm.logpdf(z).sum() - log_det, rtol=1e-10)
+        np.testing.assert_allclose(log_det, jnp.linalg.slogdet(jax.jacobian(lambda z: q.transport(z)[0])(z))[1])
+        assert q.coordinates() is q
+
+
 def test_log_prob_takes_sites_or_u() -> None:
     posterior = pf.fit(gaussian(), Pathfinder(), key=0, num_samples=10, progress=False)
     by_site = posterior.log_prob({"x": MEAN})

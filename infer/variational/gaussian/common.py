@@ -5,7 +5,6 @@ A concrete method says how (mean, factor) moves for given expectations and step 
 """
 
 import abc
-import warnings
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -14,26 +13,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ...errors import InvalidArgument
 from ...linalg import AbstractFactor
 from ...method import AbstractMethod, Budget, Stage
 from ...run.start import Warm
 from ...target import Target
-from ...validate import check_choice, check_count, check_nonnegative, check_positive
-from ..curvature import check_curvature
-from ..whitening import WHITENINGS, whitened
+from ..whitening import whitened
 from . import findings
 from .approximation import GaussianApproximation
-from .family import COVARIANCES, check_blocks, check_covariance, check_size, first_factor, site_blocks
+from .checks import CONTROLS, check_fit, check_settings
+from .family import COVARIANCES, first_factor, site_blocks
 from .oracle import EXPECTATIONS, Moments, Settings, moments, power_iteration
-from .state import DIVERGED, FINITE, LOST, NOT_FINITE, GaussianInfo, GaussianState, explain, final_elbos, to_u
+from .state import (
+    DIVERGED,
+    FINITE,
+    LOST,
+    MEMORY,
+    NOT_FINITE,
+    GaussianInfo,
+    GaussianState,
+    explain,
+    final_elbos,
+    in_u,
+    to_u,
+    tracked,
+)
 
-CONTROLS = ("full", "mean", "none")
-SCHEDULES = ("auto", "decay", "noise", "constant")
 PATIENCE = 50
 """Steps in a row with step × curvature above 2 after which a run counts as diverging."""
-MEMORY = 0.1
-"""Weight of the newest estimate in the running curvature and ELBO."""
 DECAY = 0.1
 """Part of the steps in which the step size halves, once it decays from the middle of the run."""
 NOISE_STEPS = 40
@@ -78,31 +84,7 @@ class AbstractGaussianVI(AbstractMethod):
     curvature_decides: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        check_count("num_steps", self.num_steps)
-        if self.step_size is not None:
-            check_positive("step_size", self.step_size)
-        check_choice("expectation", self.expectation, self.expectations)
-        check_choice("covariance", self.covariance, self.structures)
-        check_choice("control", self.control, self.controls)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_nonnegative("coefficient", self.coefficient)
-        if self.num_draws is not None:
-            check_count("num_draws", self.num_draws)
-        if self.initial_covariance is not None:
-            check_covariance("initial_covariance", self.initial_covariance)
-        if self.whiten is not None:
-            check_choice("whiten", self.whiten, (*WHITENINGS, "auto"))
-        if self.whiten in WHITENINGS:
-            if self.covariance != "full":
-                raise InvalidArgument(
-                    f"whiten={self.whiten!r} mixes the coordinates, so that covariance={self.covariance!r} would lose "
-                    f"its meaning; use covariance='full', or whiten=None."
-                )
-            if self.initial_covariance is not None:
-                raise InvalidArgument(
-                    f"whiten={self.whiten!r} brings its own covariance; leave out initial_covariance (of shape "
-                    f"{np.shape(self.initial_covariance)})."
-                )
+        check_settings(self)
 
     # -- what a method says -----------------------------------------------------------------------------------------
 
@@ -175,30 +157,7 @@ class AbstractGaussianVI(AbstractMethod):
 
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "AbstractGaussianVI":
         """Refuse what cannot work, before anything is compiled."""
-        name, dim = type(self).__name__, target.dim
-        check_size(name, self.covariance, dim)
-        if self.expectation == "gauss_hermite" and "gaussian_expectations" not in target.structure():
-            raise InvalidArgument(
-                f"expectation='gauss_hermite' needs a target made with glm_target(design, response, ...), got a "
-                f"{type(target).__name__}; use expectation='price' or 'stein'."
-            )
-        shape = np.shape(self.initial_covariance) if self.initial_covariance is not None else ()
-        if shape and shape[0] != dim:
-            raise InvalidArgument(f"initial_covariance has shape {shape}; the target has dimension {dim}.")
-        if self.covariance == "low_rank" and self._rank >= dim:
-            raise InvalidArgument(f"rank must be below the dimension {dim}, got {self._rank}; use covariance='full'.")
-        if self.covariance == "block":
-            check_blocks(self._blocks(target), dim)
-        settings = self.settings_of(dim)
-        if self.expectation == "stein" and settings.control != "full" and settings.num_draws < dim / 4:
-            warnings.warn(
-                f"{name}: {settings.num_draws} gradients a step without the control variate of the matrix part are "
-                f"few in dimension {dim}; use control='full', or num_draws of at least {-(-dim // 4)}.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        if self.expectation != "gauss_hermite" and self.whiten not in WHITENINGS:
-            check_curvature(key, target, start, self._first_covariance(None, dim))
+        check_fit(self, key, target, start)
         return self
 
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> GaussianState:
@@ -229,7 +188,7 @@ class AbstractGaussianVI(AbstractMethod):
         """Estimate the expectations, move, and keep the records."""
         settings = self.settings_of(target.dim)
         estimate = moments(key, target, state.frame, state.mean, state.factor, state.direction, settings)
-        curvature, direction = _track(state, estimate.image, t)
+        curvature, direction = tracked(state, estimate.image)
         size = state.size
         if self.step_size is None:
             suited = self.first_size(curvature, target.dim)
@@ -261,7 +220,7 @@ class AbstractGaussianVI(AbstractMethod):
         old = eqx.tree_at(
             lambda s: (s.failure, s.failed_at, s.failed_draw),
             state,
-            (failure, t.astype(state.failed_at.dtype), _in_u(state, estimate.bad)),
+            (failure, t.astype(state.failed_at.dtype), in_u(state, estimate.bad)),
         )
         new = jax.tree.map(lambda good, kept: jnp.where(fine, good, kept), new, old)
         return new, GaussianInfo(
@@ -334,21 +293,6 @@ class AbstractGaussianVI(AbstractMethod):
     @property
     def _triangular(self) -> bool:
         return self.triangular or getattr(self, "geometry", "bures") == "cholesky"
-
-
-def _in_u(state: GaussianState, y: Float[Array, " d"]) -> Float[Array, " d"]:
-    return y if state.frame is None else state.frame.to_u(y)
-
-
-def _track(state: GaussianState, image: Array, t: Array) -> tuple[Array, Array]:
-    """Running curvature and direction: one step of power iteration.
-
-    The direction does not depend on the draws of this step, so that its Rayleigh quotient is unbiased, noise or not.
-    """
-    quotient = jnp.abs(jnp.vdot(state.direction, image))
-    curvature = state.curvature + MEMORY * (quotient - state.curvature)
-    norm = jnp.linalg.norm(image)
-    return curvature, jnp.where(norm > 0, image / jnp.where(norm > 0, norm, 1.0), state.direction)
 
 
 def _all_finite(tree: Any) -> Array:

@@ -16,6 +16,8 @@ from .approximation import GaussianApproximation
 
 FINITE, NOT_FINITE, DIVERGED, LOST = 0, 1, 2, 3
 FINAL_DRAWS = 1024
+MEMORY = 0.1
+"""Weight of the newest estimate in the running curvature and ELBO."""
 
 
 class GaussianState(eqx.Module):
@@ -82,6 +84,22 @@ class GaussianInfo(NamedTuple):
     skipped: Array
     num_hvps: Array
     num_evaluations: Array
+
+
+def in_u(state: GaussianState, y: Float[Array, " d"]) -> Float[Array, " d"]:
+    """A point of the run's coordinates in u."""
+    return y if state.frame is None else state.frame.to_u(y)
+
+
+def tracked(state: GaussianState, image: Float[Array, " d"]) -> tuple[Float[Array, ""], Float[Array, " d"]]:
+    """Running curvature and direction from S × direction: one step of power iteration.
+
+    The direction does not depend on the draws of this step, so that its Rayleigh quotient is unbiased, noise or not.
+    """
+    quotient = jnp.abs(jnp.vdot(state.direction, image))
+    curvature = state.curvature + MEMORY * (quotient - state.curvature)
+    norm = jnp.linalg.norm(image)
+    return curvature, jnp.where(norm > 0, image / jnp.where(norm > 0, norm, 1.0), state.direction)
 
 
 def to_u(state: GaussianState) -> GaussianApproximation:

@@ -19,11 +19,11 @@ print(challenger.about)
 
 # %% [markdown]
 # `FBGVI` alternates a gradient step on $E_q[-\log \pi]$ with the proximal step of the entropy, which keeps every
-# variance above the step size. It needs no learning rate: the step follows the curvature. Two restarts, in coordinates
-# that are scaled by the Hessian at the mode.
+# variance above the step size. It needs no learning rate: the step follows the curvature. Unless told otherwise it
+# works in coordinates that are scaled by the Hessian at the mode. Two restarts.
 
 # %%
-posterior = pf.fit(target, pf.FBGVI(whiten="laplace", num_steps=400), num_chains=2, num_samples=4000, key=0)
+posterior = pf.fit(target, pf.FBGVI(num_steps=400), num_chains=2, num_samples=4000, key=0)
 print(posterior.diagnose())
 
 # %%

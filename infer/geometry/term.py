@@ -37,6 +37,25 @@ class AbstractTerm(eqx.Module):
     def prox(self, x: Float[Array, " d"], step: Any) -> Float[Array, " d"]:
         """argmin_z g(z) + ‖z − x‖² / (2 step), of the dtype of ``x``."""
 
+    # -- g(x) = h(K x), for primal–dual algorithms, which need no prox of g; by default K is the identity ----------
+
+    def forward(self, x: Float[Array, " d"]) -> Float[Array, "..."]:
+        """K x."""
+        return x
+
+    def adjoint(self, u: Float[Array, "..."]) -> Float[Array, " d"]:
+        """Kᵀ u."""
+        return u
+
+    @property
+    def squared_norm(self) -> float:
+        """A bound of ‖K‖²."""
+        return 1.0
+
+    def dual_prox(self, v: Float[Array, "..."], step: Any) -> Float[Array, "..."]:
+        """The proximal operator of the conjugate, prox_{s h*}(v) = v − s prox_{h/s}(v/s) (Moreau's identity)."""
+        return v - step * self.prox(v / step, 1 / step)
+
     def __check_init__(self) -> None:
         self.check()
 

@@ -131,6 +131,24 @@ class TotalVariation(AbstractTerm):
         """The denoised image, see `solve`; ``step`` is one number."""
         return self.solve(x, step).x
 
+    def forward(self, x: Float[Array, " d"]) -> Float[Array, "axes *shape"]:
+        """D x."""
+        return differences(x.reshape(self.shape))
+
+    def adjoint(self, u: Float[Array, "axes *shape"]) -> Float[Array, " d"]:
+        """Dᵀ u."""
+        return differences_transpose(u).reshape(-1)
+
+    @property
+    def squared_norm(self) -> float:
+        """4 per axis."""
+        return 4.0 * len(self.shape)
+
+    def dual_prox(self, v: Float[Array, "axes *shape"], step: Any) -> Float[Array, "axes *shape"]:
+        """The projection on norms ≤ w, at any step, as g = w‖D·‖."""
+        del step
+        return self.project(v, self.weight)
+
     def norms(self, field: Float[Array, "axes *shape"]) -> Float[Array, "..."]:
         """‖q_p‖ at each pixel, or |q| of each entry if anisotropic."""
         if not self.isotropic:

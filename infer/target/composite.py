@@ -98,6 +98,15 @@ class CompositeTarget(Target):
         """Named values of the latent and the deterministic sites."""
         return self.target.constrain(u)
 
+    def initial(self, key: PRNGKeyArray) -> Float[Array, " d"]:
+        """A random start; where the term is w|u − l|, about l and as narrow as 1/w, but no wider than elsewhere."""
+        u = super().initial(key)
+        weights, loc = (getattr(self.nonsmooth, name, None) for name in ("weights", "loc"))
+        if np.shape(weights) != u.shape or np.shape(loc) != u.shape:
+            return u
+        weights, loc = jnp.asarray(weights, u.dtype), jnp.asarray(loc, u.dtype)
+        return jnp.where(weights > 0, loc + u / jnp.maximum(weights, 1.0), u)
+
     def unconstrain(self, values: dict[str, Any]) -> Float[Array, " d"]:
         """The ``u`` at which the latent sites have these values."""
         return self.target.unconstrain(values)

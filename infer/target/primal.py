@@ -184,8 +184,9 @@ def primal(target: Target) -> Primal:
         support = supports.get(site.name)
         if support is None:
             raise UnsupportedTarget(
-                f"the support of the site {site.name!r} ({site.support}) depends on data or on other sites; give its "
-                f"bounds as Python numbers or NumPy arrays, or use a sampler in unconstrained coordinates, e.g. NUTS()."
+                f"the support of the site {site.name!r} ({site.support}) is not known: it depends on data or on other "
+                f"sites, or PyMC has another bijection for it; give its bounds as Python numbers or NumPy arrays, or "
+                f"use a sampler in unconstrained coordinates, e.g. NUTS()."
             )
         free = (*site.shape[:-1], site.shape[-1] - 1) if describe(support.value) == "simplex" else site.shape
         if int(np.prod(free)) != site.size:

@@ -1,7 +1,8 @@
 """`PyMCTarget`: a PyMC model as a target, compiled by PyTensor to JAX; PyMC is an optional extra.
 
 PyMC's own transforms map to the real line. Its data and constants are part of the compiled program, so new data compile
-anew.
+anew. Where a transform is the bijection that NumPyro has for a support too (log, log odds, and intervals with constant
+ends), the support is known, and samplers in constrained coordinates can be used.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ from jaxtyping import Array, Float
 from ..errors import InvalidArgument, NotAvailable, UnsupportedTarget
 from .base import Site
 from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
-from .static import Labels, content_digest
+from .static import ByContent, Labels, content_digest
+from .words import describe
 
 PYMC_INSTALL = 'pip install "pushforward[pymc]"'
 
@@ -27,7 +29,8 @@ PYMC_INSTALL = 'pip install "pushforward[pymc]"'
 class Programs(eqx.Module):
     """The JAX functions of one PyMC model; compared by identity.
 
-    Each takes the unconstrained values in the order of ``u``, `unconstrain` the constrained ones.
+    Each takes the unconstrained values in the order of ``u``, `unconstrain` the constrained ones; ``log_density_at`` is
+    the log density without the log-Jacobian.
     """
 
     log_density: Callable = eqx.field(static=True)
@@ -35,6 +38,7 @@ class Programs(eqx.Module):
     log_likelihood: Callable | None = eqx.field(static=True)
     constrain: Callable = eqx.field(static=True)
     unconstrain: Callable = eqx.field(static=True)
+    log_density_at: Callable = eqx.field(static=True)
     digest: str = eqx.field(static=True)
 
 
@@ -44,6 +48,7 @@ class PyMCTarget(LabelledTarget):
     programs: Programs
     sites: tuple[Site, ...] = eqx.field(static=True)
     unconstrained: tuple[tuple[str, tuple[int, ...]], ...] = eqx.field(static=True)
+    constraints: tuple[tuple[str, ByContent | None], ...] = eqx.field(static=True)
     likelihoods: tuple[str, ...] = eqx.field(static=True)
     data: dict[str, Any]
     labels: Labels = eqx.field(static=True)
@@ -55,7 +60,15 @@ class PyMCTarget(LabelledTarget):
 
     def structure(self) -> frozenset[str]:
         """See `Target.structure`."""
-        return frozenset({"prior", *(["likelihood"] if self.likelihoods else [])})
+        return frozenset({"prior", "support", *(["likelihood"] if self.likelihoods else [])})
+
+    def supports(self) -> dict[str, Any]:
+        """NumPyro constraint of each free variable; None where PyMC's transform has no counterpart."""
+        return dict(self.constraints)
+
+    def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
+        """Log probability of model and data at constrained values, without a log-Jacobian."""
+        return jnp.asarray(self.programs.log_density_at(*self._values(self.unconstrain(values)))[0])
 
     def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """PyMC's log probability of model and data, log-Jacobian included."""
@@ -128,6 +141,7 @@ def _build(model: Any) -> PyMCTarget:
         else None,
         constrain=get_jaxified_graph(model.value_vars, at_values),
         unconstrain=_unconstrain_program(model),
+        log_density_at=get_jaxified_graph(model.value_vars, [model.logp(jacobian=False)]),
         digest=content_digest(model.str_repr()).hex(),
     )
     point = model.initial_point()
@@ -136,8 +150,16 @@ def _build(model: Any) -> PyMCTarget:
         start = [jax.ShapeDtypeStruct(shape, np.float64) for _, shape in unconstrained]
         shapes = [(out.shape, out.dtype.name) for out in jax.eval_shape(programs.constrain, *start)]
     free = dict(unconstrained)
+    constraints = tuple((rv.name, _constraint(model, rv)) for rv in model.free_RVs)
     sites = tuple(
-        Site(name, shape, dtype, _support(model, by_variable[name]), "latent", int(np.prod(free[name])))
+        Site(
+            name,
+            shape,
+            dtype,
+            _support(model, by_variable[name], dict(constraints)[name]),
+            "latent",
+            int(np.prod(free[name])),
+        )
         if name in free
         else Site(name, shape, dtype, "", "deterministic")
         for name, (shape, dtype) in zip(by_variable, shapes, strict=True)
@@ -152,7 +174,7 @@ def _build(model: Any) -> PyMCTarget:
     used = {name for names in dims.values() for name in names}
     coords = {name: np.asarray(c) for name, c in model.coords.items() if c is not None and name in used}
     likelihoods = tuple(rv.name for rv in model.observed_RVs)
-    return PyMCTarget(programs, sites, unconstrained, likelihoods, data, Labels(dims, coords))
+    return PyMCTarget(programs, sites, unconstrained, constraints, likelihoods, data, Labels(dims, coords))
 
 
 def _unconstrain_program(model: Any) -> Callable:
@@ -168,12 +190,37 @@ def _unconstrain_program(model: Any) -> Callable:
     return get_jaxified_graph(inputs, clone_replace(outputs, dict(zip(model.free_RVs, inputs, strict=True))))
 
 
-def _support(model: Any, variable: Any) -> str:
+def _constraint(model: Any, variable: Any) -> ByContent | None:
+    """The support whose bijection in NumPyro is the variable's transform, if there is one."""
+    from numpyro.distributions import constraints
+    from pytensor.graph.basic import Constant
+
+    try:
+        from pytensor.graph.traversal import graph_inputs
+    except ImportError:  # where older releases have it
+        from pytensor.graph.basic import graph_inputs
+
     transform = model.rvs_to_transforms[variable]
-    if transform is None:
-        return "real"
-    words = {"log": "positive", "logodds": "unit_interval", "ordered": "ordered_vector"}
-    return words.get(transform.name, transform.name)
+    plain = {None: constraints.real, "log": constraints.positive, "logodds": constraints.unit_interval}
+    name = None if transform is None else transform.name
+    if name in plain:
+        return ByContent(plain[name])
+    if name != "interval":
+        return None
+    ends = transform.args_fn(*variable.owner.inputs)
+    if not all(isinstance(root, Constant) for root in graph_inputs([end for end in ends if end is not None])):
+        return None  # it depends on other variables, or on data that may be replaced
+    lower, upper = (None if end is None else np.asarray(end.eval(), float) for end in ends)
+    if lower is None:
+        return ByContent(constraints.less_than(upper)) if upper is not None else ByContent(constraints.real)
+    return ByContent(constraints.greater_than(lower) if upper is None else constraints.interval(lower, upper))
+
+
+def _support(model: Any, variable: Any, known: ByContent | None) -> str:
+    if known is not None:
+        return describe(known.value)
+    name = model.rvs_to_transforms[variable].name
+    return {"ordered": "ordered_vector"}.get(name, name)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ References
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -28,7 +28,7 @@ from jaxtyping import Array
 from ...infer.errors import InvalidArgument
 from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.geometry.prox import prox_conjugate
-from ...infer.geometry.tv import TotalVariation, differences, differences_transpose
+from ...infer.geometry.term import AbstractTerm
 from ...infer.target import Target
 from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_count, check_positive
@@ -89,7 +89,7 @@ class PrimalDualLangevin(AbstractUnadjusted):
 
     def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
         """Euclidean; steps that are too large for the target's K are refused."""
-        self._check_steps(squared_norm(target.nonsmooth))
+        self._check_steps(split(target.nonsmooth).squared_norm)
         return super().mirror_for(target, scale)
 
     def first_step(self, target: Primal, mirror: AbstractMirror, local: Local) -> Any:
@@ -97,29 +97,29 @@ class PrimalDualLangevin(AbstractUnadjusted):
         step = jnp.minimum(0.2 / curvature(target, local.point.x, None), term_step(target.nonsmooth))
         if self.ratio is None:
             return step
-        return jnp.minimum(step, MARGIN / jnp.sqrt(self.ratio * squared_norm(target.nonsmooth)))
+        return jnp.minimum(step, MARGIN / jnp.sqrt(self.ratio * split(target.nonsmooth).squared_norm))
 
     def locate(self, target: Primal, mirror: AbstractMirror, point: Point) -> Local:
         """Log π; the dual field of a point that has none yet is 0."""
         dual = point.extra
         if isinstance(dual, tuple):
-            dual = jnp.zeros_like(apply(target.nonsmooth, point.x))
+            dual = jnp.zeros_like(split(target.nonsmooth).forward(point.x))
         return Local(point._replace(extra=dual), target.log_density(point.x), jnp.zeros_like(point.x))
 
     def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
         """One iteration, [1]_, algorithm 1, with extrapolation θ = 1."""
-        term, x, u = target.nonsmooth, local.point.x, local.point.extra
+        term, x, u = split(target.nonsmooth), local.point.x, local.point.extra
         dual_step = self.dual_step(step, term)
-        prox = self.prox_smooth(target, x - step * apply_transpose(term, u), step)
+        prox = self.prox_smooth(target, x - step * term.adjoint(u), step)
         new_x = prox + jnp.sqrt(2 * step) * noise(local.point)
-        new_u = prox_dual(term, u + dual_step * apply(term, 2 * new_x - x), dual_step)
+        new_u = term.dual_prox(u + dual_step * term.forward(2 * new_x - x), dual_step)
         new = self.locate(target, mirror, mirror.at(new_x)._replace(extra=new_u))
         return Proposal(new, jnp.asarray(jnp.nan), finite(new))
 
     def remarks(self, state: LangevinState, target: Target, result: Any) -> list[dict[str, Any]]:
         """The bias of the step, and σ/τ, which sets the bias that remains."""
         step = np.asarray(jax.vmap(lambda s: s.adaptation.step_size(False))(state))
-        ratio = float(np.min(np.asarray(self.dual_step(step, primal(target).nonsmooth)) / step))
+        ratio = float(np.min(np.asarray(self.dual_step(step, split(primal(target).nonsmooth))) / step))
         message = (
             f"The dual step is {ratio:.3g} times the primal one (σ/τ); the larger, the nearer the law is to the target."
         )
@@ -128,7 +128,7 @@ class PrimalDualLangevin(AbstractUnadjusted):
 
     def dual_step(self, step: Array, term: Any) -> Array:
         """σ."""
-        return MARGIN / (step * squared_norm(term)) if self.ratio is None else self.ratio * step
+        return MARGIN / (step * term.squared_norm) if self.ratio is None else self.ratio * step
 
     def prox_smooth(self, target: Primal, v: Array, step: Array) -> Array:
         """argmin_z f(z) + ‖z − v‖²/(2τ): z = v − τ (I + τ∇²f(v))⁻¹ ∇f(v)."""
@@ -153,23 +153,25 @@ class PrimalDualLangevin(AbstractUnadjusted):
             )
 
 
-def squared_norm(term: Any) -> float:
-    """‖K‖², of a bound where K are differences; 1 where K = I."""
-    return 4.0 * len(term.shape) if isinstance(term, TotalVariation) else 1.0
+class Plain(NamedTuple):
+    """A user's object with ``value`` and ``prox`` alone, as the `AbstractTerm` with K = I that it is here."""
+
+    term: Any
+    squared_norm: float = 1.0
+
+    def forward(self, x: Array) -> Array:
+        """X."""
+        return x
+
+    def adjoint(self, u: Array) -> Array:
+        """U."""
+        return u
+
+    def dual_prox(self, v: Array, step: Array) -> Array:
+        """By Moreau's identity."""
+        return prox_conjugate(self.term, v, step)
 
 
-def apply(term: Any, x: Array) -> Array:
-    """K x."""
-    return differences(x.reshape(term.shape)) if isinstance(term, TotalVariation) else x
-
-
-def apply_transpose(term: Any, u: Array) -> Array:
-    """Kᵀ u."""
-    return differences_transpose(u).reshape(-1) if isinstance(term, TotalVariation) else u
-
-
-def prox_dual(term: Any, v: Array, step: Array) -> Array:
-    """prox_{σg*}(v), for total variation, of which g is w‖·‖, the projection on balls of radius w."""
-    if isinstance(term, TotalVariation):
-        return term.project(v, term.weight)
-    return prox_conjugate(term, v, step)
+def split(term: Any) -> Any:
+    """A term as h(K x)."""
+    return term if isinstance(term, AbstractTerm) else Plain(term)

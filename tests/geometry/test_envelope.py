@@ -96,6 +96,22 @@ def test_moreau_envelope_of_l1_is_huber():
     np.testing.assert_allclose(env.grad(env.at(x)), np.clip(x / 0.4, -WEIGHTS, WEIGHTS))
 
 
+def test_normaliser_and_variance_of_a_smoothed_laplace():
+    """Of (α/2) exp(−env) with α = ½, by quadrature; a mixture of smoothed components is weighted by the former."""
+    x = np.linspace(-120, 120, 48_001)
+    expected = {0.1: (1.012474, 8.000825), 0.5: (1.061857, 8.019855), 1.0: (1.122460, 8.075954)}
+
+    @jax.jit
+    def density(smoothing):
+        env = Envelope(L1(0.5), smoothing)
+        return jax.vmap(lambda x: 0.25 * jnp.exp(-env.value(env.at(x[None]))))(x)
+
+    for smoothing, (total, variance) in expected.items():
+        p = np.asarray(density(smoothing)) * (x[1] - x[0])
+        assert p.sum() == pytest.approx(total, abs=1e-6)
+        assert p @ x**2 / p.sum() == pytest.approx(variance, abs=1e-5)
+
+
 def test_gradients_of_the_hyperbolic_entropy():
     """Left: tanh|y|/λ up to κ, then falling (the envelope of a convex term that is not convex) to (1 − e⁻ᵏ)/λ."""
     kappa, smoothing = 0.8, 0.5

@@ -115,3 +115,20 @@ def test_split_refuses_what_has_no_prox():
 def test_bad_input_is_refused(make, message):
     with pytest.raises(InvalidArgument, match=message):
         make()
+
+
+def test_random_starts_are_as_narrow_as_a_split_prior():
+    def model():
+        numpyro.sample("narrow", dist.Laplace(5.0, 1e-3).expand([3]).to_event(1))
+        numpyro.sample("wide", dist.Laplace(-7.0, 100.0))
+        numpyro.sample("other", dist.Normal(0.0, 1.0))
+
+    target = Target.from_numpyro(model)
+    starts = np.stack([target.split("narrow").initial(jax.random.key(i)) for i in range(20)])
+    assert target.split("narrow").sites[0].name == "narrow"
+    assert np.abs(starts[:, :3] - 5.0).max() <= 2e-3
+    assert np.ptp(starts[:, :3]) > 1e-3
+    assert 1.0 < np.abs(starts[:, 3:]).max() <= 2.0
+    wide = np.stack([target.split("wide").initial(jax.random.key(i)) for i in range(20)])
+    assert np.abs(wide[:, 3] + 7.0).max() <= 2.0
+    assert np.abs(wide[:, :3]).max() <= 2.0

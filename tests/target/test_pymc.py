@@ -58,8 +58,51 @@ def test_a_pymc_model():
         batch = jax.jit(lambda t, u: jax.vmap(jax.value_and_grad(t.log_density))(u))(target, jnp.stack([u, u]))
         np.testing.assert_allclose(batch[0], target.log_density(u), rtol=1e-12)
         assert np.all(np.isfinite(batch[1]))
+        for name, support in target.supports().items():
+            if support is not None:
+                assert np.all(support.value(values[name])), name
+    assert [s.support for s in target.sites][:5] == ["real", "positive", "interval", "simplex", "real"]
+    assert {name: support is None for name, support in target.supports().items()} == {
+        "mu": False, "tau": False, "low": True, "w": True, "z": False,
+    }  # fmt: skip
     assert target.check().ok
     assert target.fingerprint() == Target.from_pymc(schools(pm)).fingerprint()
+
+
+@needs_pymc
+@pytest.mark.filterwarnings("ignore")
+def test_constrained_coordinates_of_a_pymc_model():
+    """Half-lines and intervals with constant ends: the density in x, and a sampler that uses their mirrors."""
+    import pymc as pm
+
+    import pushforward as pf
+    from pushforward.infer.target.primal import primal
+
+    with pm.Model() as model:
+        pm.Gamma("g", 3.0, 2.0)
+        pm.Beta("b", 3.0, 2.0, shape=2)
+        pm.Uniform("u", np.array([-1.0, 0.0]), 2.0, shape=2)
+        pm.TruncatedNormal("low", 0.0, 1.0, lower=0.5)
+        pm.TruncatedNormal("high", 0.0, 1.0, upper=0.5)
+    target = Target.from_pymc(model)
+    found = primal(target)
+    assert [s.support for s in target.sites] == [
+        "positive", "unit_interval", "interval(…, …)", "greater_than(0.5)", "less_than(0.5)",
+    ]  # fmt: skip
+    with jax.enable_x64(True):
+        u = jnp.linspace(-1, 1, target.dim)
+        x = found.coordinates.to_x(u)
+        values = target.constrain(u)
+        np.testing.assert_allclose(x, np.concatenate([np.ravel(v) for v in values.values()]), rtol=1e-12)
+        log_det = jnp.linalg.slogdet(jax.jacfwd(found.coordinates.to_x)(u))[1]
+        np.testing.assert_allclose(found.log_density(x) + log_det, target.log_density(u), rtol=1e-7)  # PyMC's constants
+    posterior = pf.fit(target, pf.MirrorLangevin(), num_samples=4000, num_warmup=500, progress=False)
+    assert posterior.draws()["g"].mean() == pytest.approx(1.5, abs=0.15)
+    assert posterior.draws()["b"].mean() == pytest.approx(0.6, abs=0.05)
+    with pm.Model() as model:
+        pm.Dirichlet("w", np.ones(3))
+    with pytest.raises(UnsupportedTarget, match=r"'w' \(simplex\) is not known: .*NUTS\(\)"):
+        pf.fit(Target.from_pymc(model), pf.MirrorLangevin(), num_samples=10, num_warmup=10, progress=False)
 
 
 @needs_pymc

@@ -3,11 +3,12 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
 import pushforward as pf
-from pushforward.infer.diagnostics.stationary import stationary_moments
+from pushforward.infer.diagnostics.stationary import stationary_acceptance, stationary_covariance, stationary_moments
 from pushforward.infer.geometry import L1
 from pushforward.infer.target.primal import primal
 
@@ -50,12 +51,44 @@ def proposals(kernel: Kernel, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     return np.asarray(mean), np.asarray(jnp.abs((there - mean) / xi)), locals_
 
 
+def ratios(locals_: Any, log_ratio: Any) -> np.ndarray:
+    """``log_ratio(old, new)`` between all points."""
+    return np.asarray(jax.jit(jax.vmap(jax.vmap(log_ratio, (None, 0)), (0, None)))(locals_, locals_))
+
+
 def second_moments(kernel: Kernel, grid: np.ndarray, log_ratio: Any = None) -> np.ndarray:
     """E x² and E |x| of the stationary law; with ``log_ratio(old, new)`` of the adjusted chain."""
     mean, sd, locals_ = proposals(kernel, grid)
-    ratios = None
-    if log_ratio is not None:
-        over = jax.vmap(jax.vmap(log_ratio, (None, 0)), (0, None))
-        ratios = np.asarray(jax.jit(over)(locals_, locals_))
+    known = None if log_ratio is None else ratios(locals_, log_ratio)
     x = np.asarray(locals_.point.x)[:, 0]
-    return stationary_moments(mean, sd, grid, x, lambda x: np.stack([x**2, np.abs(x)]), ratios)
+    return stationary_moments(mean, sd, grid, x, lambda x: np.stack([x**2, np.abs(x)]), known)
+
+
+def acceptance(kernel: Kernel, grid: np.ndarray, log_ratio: Any) -> float:
+    """Mean acceptance of the adjusted chain."""
+    mean, sd, locals_ = proposals(kernel, grid)
+    return stationary_acceptance(mean, sd, grid, ratios(locals_, log_ratio))
+
+
+def covariance(method: Any, target: Any, step: float) -> np.ndarray:
+    """Stationary covariance of x under a kernel that is affine in x and its dual variables, from its derivatives."""
+    found = primal(target)
+    d = target.dim
+    mirror, step = method.mirror_for(found, jnp.ones(d)), jnp.asarray(step)
+    start = method.locate(found, mirror, mirror.at(jnp.zeros(d)))
+    flat, back = jax.flatten_util.ravel_pytree((start.point.x, start.point.extra))
+
+    def move(z: Any, key: Any) -> Any:
+        x, extra = back(z)
+        local = method.locate(found, mirror, mirror.at(x)._replace(extra=extra))
+        noise = (lambda p: jnp.zeros(d)) if key is None else (lambda p: method.noise(key, mirror, p))
+        point = method.propose(found, mirror, noise, local, step).local.point
+        return jax.flatten_util.ravel_pytree((point.x, point.extra))[0]
+
+    transition = jax.jit(jax.jacfwd(lambda z: move(z, None)))(flat)
+    # The noise is linear in the normals that a key decides: as many keys as normals give its matrix.
+    keys = jax.random.split(jax.random.key(1), 3 * d)
+    normals = jax.vmap(lambda key: mirror.noise(key, mirror.at(jnp.zeros(d))))(keys)
+    pushed = jax.jit(jax.vmap(lambda key: move(flat, key) - move(flat, None)))(keys)
+    noise = np.linalg.lstsq(np.asarray(normals), np.asarray(pushed), rcond=None)[0].T
+    return stationary_covariance(transition, noise)[:d, :d]

@@ -31,10 +31,9 @@ def assert_moments(posterior, mean, variance, sites=None):
     assert np.all(np.abs(squares.mean((0, 1)) - variance) < 4.5 * squares.std((0, 1)) / np.sqrt(ess2))
 
 
-@pytest.mark.parametrize("mirror", [None, {"x": geo.SimplexBarrier()}], ids=["entropy", "barrier"])
-def test_dirichlet(mirror) -> None:
+def test_dirichlet() -> None:
     target = pf.Target.from_log_density(lambda p: jnp.sum(3 * jnp.log(p)), np.full(3, 1 / 3), constraints.simplex)
-    posterior = fit(target, pf.MirrorLangevin(mirror=mirror))
+    posterior = fit(target, pf.MirrorLangevin())
     assert_moments(posterior, np.full(3, 1 / 3), np.full(3, 2 / 117))
     np.testing.assert_allclose(posterior.draws()["x"].sum(-1), 1.0, atol=1e-12)
 
@@ -74,7 +73,6 @@ def test_uniform_on_a_ball_by_mamla() -> None:
 
 LAPLACE = {
     "euclidean": {},
-    "hyperbolic": {"mirror": "hyperbolic"},
     "both": {"mirror": "hyperbolic", "envelope": "hyperbolic"},
     "right": {"mirror": "hyperbolic", "envelope": "hyperbolic", "side": "right"},
 }
@@ -99,7 +97,7 @@ def test_real_and_constrained_sites_together() -> None:
         numpyro.factor("c", 0.0 * s)
 
     target = pf.Target.from_numpyro(model, np.array([0.0]))
-    posterior = fit(target, pf.MirrorLangevin(), start={"m": 100.0, "s": 1.0}, num_warmup=1000, num_samples=4000)
+    posterior = fit(target, pf.MirrorLangevin(), start={"m": 100.0, "s": 1.0}, num_warmup=800, num_samples=2500)
     draws = posterior.draws()
     assert draws["m"].std() == pytest.approx(0.01, rel=0.15)
     assert draws["m"].mean() == pytest.approx(100.0, abs=0.003)
@@ -114,15 +112,54 @@ def test_a_user_s_scale_stays() -> None:
 
 
 def test_a_batch_of_simplices() -> None:
-    """Each row has a mirror of its own, also where the rows are one event."""
+    """Of 40, also where the rows are one event; one mirror is traced for all."""
 
     def model():
-        numpyro.sample("p", dist.Dirichlet(np.full(3, 4.0)).expand([2]).to_event(1))
+        numpyro.sample("p", dist.Dirichlet(np.full(3, 4.0)).expand([40]).to_event(1))
 
-    posterior = fit(pf.Target.from_numpyro(model), pf.MirrorLangevin())
+    posterior = fit(pf.Target.from_numpyro(model), pf.MirrorLangevin(), num_samples=1000, num_warmup=300)
     draws = posterior.draws()["p"]
-    np.testing.assert_allclose(draws.mean((0, 1)), 1 / 3, atol=0.02)
-    np.testing.assert_allclose(draws.var((0, 1)), 2 / 117, rtol=0.2)
+    np.testing.assert_allclose(draws.mean((0, 1, 2)), 1 / 3, atol=0.008)
+    np.testing.assert_allclose(draws.var((0, 1, 2)), 2 / 117, rtol=0.08)
+
+
+def test_acceptance_on_a_dirichlet() -> None:
+    """Dirichlet(4, …, 4) in five dimensions under the barrier at γ = ¼ d^(−3/2), from draws of the law itself: 0.71."""
+    import jax
+
+    target = pf.Target.from_log_density(lambda p: jnp.sum(3 * jnp.log(p)), np.full(6, 1 / 6), constraints.simplex)
+    with jax.enable_x64(True):
+        exact = jnp.asarray(np.random.default_rng(0).dirichlet(np.full(6, 4.0), 256))
+        start = np.asarray(jax.vmap(lambda p: target.unconstrain({"x": p}))(exact))
+    method = pf.MirrorLangevin(step_size=0.25 * 5**-1.5, mirror={"x": geo.SimplexBarrier()})
+    posterior = fit(target, method, start=start, num_chains=256, num_samples=50, num_warmup=0)
+    stats = posterior.data["sample_stats"]["acceptance_rate"].values
+    assert stats.mean() == pytest.approx(0.71, abs=4 * stats.mean(1).std() / np.sqrt(256))
+    assert stats.mean(1).std() / np.sqrt(256) < 0.0035
+    x = posterior.draws()["x"]
+    np.testing.assert_allclose(x.mean((0, 1)), 1 / 6, rtol=0.03)
+    np.testing.assert_allclose(x.var((0, 1)), 0.005556, rtol=0.08)
+
+
+def test_without_a_test_edges_have_barriers() -> None:
+    """On an entropy chains of this law end in a corner, or at 1e50; here the bias is a few percent."""
+    a = np.array([1.0, 2.0, 3.0])
+
+    def log_density(v):
+        return (a - 1) @ jnp.log(v["p"]) + jnp.sum(2 * jnp.log(v["g"]) - v["g"]) + jnp.sum(jnp.log(v["b"]))
+
+    example = {"p": np.full(3, 1 / 3), "g": np.ones(1), "b": np.full(1, 0.5)}
+    supports = {"p": constraints.simplex, "g": constraints.positive, "b": constraints.unit_interval}
+    target = pf.Target.from_log_density(log_density, example, supports)
+    method = pf.MirrorLangevin(adjusted=False, bias_check=False)
+    posterior = fit(target, method, num_chains=16, num_samples=4000)
+    assert (posterior.data["sample_stats"]["step_size"].values <= 0.02).all()
+    draws = posterior.draws()
+    mean = a / a.sum()
+    np.testing.assert_allclose(draws["p"].mean((0, 1)), mean, atol=0.25 * np.sqrt(mean * (1 - mean) / 7).min())
+    assert draws["g"].mean() == pytest.approx(3.0, abs=0.25 * np.sqrt(3))
+    assert draws["g"].max() < 30
+    assert draws["b"].std() == pytest.approx(np.sqrt(1 / 18), rel=0.1)
 
 
 def test_bounds_of_fewer_axes_than_the_site() -> None:
@@ -136,7 +173,7 @@ def test_bounds_of_fewer_axes_than_the_site() -> None:
 
 def test_a_step_of_another_kind_is_not_inherited() -> None:
     target = pf.Target.composite(lambda x: -50.0 * jnp.sum(x**2), L1(1.0), np.zeros(2))
-    start = fit(target, pf.NUTS(), num_samples=50)
+    start = fit(target, pf.NUTS(), num_samples=50, num_warmup=100)
     posterior = fit(target, pf.ProximalLangevin(), start=start, num_samples=200)
     assert np.asarray(posterior._learned()["step_size"]).max() < 0.02
     assert posterior.draws()["x"].std() < 1.0
@@ -213,16 +250,6 @@ def test_draws_of_psgla_lie_on_the_kink() -> None:
     assert (posterior.draws()["x"] == 0).mean() > 0.1
 
 
-def test_primal_dual_has_the_variance_that_theory_says() -> None:
-    """f = x²/2, g = z²/2, K = 1: (2 + s)/(2 + 2s), not ½ (Burger et al. 2024)."""
-    term = geo.prox.UserTerm(lambda x: 0.5 * jnp.sum(x**2), lambda x, s: x / (1 + s))
-    target = pf.Target.composite(lambda x: -0.5 * jnp.sum(x**2), term, np.zeros(40))
-    for ratio, variance in ((1.0, 0.75), (20.0, 0.5243)):
-        method = pf.PrimalDualLangevin(step_size=0.02, ratio=ratio)
-        x = fit(target, method, num_samples=4000, num_warmup=500).draws()["x"]
-        assert x.var() == pytest.approx(variance, rel=0.03)
-
-
 def test_total_variation_denoising_by_primal_dual_and_proximal_langevin() -> None:
     """The posterior mean of both, of a signal of two levels, against long MYMALA."""
     rng = np.random.default_rng(0)
@@ -230,11 +257,11 @@ def test_total_variation_denoising_by_primal_dual_and_proximal_langevin() -> Non
     target = pf.Target.composite(
         lambda x: -0.5 * jnp.sum((x - signal) ** 2) / 0.25, TotalVariation(2.0, (16,)), np.zeros(16)
     )
-    exact = fit(target, pf.BregmanProximalLangevin(smoothing=0.02), num_samples=5000).draws()["x"]
+    exact = fit(target, pf.BregmanProximalLangevin(smoothing=0.02), num_samples=4000).draws()["x"]
     mean, sd = exact.mean((0, 1)), exact.std((0, 1))
-    near = fit(target, pf.ProximalLangevin(step_size=0.01), num_samples=5000).draws()["x"].mean((0, 1))
+    near = fit(target, pf.ProximalLangevin(step_size=0.01), num_samples=3000).draws()["x"].mean((0, 1))
     assert np.abs((near - mean) / sd).max() < 0.25
-    dual = fit(target, pf.PrimalDualLangevin(step_size=0.01), num_samples=5000).draws()["x"].mean((0, 1))
+    dual = fit(target, pf.PrimalDualLangevin(step_size=0.01), num_samples=3000).draws()["x"].mean((0, 1))
     assert np.abs((dual - mean) / sd).max() < 0.25
 
 
@@ -245,7 +272,7 @@ def test_unadjusted_samplers_tell_their_bias() -> None:
     finding = next(f for f in posterior.diagnose().findings if f.name == "bias")
     assert finding.level == "warning"
     assert finding.value == pytest.approx(0.118, abs=0.03)
-    small = fit(target, pf.MirrorLangevin(adjusted=False, step_size=0.02), num_warmup=4000)
+    small = fit(target, pf.MirrorLangevin(adjusted=False, step_size=0.02), num_warmup=2000)
     assert next(f for f in small.diagnose().findings if f.name == "bias").level == "note"
 
 
@@ -351,6 +378,25 @@ def test_a_term_that_is_not_convex_is_told() -> None:
     posterior = fit(target, pf.BregmanProximalLangevin(smoothing=0.1), num_samples=50)
     assert findings(posterior)["convexity"].level == "warning"
     assert "convexity" not in findings(fit(KINK, pf.BregmanProximalLangevin(), num_samples=50))
+
+
+def test_a_density_without_bound_at_an_edge_is_told() -> None:
+    corner = pf.Target.from_log_density(lambda p: jnp.sum(-0.5 * jnp.log(p)), np.full(3, 1 / 3), constraints.simplex)
+    found = findings(fit(corner, pf.MirrorLangevin(), num_samples=50, num_warmup=50))["edge"]
+    assert found.level == "note"
+    assert found.value == pytest.approx(-0.5, abs=1e-3)
+    assert "edge" not in findings(fit(SIMPLEX, pf.MirrorLangevin(), num_samples=50, num_warmup=50))
+
+
+def test_long_steps_in_the_dual_are_told() -> None:
+    """γ = 1 on N(0, 1) from x = 300: the recursion explodes; what it says of divergences is its own."""
+    method = pf.MirrorLangevin(mirror=geo.HyperbolicEntropy(0.7), adjusted=False, step_size=1.0)
+    start = np.full(2, 300.0)
+    found = findings(fit(REAL, method, start=start, num_samples=50, num_warmup=0))
+    assert found["long steps"].level == "warning"
+    assert "NUTS" not in found["divergences"].message
+    assert "the chain stayed where it was" in found["divergences"].message
+    assert "non-centred" not in found["divergences"].message
 
 
 def test_primal_dual_shows_its_ratio() -> None:

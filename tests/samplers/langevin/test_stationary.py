@@ -6,6 +6,7 @@ stale gradient or a wrong envelope moves them in the second digit.
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +14,13 @@ import pytest
 
 import pushforward as pf
 from pushforward.infer.geometry import FermiDirac, HyperbolicEntropy
-from pushforward.infer.geometry.prox import UserTerm
+from pushforward.infer.geometry.prox import L1, UserTerm
+from pushforward.infer.geometry.term import AbstractTerm
+from pushforward.infer.target.primal import primal
 from pushforward.samplers.langevin import mapla
 from pushforward.samplers.langevin.mirrored import mirror_log_ratio
 
-from .kernels import Kernel, laplace, make, proposals, second_moments
+from .kernels import Kernel, acceptance, covariance, laplace, make, proposals, second_moments
 
 ENTROPY = HyperbolicEntropy(0.7)
 DUAL, PRIMAL = np.linspace(-4.2, 4.2, 1001), np.linspace(-9.0, 9.0, 1501)
@@ -89,19 +92,6 @@ def test_psgla(setting: int) -> None:
     np.testing.assert_allclose(seen, PSGLA[setting], atol=5e-4 if quadratic == 0 else 2e-4)
 
 
-def test_a_metric_of_one_number_is_a_step() -> None:
-    """PP-ULA in the metric m with step γ is, in one dimension, PP-ULA without one and step γm."""
-    scaled = make(pf.ProximalLangevin(scheme="pp_ula", metric=np.full((1, 1), 0.3)), laplace(1.0), 0.2)
-    plain = make(pf.ProximalLangevin(scheme="pp_ula"), laplace(1.0), 0.06)
-    mean, sd, places = proposals(plain, PRIMAL)
-    x = np.asarray(places.point.x)[:, 0]
-    forward = x - 0.06 * x
-    np.testing.assert_allclose(mean, np.sign(forward) * np.maximum(np.abs(forward) - 0.06, 0), atol=1e-12)
-    np.testing.assert_allclose(sd, np.sqrt(0.12), rtol=1e-12)
-    for found, expected in zip(proposals(scaled, PRIMAL)[:2], (mean, sd), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-8)
-
-
 @pytest.mark.parametrize(("step", "expected"), [(0.2, 1.2208), (0.1, 1.0876), (0.05, 1.0403), (0.025, 1.0194)])
 def test_mirror_langevin_on_a_normal(step: float, expected: float) -> None:
     target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(1))
@@ -130,6 +120,16 @@ def test_adjusted_is_exact(name: str) -> None:
         return mirror_log_ratio(kernel.mirror, old, new, kernel.step)
 
     np.testing.assert_allclose(second_moments(kernel, grid, ratio), (0.47486, 0.52514), atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "expected"), [("left", 0.1, 0.924), ("MYMALA", 0.1, 0.949), ("MYMALA", 0.5, 0.711)]
+)
+def test_acceptance(name: str, step: float, expected: float) -> None:
+    cls, options, grid = ADJUSTED[name]
+    kernel = make(cls(**options), laplace(1.0), step)
+    found = acceptance(kernel, grid, lambda old, new: mirror_log_ratio(kernel.mirror, old, new, kernel.step))
+    assert found == pytest.approx(expected, abs=6e-4)
 
 
 @pytest.mark.parametrize(("power", "expected"), [(0.5, 0.32027), (0.0, 0.26746), (-0.5, 0.22608)])
@@ -186,3 +186,103 @@ def test_fermi_dirac_is_adjusted_exactly_on_the_unit_interval() -> None:
 
     grid = np.linspace(-5, 7, 1201)
     assert second_moments(kernel, grid, ratio)[0] == pytest.approx(0.04 + 0.36, abs=1e-4)
+
+
+# -- Gaussian targets, where every scheme is affine: exact covariances in two dimensions -------------------------------
+
+PRECISION = np.array([[2.0, 0.3], [0.3, 1.0]])
+RIDGE = np.array([[0.8, -0.2], [-0.2, 0.5]])
+METRIC = np.array([[1.0, 0.1], [0.1, 0.5]])
+
+
+class Quadratic(AbstractTerm):
+    """g(x) = ½ ‖K x‖²; with K = I given away, its prox; else a term h(K x) for the primal–dual algorithm."""
+
+    matrix: jax.Array
+    split: bool = eqx.field(static=True, default=False)
+
+    def value(self, x):
+        return 0.5 * jnp.sum((self.matrix @ x) ** 2)
+
+    def prox(self, x, step):
+        return jnp.linalg.solve(jnp.eye(x.size) + step * self.matrix.T @ self.matrix, x)
+
+    def forward(self, x):
+        return self.matrix @ x if self.split else x
+
+    def adjoint(self, u):
+        return self.matrix.T @ u if self.split else u
+
+    @property
+    def squared_norm(self):
+        return 2.0 if self.split else 1.0
+
+    def dual_prox(self, v, step):
+        return v / (1 + step) if self.split else super().dual_prox(v, step)
+
+
+def gaussian(term=None, precision=PRECISION):
+    root = np.linalg.cholesky(RIDGE).T
+    term = Quadratic(root) if term is None else term
+    return pf.Target.composite(lambda x: -0.5 * x @ (precision @ x), term, np.zeros(len(precision)))
+
+
+def lyapunov(transition, noise):
+    """Σ = A Σ Aᵀ + N, by vectorisation."""
+    n = len(transition)
+    return np.linalg.solve(np.eye(n * n) - np.kron(transition, transition), noise.ravel()).reshape(n, n)
+
+
+STEP = 0.1
+FORWARD, BACKWARD = np.eye(2) - STEP * PRECISION, np.linalg.inv(np.eye(2) + STEP * RIDGE)
+SCHEMES = {
+    "pgld": ({}, lyapunov(FORWARD @ BACKWARD, 2 * STEP * np.eye(2))),
+    "psgla": ({}, lyapunov(BACKWARD @ FORWARD, 2 * STEP * BACKWARD @ BACKWARD)),
+    "pp_ula": (
+        {"metric": METRIC, "num_prox": 2000},
+        # argmin γ g(u) + ½‖u − v‖²_{M⁻¹} = (I + γ M R)⁻¹ v at v = (I − γ M Q) x, and the noise is N(0, 2γ M)
+        lyapunov(
+            np.linalg.solve(np.eye(2) + STEP * METRIC @ RIDGE, np.eye(2) - STEP * METRIC @ PRECISION),
+            2 * STEP * METRIC,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_proximal_schemes_on_a_gaussian(scheme: str) -> None:
+    options, expected = SCHEMES[scheme]
+    found = covariance(pf.ProximalLangevin(scheme=scheme, **options), gaussian(), STEP)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert np.abs(found - np.linalg.inv(PRECISION + RIDGE)).max() > 0.01  # a bias that the test can see
+
+
+def test_forward_backward_envelope() -> None:
+    """Its gradient where the ℓ₁ term cuts both coordinates."""
+    b, x, step = np.array([0.5, -1.0]), np.array([0.4, -0.9]), 0.05
+    smooth = lambda x: -0.5 * x @ (PRECISION @ x) + b @ x  # noqa: E731
+    target = primal(pf.Target.composite(smooth, L1(0.7), np.zeros(2)))
+    method = pf.ProximalLangevin(scheme="fbula", smoothing=0.3)
+    mirror = method.mirror_for(target, jnp.ones(2))
+    local = method.locate(target, mirror, mirror.at(jnp.asarray(x)))
+    moved = method.propose(target, mirror, lambda p: jnp.zeros(2), local, jnp.asarray(step)).local.point.x
+    np.testing.assert_allclose((x - moved) / step, [0.3352, -0.4017], atol=5e-5)
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(1.0, 0.7508), (4.0, 0.6005), (20.0, 0.5243), (100.0, 0.5055)])
+def test_primal_dual_has_the_variance_that_theory_says(ratio: float, expected: float) -> None:
+    """f = x²/2, g = z²/2, K = 1: (2 + s)/(2 + 2s) as τ → 0, not ½ (Burger et al. 2024)."""
+    target = gaussian(Quadratic(np.eye(1)), np.eye(1))
+    found = covariance(pf.PrimalDualLangevin(ratio=ratio), target, 1e-3)[0, 0]
+    assert found == pytest.approx(expected, abs=3e-4)
+    assert found == pytest.approx((2 + ratio) / (2 + 2 * ratio), abs=1e-3)
+
+
+def test_primal_dual_takes_a_linear_map() -> None:
+    """G(x) = ½‖K x‖² by K and its adjoint: near the target for a large ratio."""
+    matrix = np.array([[1.0, -1.0], [0.3, 0.6], [0.0, 0.5]])
+    target = gaussian(Quadratic(matrix, True))
+    found = covariance(pf.PrimalDualLangevin(ratio=1e4), target, 1e-4)
+    np.testing.assert_allclose(found, np.linalg.inv(PRECISION + matrix.T @ matrix), atol=2e-3)
+    with pytest.raises(pf.InvalidArgument, match="τσ"):
+        covariance(pf.PrimalDualLangevin(step_size=0.5, ratio=3.0), target, 0.5)

@@ -10,7 +10,7 @@ Parts, each with its own entry of ``results/mixflow.json``; without names, those
 * ``boston``: Boston housing (``--uci``), the bound against the stored one and against bridge sampling of NUTS draws
 * ``posteriordb``: six posteriors (``--posteriordb``), the bound against bridge sampling of NUTS draws
 * ``stability``: median distance of an orbit's start from where it comes to lie after N maps and their inverses
-* ``cost``: effective draws per gradient against NUTS; bounds of planar and RealNVP flows; discrepancies (KSD)
+* ``cost``: effective draws per gradient and discrepancies (KSD) of MixFlows, NUTS, planar and RealNVP flows; bounds
 
 All in 64 bits but for half of ``stability``. ``figure`` draws what there is.
 """
@@ -273,37 +273,59 @@ def stability(options):
     return found
 
 
+def iid(posterior, target, gradients_per_draw, n=1000):
+    """Draws per gradient and KSD of ``n`` independent draws; the fit's gradients count."""
+    total = int(posterior.record["evaluations"]) + n * gradients_per_draw
+    return {"ess": n, "gradients": total, "ess_per_gradient": n / total, "ksd": stein(posterior, target)}
+
+
+def stein(posterior, target, n=1000):
+    """KSD of ``n`` draws, evenly spaced, in unconstrained coordinates, by the kernel (1 + r²)^−½ of the paper."""
+    draws = posterior.unconstrained().reshape(-1, target.dim)
+    return float(np.sqrt(pf.discrepancies.ksd(draws[:: len(draws) // n][:n], target, bandwidth=1.0).squared))
+
+
+def along(posterior, draws, n=64):
+    """Effective draws of the mean of each coordinate by averages along ``n`` trajectories, the least."""
+    flow = posterior.approximation
+    _, error = flow.expect(jax.random.key(1), lambda u: u, n)
+    gradients = n * (int(flow.length) - 1) * flow.flow.flow_map.gradients
+    ess = float(np.min(draws.var(0) / np.asarray(error) ** 2))
+    return {"ess_along": ess, "ess_along_per_gradient": ess / max(gradients, 1)}
+
+
 def cost(options):
-    """Draws per gradient, bounds of trained flows, and Stein discrepancies of 1,000 draws."""
+    """Effective draws per gradient and KSD of MixFlows, NUTS (warm-up counted), planar and RealNVP flows; bounds."""
     found = options["found"].get("cost", {})
-    for name in ("cross", "banana", "funnel 2", "funnel 5"):
-        if name in found:
-            continue
-        target = target_of(name)
-        score = jax.grad(target.log_density)
-        flow = pf.fit(target, pf.MixFlow(), key=0, num_samples=1000, progress=False)
-        nuts = pf.fit(target, pf.NUTS(), key=0, num_samples=1000, num_chains=4, progress=False)
-        ess = float(np.min(nuts.summary(round_to=None)["ess_bulk"].astype(float)))
-        row = {
-            "mixflow": summary(flow) | {"ksd": targets.ksd(flow.unconstrained().reshape(-1, target.dim), score)},
-            "nuts": {
-                "gradients": int(nuts.record["evaluations"]),
-                "ess": ess,
-                "ess_per_gradient": ess / nuts.record["evaluations"],
-                "ksd": targets.ksd(nuts.unconstrained().reshape(-1, target.dim)[::4], score),
-            },
-        }
-        row["mixflow"]["draws_per_gradient"] = (
-            2 / row["mixflow"]["gradients_per_draw"] if row["mixflow"]["length"] > 1 else None
-        )
+    cases = {name: target_of(name) for name in ("cross", "banana", "funnel 2", "funnel 5", "funnel 20")}
+    if options["posteriordb"] is not None:
+        from pushforward.models.posteriordb import load
+
+        cases |= {name: load(name, options["posteriordb"]).target() for name in POSTERIORS[1:4]}
+    for name, target in cases.items():
+        row = found.setdefault(name, {})
+        if "nuts" not in row:
+            nuts = pf.fit(target, pf.NUTS(), key=0, num_samples=1000, num_chains=4, progress=False)
+            ess = float(np.min(nuts.summary(round_to=None)["ess_bulk"].astype(float)))
+            gradients = int(nuts.record["evaluations"])
+            row["nuts"] = {"ess": ess, "gradients": gradients, "ess_per_gradient": ess / gradients}
+            row["nuts"]["ksd"] = stein(nuts, target)
+        if "mixflow" not in row:
+            flow = pf.fit(target, pf.MixFlow(num_leapfrog=10), key=0, num_samples=1000, progress=False)
+            about = summary(flow)
+            row["mixflow"] = about | {"fit_gradients": about["gradients"]}
+            row["mixflow"] |= iid(flow, target, about["gradients_per_draw"])
+            row["mixflow"] |= along(flow, flow.unconstrained().reshape(-1, target.dim))
         for family in ("planar", "realnvp"):
-            trained = pf.fit(
-                target, pf.NormalizingFlow(family, num_steps=2000), key=0, num_samples=1000, progress=False
-            )
+            if family in row:
+                continue
+            method = pf.NormalizingFlow(family, num_steps=2000)
+            trained = pf.fit(target, method, key=0, num_samples=1000, progress=False)
             bound, error = trained.elbo()
-            row[family] = {"elbo": bound, "se": error, "gradients": int(trained.record["evaluations"])}
-            row[family]["ksd"] = targets.ksd(trained.unconstrained().reshape(-1, target.dim), score)
-        found[name] = row
+            evidence = trained.evidence()
+            row[family] = {"elbo": bound, "se": error, "log_evidence": evidence.log_evidence}
+            row[family] |= {"evidence_se": evidence.se, "k_hat": trained.diagnose()["k-hat"].value}
+            row[family] |= iid(trained, target, 0)
         print(name, json.dumps(row), flush=True)
         options["keep"]("cost", found)
     return found

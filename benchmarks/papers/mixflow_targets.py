@@ -127,19 +127,3 @@ def boston(folder: str | Path):
         table = np.loadtxt(file, delimiter=",")
     table = (table - table.mean(0)) / table.std(0, ddof=1)
     return np.column_stack([np.ones(len(table)), table[:, :-1]]), table[:, -1]
-
-
-def ksd(x: np.ndarray, score) -> float:
-    """Kernelised Stein discrepancy √(Σ k₀) / n with the kernel (1 + |x − y|²)^−½ (Gorham & Mackey 2017).
-
-    k₀(x, y) = s(x)·s(y) k + s(x)·∇_y k + s(y)·∇_x k + Σ ∂²k/∂x_i∂y_i. Memory n² numbers.
-    """
-    x = jnp.asarray(x)
-    s = jax.vmap(score)(x)
-    gap = x[:, None] - x[None]
-    base = 1.0 + jnp.sum(gap**2, -1)
-    k = base**-0.5
-    slope = base**-1.5  # ∇_x k = −(x − y) base^{−3/2} = −∇_y k
-    cross_terms = jnp.einsum("id,ijd->ij", s, gap) - jnp.einsum("jd,ijd->ij", s, gap)
-    trace = x.shape[1] * slope - 3.0 * (base - 1.0) * base**-2.5
-    return float(jnp.sqrt(jnp.sum(s @ s.T * k + cross_terms * slope + trace)) / len(x))

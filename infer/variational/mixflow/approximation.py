@@ -69,18 +69,18 @@ class MixFlowApproximation(Augmented):
     def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         """``n`` independent draws of u, each with the density read off its own orbit."""
         drawn = self._draws(key, n)
-        return drawn.state.at.x, drawn.log_q
+        return jax.vmap(self.flow.reference.to_u)(drawn.state.at.x), drawn.log_q - self.flow.reference.log_volume
 
     def sample_augmented(
         self, key: PRNGKeyArray, n: int
     ) -> tuple[Float[Array, "n d"], dict[str, Array], Float[Array, " n"]]:
         """``n`` independent draws of u, of the auxiliary variables by name, and log q_N of both."""
         drawn, flow_map = self._draws(key, n), self.flow.flow_map
-        log_q = drawn.log_q + jax.vmap(flow_map.log_auxiliary)(drawn.state)
-        return drawn.state.at.x, jax.vmap(flow_map.auxiliary)(drawn.state), log_q
+        log_q = drawn.log_q - self.flow.reference.log_volume + jax.vmap(flow_map.log_auxiliary)(drawn.state)
+        return jax.vmap(self.flow.reference.to_u)(drawn.state.at.x), jax.vmap(flow_map.auxiliary)(drawn.state), log_q
 
     def _draws(self, key: PRNGKeyArray, n: int) -> families.Draw:
-        one = lambda key: families.sample(key, self.flow, self.target.log_density, self.length)  # noqa: E731
+        one = lambda key: families.sample(key, self.flow, self.log_density, self.length)  # noqa: E731
         return jax.vmap(one)(jax.random.split(key, n))
 
     def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
@@ -92,7 +92,7 @@ class MixFlowApproximation(Augmented):
 
     def augmented_log_prob(self, u: Float[Array, " d"], auxiliary: dict[str, Array]) -> Float[Array, ""]:
         """The density log q_N of u and the auxiliary variables by name, by inverse maps; exact up to rounding."""
-        state = self.flow.flow_map.state(u, auxiliary, self.target.log_density)
+        state = self.flow.flow_map.state(self.flow.reference.to_y(u), auxiliary, self.log_density)
         return self._log_density_at(state) + self.flow.flow_map.log_auxiliary(state)
 
     def estimate_log_prob(
@@ -104,14 +104,19 @@ class MixFlowApproximation(Augmented):
         """
 
         def one(key: PRNGKeyArray) -> Array:
-            return self._log_density_at(self.flow.flow_map.start(key, u, self.target.log_density))
+            return self._log_density_at(self.flow.flow_map.start(key, self.flow.reference.to_y(u), self.log_density))
 
         values = jax.vmap(one)(jax.random.split(key, n))
         total = jax.nn.logsumexp(values) - jnp.log(n)
         return total, jnp.std(jnp.exp(values - total), ddof=1) / jnp.sqrt(n)
 
     def _log_density_at(self, state: Any) -> Float[Array, ""]:
-        return families.log_density_at(state, self.flow, self.target.log_density, self.length)
+        return families.log_density_at(state, self.flow, self.log_density, self.length) - self.flow.reference.log_volume
+
+    @property
+    def log_density(self) -> Any:
+        """The target's log density in the coordinates that the map acts in."""
+        return self.flow.reference.density(self.target.log_density)
 
     def expect(self, key: PRNGKeyArray, f: Callable[[Float[Array, " d"]], Any], n: int) -> tuple[Any, Any]:
         """E_{q_N} f(u) by averages along ``n`` trajectories, and its standard error over them.
@@ -119,7 +124,8 @@ class MixFlowApproximation(Augmented):
         Every point of a trajectory counts, so that a map costs as much as a draw. Backward and ensemble flows, whose
         trajectories end in one component, take one draw of each.
         """
-        one = lambda key: families.average(key, f, self.flow, self.target.log_density, self.length)  # noqa: E731
+        g = lambda y: f(self.flow.reference.to_u(y))  # noqa: E731
+        one = lambda key: families.average(key, g, self.flow, self.log_density, self.length)  # noqa: E731
         means = jax.vmap(one)(jax.random.split(key, n))
         error = lambda x: jnp.std(x, axis=0, ddof=1) / jnp.sqrt(n)  # noqa: E731
         return jax.tree.map(lambda x: x.mean(0), means), jax.tree.map(error, means)
@@ -159,7 +165,7 @@ class MixFlowApproximation(Augmented):
 @partial(jax.jit, static_argnames=("num_points",))
 def round_trip(approximation: MixFlowApproximation, key: PRNGKeyArray, *, num_points: int) -> Float[Array, " n"]:
     """Distances between x and where it comes to lie after N − 1 maps and their inverses."""
-    flow, log_density, steps = approximation.flow, approximation.target.log_density, approximation.length - 1
+    flow, log_density, steps = approximation.flow, approximation.log_density, approximation.length - 1
 
     def one(key: PRNGKeyArray) -> Array:
         at = families.begin_walk(families.begin_draw(key, flow, log_density)[0], flow)

@@ -121,7 +121,9 @@ def walk(
 
     def one(j: Array, at: Walk) -> Walk:
         moved = move(at.state, log_density, flow.shift(index(j), member))
-        log_jacobian = at.log_jacobian + (moved.log_det if ahead else -moved.log_det)
+        log_jacobian = at.log_jacobian
+        if not flow.flow_map.measure_preserving:
+            log_jacobian = log_jacobian + (moved.log_det if ahead else -moved.log_det)
         new = Walk(moved.state, log_jacobian, at.total, at.tally.add(moved.energy_error))
         return new if counts is None else meet(new, flow, counts(j))
 

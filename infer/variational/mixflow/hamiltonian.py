@@ -8,7 +8,6 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .maps import (
@@ -20,6 +19,7 @@ from .maps import (
     leapfrog,
     log_normal,
     normal_cdf,
+    normal_quantile,
     phase,
     side_by_side,
 )
@@ -155,4 +155,4 @@ class HamiltonianMap(AbstractMap):
         p = clip_unit(p)
         if self.momentum == "laplace":
             return jnp.sign(0.5 - p) * jnp.log1p(-2.0 * jnp.abs(p - 0.5))
-        return ndtri(p)
+        return normal_quantile(p)

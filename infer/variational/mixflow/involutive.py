@@ -8,7 +8,6 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .maps import (
@@ -20,6 +19,7 @@ from .maps import (
     leapfrog,
     log_normal,
     normal_cdf,
+    normal_quantile,
     phase,
     side_by_side,
 )
@@ -99,7 +99,7 @@ class InvolutiveMap(AbstractMap):
 
     def _refreshed(self, state: InvolutiveState, shift: Array | None) -> Float[Array, " d"]:
         """The momentum of the next proposal."""
-        return ndtri(clip_unit((state.w + self._shifts(shift)[0]) % 1.0))
+        return normal_quantile(clip_unit((state.w + self._shifts(shift)[0]) % 1.0))
 
     def _accepted(self, state: InvolutiveState, v: Array, there: Phase, flipped: Array, shift: Array | None) -> Moved:
         """T(s), given its proposal."""
@@ -117,7 +117,7 @@ class InvolutiveMap(AbstractMap):
         accepted = jnp.log(state.a) + log_r <= 0
         at, v = _select(accepted, (there, flipped), (state.at, state.v))
         a = jnp.where(accepted, state.a * jnp.exp(log_r), state.a)
-        before = ndtri(clip_unit(state.w))
+        before = normal_quantile(clip_unit(state.w))
         old = InvolutiveState(at, before, (normal_cdf(v) - shift_w) % 1.0, (a - shift_a) % 1.0)
         error = jnp.where(accepted, -log_r, log_r)
         return Moved(old, _joint(at, before) - _joint(state.at, state.v), error)

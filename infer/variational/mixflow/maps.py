@@ -22,6 +22,24 @@ LogDensity = Callable[[Float[Array, " d"]], Float[Array, ""]]
 DIVERGENT = 1000.0
 """Energy error beyond which a trajectory has diverged, as in Stan."""
 
+# Coefficients of AS 241, the highest power first: numerator and denominator for |p − ½| ≤ 0.425, and beyond.
+CENTRAL_ABOVE = (
+    2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4, 4.5921953931549871457e4,
+    1.3731693765509461125e4, 1.9715909503065514427e3, 1.3314166789178437745e2, 3.3871328727963666080,
+)  # fmt: skip
+CENTRAL_BELOW = (
+    5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4, 2.1213794301586595867e4,
+    5.3941960214247511077e3, 6.8718700749205790830e2, 4.2313330701600911252e1, 1.0,
+)  # fmt: skip
+TAIL_ABOVE = (
+    7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1, 1.27045825245236838258,
+    3.64784832476320460504, 5.76949722146069140550, 4.63033784615654529590, 1.42343711074968357734,
+)  # fmt: skip
+TAIL_BELOW = (
+    1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2, 1.48103976427480074590e-1,
+    6.89767334985100004550e-1, 1.67638483018380384940, 2.05319162663775882187, 1.0,
+)  # fmt: skip
+
 
 class Moved(NamedTuple):
     """Where a map leads.
@@ -119,6 +137,28 @@ def normal_cdf(z: Float[Array, "..."]) -> Float[Array, "..."]:
     return 0.5 * erfc(-z * 2.0**-0.5)
 
 
+def normal_quantile(p: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Φ⁻¹(p) for p in [ε/2, 1 − ε/2], to 1e-14, and to 5e-12 below 1e-11.
+
+    Two of the three rational functions of Wichura (1988), algorithm AS 241; in 1.1e-16 ≤ p < 1.4e-11 the second serves
+    for the third. Half the time of `jax.scipy.special.ndtri`, the dearest part of a map where gradients are cheap.
+    """
+    q = p - 0.5
+    central = jnp.abs(q) <= 0.425
+    square = 0.180625 - q * q
+    tail = jnp.sqrt(-jnp.log(jnp.minimum(p, 1.0 - p))) - 1.6
+    above = jnp.where(central, q * _polynomial(CENTRAL_ABOVE, square), jnp.sign(q) * _polynomial(TAIL_ABOVE, tail))
+    return above / jnp.where(central, _polynomial(CENTRAL_BELOW, square), _polynomial(TAIL_BELOW, tail))
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    """Horner's scheme, the highest power first."""
+    value = jnp.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = value * x + coefficient
+    return value
+
+
 def log_normal(v: Float[Array, " d"]) -> Float[Array, ""]:
     """Log density of N(0, I)."""
     return -0.5 * jnp.sum(v**2) - 0.5 * v.shape[-1] * jnp.log(2 * jnp.pi)
@@ -141,19 +181,15 @@ def leapfrog(
     step
         ε, shape (d,); negative to go back.
     """
-    if num_steps == 1:
-        p = momentum + 0.5 * step * at.gradient
-        there = phase(at.x + step * velocity(p), log_density)
-        return there, p + 0.5 * step * there.gradient
-    gradient = jax.grad(log_density)
 
-    def one(_: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        x, p, _ = carry
+    def one(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, p = carry
         x = x + step * velocity(p)
-        g = gradient(x)
-        return x, p + step * g, g
+        return x, p + step * gradient(x)
 
-    begin = (at.x, momentum + 0.5 * step * at.gradient, at.gradient)
-    x, p, g = jax.lax.fori_loop(0, num_steps, one, begin)
+    gradient = jax.grad(log_density)
+    begin = (at.x, momentum + 0.5 * step * at.gradient)
+    x, p = jax.lax.fori_loop(0, num_steps - 1, one, begin) if num_steps > 1 else begin
     # Only the last log density is wanted: a sum at each step would cost more than the step where gradients are cheap.
-    return Phase(x, log_density(x), g), p - 0.5 * step * g
+    there = phase(x + step * velocity(p), log_density)
+    return there, p + 0.5 * step * there.gradient

@@ -2,13 +2,15 @@
 
 Xu, Chen & Campbell (2023), arXiv:2205.07475; Xu & Campbell (2025), arXiv:2506.02162 (the measure-preserving map).
 
-Stages: a mean-field Gaussian (the reference q₀), whose standard deviations set the scales of the map; then, once the
-step size is chosen on a grid by common random numbers, a batch of two-sided orbits that grow block by block. The bound
-of every length is read off the same orbits (`orbit`). An iteration costs 2 × batch × block maps. Flows of random maps
-have no such orbits: lengths are doubled, and the bound of each is that of draws from the same starts.
+Stages: a Gaussian, which is the reference q₀ and whose covariance sets the coordinates of the map, in which q₀ is a
+product; then, once the step size is chosen on a grid by common random numbers, a batch of two-sided orbits that grow
+block by block. The bound of every length is read off the same orbits (`orbit`). An iteration costs 2 × batch × block
+maps. Flows of random maps have no such orbits: lengths are doubled, and the bound of each is that of draws from the
+same starts.
 """
 
 import dataclasses
+import warnings
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -19,11 +21,13 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 
 from ...approximation import Approximation, as_approximation
 from ...errors import NonFinite
+from ...linalg import Triangular
 from ...method import AbstractMethod, Budget, Stage
 from ...run.start import Warm
 from ...target import Target
 from ..gaussian.advi import ADVI
-from ..gaussian.common import GaussianState, to_u
+from ..gaussian.approximation import GaussianApproximation
+from ..gaussian.state import FINITE, GaussianState, to_u
 from . import families, findings, orbit, settings, trajectories
 from .approximation import Curve, MixFlowApproximation
 from .families import Flow
@@ -48,8 +52,8 @@ class MixFlow(AbstractMethod):
     num_leapfrog
         Leapfrog steps per map, for ``"hmc"`` and ``"hamiltonian"``.
     step_size
-        In units of the reference's standard deviations, a number or one per coordinate; None: the one of ``grid`` with
-        the largest bound, less two standard errors.
+        In units of the reference's standard deviations, a number or one per coordinate (of the whitened ones, for a
+        full ``covariance``); None: the one of ``grid`` with the largest bound, less two standard errors.
     grid
         Step sizes that are tried.
     max_length
@@ -61,11 +65,15 @@ class MixFlow(AbstractMethod):
     tolerance
         Gain of the bound, in nats, from half the length to the whole, below which orbits stop growing.
     reference
-        An `Approximation` or posterior with a mean and a covariance, made mean-field; None: a mean-field fit.
+        An `Approximation` or posterior with a mean and a covariance; None: a normal fitted by `ADVI` from a Laplace
+        approximation.
+    covariance
+        ``"full"``: the map runs in coordinates in which the reference's covariance is the identity; ``"diagonal"``: in
+        units of the standard deviations of the mean-field normal nearest to it, whose draws are the reference then.
     overdispersion
         Factor on the reference's standard deviations.
     reference_steps
-        Steps of the mean-field fit; 0: the reference is N(start, 1).
+        Steps of its fit; 0: the reference is N(start, 1).
     momentum
         For ``"hamiltonian"``: ``"gaussian"``, or ``"laplace"``, whose orbits invert with fewer lost digits.
     shift
@@ -102,6 +110,7 @@ class MixFlow(AbstractMethod):
     num_trajectories: int = eqx.field(static=True, default=64)
     tolerance: float = 0.01
     reference: Any = eqx.field(default=None, converter=lambda given: as_approximation("reference", given))
+    covariance: str = eqx.field(static=True, default="full")
     overdispersion: float = 1.0
     reference_steps: int = 3000
     momentum: str = eqx.field(static=True, default="gaussian")
@@ -132,12 +141,20 @@ class MixFlow(AbstractMethod):
         orbits = Stage("orbits", self, len(self.lengths))
         if self.reference is not None or self.reference_steps == 0:
             return (orbits,)
-        reference = ADVI(num_steps=self.reference_steps, covariance="diagonal")
+        reference = ADVI(num_steps=self.reference_steps, covariance="full", whiten="auto")
         return (Stage("reference", reference, self.reference_steps, keep=False), orbits)
 
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "MixFlow":
         """Look at the reference of the first chain's start, and choose the step size for it, on the host."""
         first = start[0] if isinstance(start, list | tuple) else start
+        if isinstance(first, GaussianState) and np.any(np.asarray(first.failure) != FINITE):
+            warnings.warn(
+                f"MixFlow: the fit of its reference broke off at step {np.max(np.asarray(first.failed_at))} of "
+                f"{self.reference_steps:,}, and the last good one is used; look at the model with target.check(), or "
+                f"give a reference=.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         if jax.tree.leaves(first)[0].ndim > 1 and isinstance(first, GaussianState):
             first = jax.tree.map(lambda x: x[0], first)
         reference = first_reference(self, first)
@@ -155,7 +172,8 @@ class MixFlow(AbstractMethod):
             shifts = families.random_shifts(key_shifts, reference, members, self.max_length)
         flow = Flow(flow_map, reference, shifts, self.family, self.burn_in, members)
         room = self.max_length if self.family == "homogeneous" else 1
-        orbits = orbit.begin(key_orbits, flow_map, reference, target.log_density, self.num_trajectories, room)
+        log_density = reference.density(target.log_density)
+        orbits = orbit.begin(key_orbits, flow_map, reference, log_density, self.num_trajectories, room)
         place = jax.random.uniform(key_places, (self.num_trajectories,), reference.loc.dtype)
         empty = jnp.full((self.num_trajectories, len(self.lengths)), jnp.nan, reference.loc.dtype)
         return MixFlowState(flow, orbits, place, empty, jnp.zeros((), jnp.int32))
@@ -178,7 +196,8 @@ class MixFlow(AbstractMethod):
             length=length,
             lost=jnp.sum(~jnp.isfinite(reached)),
             divergences=jnp.sum(orbits.tally.divergences),
-            num_evaluations=self.num_trajectories * maps * state.flow.flow_map.gradients,
+            num_evaluations=self.num_trajectories * maps * state.flow.flow_map.gradients
+            + jnp.where(t == 0, self.tuned.num_evaluations, 0),
         )
 
     def done(self, state: MixFlowState) -> Bool[Array, ""] | bool:
@@ -232,14 +251,16 @@ class MixFlow(AbstractMethod):
 
 def first_reference(method: MixFlow, start: Any) -> orbit.Reference:
     """q₀: the user's, the Gaussian of the stage before, or one of unit scale around the start."""
-    if method.reference is not None:
-        loc, scale = mean_field(method.reference)
-    elif isinstance(start, GaussianState):
-        loc, scale = mean_field(to_u(start))
-    else:
+    if method.reference is None and not isinstance(start, GaussianState):
         loc = start.u if isinstance(start, Warm) else jnp.asarray(start)
-        scale = jnp.ones_like(loc)
-    return orbit.Reference(loc, method.overdispersion * scale)
+        return orbit.Reference(loc, jnp.full_like(loc, method.overdispersion))
+    q = to_u(start) if method.reference is None else method.reference
+    if method.covariance == "diagonal":
+        loc, scale = mean_field(q)
+        return orbit.Reference(loc, method.overdispersion * scale)
+    if not isinstance(q, GaussianApproximation):  # whose factor would lose digits in a product with itself
+        q = GaussianApproximation(q.mean(), Triangular(jnp.linalg.cholesky(q.covariance())))
+    return orbit.Reference(jnp.zeros_like(q.loc), jnp.full_like(q.loc, method.overdispersion), q)
 
 
 def mean_field(q: Approximation) -> tuple[Array, Array]:

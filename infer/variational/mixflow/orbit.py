@@ -21,20 +21,51 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ..gaussian.approximation import GaussianApproximation
 from .maps import DIVERGENT, AbstractMap, LogDensity
 
 
 class Reference(eqx.Module):
-    """q₀ = N(loc, diag(scale²)), whose draws are where orbits begin.
+    """q₀ = N(loc, diag(scale²)), whose draws are where orbits begin, in the coordinates y that maps act in.
 
     Parameters
     ----------
     loc, scale
         Shape (d,).
+    coordinates
+        The normal N(m, C Cᵀ) that whitens, u = m + C y; None: y = u. Maps, orbits and families know y alone, and the
+        log density that they are given is that of `density`.
     """
 
     loc: Float[Array, " d"]
     scale: Float[Array, " d"]
+    coordinates: GaussianApproximation | None = None
+
+    def density(self, log_density: LogDensity) -> LogDensity:
+        """Of a log density of u, that of y; they have the same integral."""
+        q = self.coordinates
+        if q is None:
+            return log_density
+
+        def of_y(y: Float[Array, " d"]) -> Float[Array, ""]:
+            u, log_det = q.transport(y)
+            return log_density(u) + log_det
+
+        return of_y
+
+    def to_u(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
+        """The point u of coordinates ``y``."""
+        return y if self.coordinates is None else self.coordinates.transport(y)[0]
+
+    def to_y(self, u: Float[Array, " d"]) -> Float[Array, " d"]:
+        """The coordinates y of a point ``u``."""
+        return u if self.coordinates is None else self.coordinates.pull(u)
+
+    @property
+    def log_volume(self) -> Float[Array, ""]:
+        """Log |det ∂u/∂y|."""
+        q = self.coordinates
+        return jnp.zeros((), self.loc.dtype) if q is None else q.factor.log_det()
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, " d"]:
         """One draw."""
@@ -163,7 +194,9 @@ def grow(
 
     def one(_: Array, orbits: Orbits) -> Orbits:
         front, back = jax.vmap(lambda s, r: flow_map.both(s, r, log_density))(orbits.front, orbits.back)
-        forward, backward = orbits.front_jacobian + front.log_det, orbits.back_jacobian - back.log_det
+        forward, backward = orbits.front_jacobian, orbits.back_jacobian
+        if not flow_map.measure_preserving:
+            forward, backward = forward + front.log_det, backward - back.log_det
         write = lambda array, value: array.at[:, orbits.length].set(value)  # noqa: E731
         return Orbits(
             front=front.state,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 KERNELS = ("hmc", "mala", "rwmh", "hamiltonian")
 MOMENTA = ("gaussian", "laplace")
+COVARIANCES = ("full", "diagonal")
 DENOMINATOR = 1000
 """Largest denominator of a shift that counts as rational."""
 
@@ -24,6 +25,7 @@ def check(method: "MixFlow") -> None:
     check_choice("kernel", method.kernel, KERNELS)
     check_choice("momentum", method.momentum, MOMENTA)
     check_choice("family", method.family, FAMILIES)
+    check_choice("covariance", method.covariance, COVARIANCES)
     for name in ("num_leapfrog", "max_length"):
         check_count(name, getattr(method, name))
     check_count("num_trajectories", method.num_trajectories, 2)
@@ -80,7 +82,9 @@ def _check_lengths(method: "MixFlow") -> None:
 
 def check_dimension(method: "MixFlow", reference: Reference, dim: int) -> None:
     """Raise unless reference and step sizes fit a target of this dimension, and the reference's scales are positive."""
-    loc, scale = np.asarray(reference.loc), np.asarray(reference.scale)
+    loc, scale, whole = np.asarray(reference.loc), np.asarray(reference.scale), reference.coordinates
+    if whole is not None:
+        loc, scale = np.asarray(whole.loc), np.sqrt(np.diagonal(whole.covariance()))
     if loc.shape != (dim,):
         raise InvalidArgument(f"reference has dimension {loc.size}, the target {dim}; fit it to the same target.")
     bad = ~(np.isfinite(scale) & (scale > 0) & np.isfinite(loc))

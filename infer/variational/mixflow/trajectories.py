@@ -57,7 +57,7 @@ class MixFlowInfo(NamedTuple):
     divergences
         Maps so far whose energy error was above 1,000.
     num_evaluations
-        Gradients.
+        Gradients; those of the search for a step size stand in the first iteration.
     """
 
     elbo: Array
@@ -81,14 +81,15 @@ def lengths_to_see(family: str, first: int, last: int) -> np.ndarray:
 def grow(state: MixFlowState, target: Target, length: Array) -> tuple[orbit.Orbits, Array, Array]:
     """Orbits grown to this length, their bounds, and maps per trajectory."""
     flow, more = state.flow, length - state.orbits.length
-    orbits = orbit.grow(state.orbits, flow.flow_map, flow.reference, target.log_density, more)
+    orbits = orbit.grow(state.orbits, flow.flow_map, flow.reference, flow.reference.density(target.log_density), more)
     return orbits, orbit.bounds(orbits, length[None], flow.burn_in)[:, 0], 2 * more
 
 
 def draw(state: MixFlowState, target: Target, length: Array) -> tuple[orbit.Orbits, Array, Array]:
     """Draws of this length from the starts, each with the one-draw bound log π − log q, and maps per draw."""
     flow = state.flow
-    one = lambda begin, place: families.draw(begin, place, flow, target.log_density, length)  # noqa: E731
+    log_density = flow.reference.density(target.log_density)
+    one = lambda begin, place: families.draw(begin, place, flow, log_density, length)  # noqa: E731
     drawn = jax.vmap(one)(state.orbits.front, state.place)
     tally = jax.tree.map(jnp.add, state.orbits.tally, drawn.tally)
     orbits = eqx.tree_at(lambda o: (o.tally, o.length), state.orbits, (tally, length))

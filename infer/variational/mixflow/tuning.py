@@ -60,7 +60,8 @@ def check_starts(key: PRNGKeyArray, target: Target, reference: orbit.Reference) 
 def _finite_starts(key: PRNGKeyArray, target: Target, reference: orbit.Reference) -> Array:
     """Share of draws of the reference at which log density and gradient are finite."""
     starts = jax.vmap(reference.sample)(jax.random.split(key, STARTS))
-    found = jax.vmap(lambda x: phase(x, target.log_density))(starts)
+    log_density = reference.density(target.log_density)
+    found = jax.vmap(lambda y: phase(y, log_density))(starts)
     return jnp.mean(jnp.isfinite(found.log_density) & jnp.isfinite(found.gradient).all(-1))
 
 
@@ -94,12 +95,13 @@ def _search(
     method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.Reference, grid: Array, *, length: int
 ) -> tuple[Array, Array]:
     """Largest bound over lengths of each step size, and its standard error; NaN where a trajectory was lost."""
+    log_density = reference.density(target.log_density)
     lengths = -(-jnp.arange(1, LOOKS + 1) * length // LOOKS)
 
     def one(step_size: Array) -> tuple[Array, Array]:
         flow_map = method.map(reference, step_size)
-        orbits = orbit.begin(key, flow_map, reference, target.log_density, TRAJECTORIES, length)
-        orbits = orbit.grow(orbits, flow_map, reference, target.log_density, jnp.asarray(length - 1))
+        orbits = orbit.begin(key, flow_map, reference, log_density, TRAJECTORIES, length)
+        orbits = orbit.grow(orbits, flow_map, reference, log_density, jnp.asarray(length - 1))
         bounds = orbit.bounds(orbits, lengths)
         elbo, se = bounds.mean(0), bounds.std(0, ddof=1) / jnp.sqrt(TRAJECTORIES)
         best = jnp.argmax(lower_limit(elbo, se))

@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from jax.flatten_util import ravel_pytree
 
+from pushforward.infer.linalg import Triangular
+from pushforward.infer.variational.gaussian.approximation import GaussianApproximation
 from pushforward.infer.variational.mixflow import families, orbit
 from pushforward.infer.variational.mixflow.families import Flow
 from pushforward.infer.variational.mixflow.hamiltonian import HamiltonianMap, HamiltonianState
 from pushforward.infer.variational.mixflow.involutive import InvolutiveState
-from pushforward.infer.variational.mixflow.maps import phase
+from pushforward.infer.variational.mixflow.maps import normal_quantile, phase
 
 from .cases import NAMES, REFERENCE, cross, maps
 
@@ -187,6 +190,28 @@ def test_weights_of_draws_have_mean_one(name):
     for log_p in known if name == "hmc" else known[:1]:
         weights = np.exp(np.asarray(log_p - log_q))
         assert abs(weights.mean() - 1.0) < 4 * weights.std() / np.sqrt(len(weights)) + 1e-3
+
+
+def test_the_normal_quantile_is_scipys():
+    p = np.concatenate([np.linspace(1e-3, 1 - 1e-3, 10_001), 10.0 ** np.linspace(-15.9, -3, 10_001)])
+    found, expected = normal_quantile(jnp.asarray(p)), scipy.special.ndtri(p)
+    np.testing.assert_allclose(found, expected, atol=np.where(p < 1.4e-11, 5e-12, 1e-14))
+    with jax.enable_x64(False):
+        coarse = normal_quantile(jnp.asarray(p, jnp.float32))
+        assert coarse.dtype == np.float32
+        np.testing.assert_allclose(coarse[:10_001], expected[:10_001], atol=1e-5)
+
+
+def test_coordinates_change_densities_by_their_volume():
+    """∫ π is the same in y as in u, points go there and back, and a normal is the standard one in its own."""
+    lower = np.array([[2.0, 0.0], [-1.0, 0.3]])
+    whole = GaussianApproximation(jnp.array([1.0, -3.0]), Triangular(jnp.asarray(lower)))
+    reference = orbit.Reference(jnp.zeros(2), jnp.ones(2), whole)
+    y = jnp.array([0.3, -0.7])
+    np.testing.assert_allclose(reference.to_u(y), whole.loc + lower @ np.asarray(y), atol=1e-12)
+    np.testing.assert_allclose(reference.to_y(reference.to_u(y)), y, atol=1e-12)
+    np.testing.assert_allclose(reference.log_volume, np.log(0.6), atol=1e-12)
+    np.testing.assert_allclose(reference.density(whole.log_prob)(y), reference.log_prob(y), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["laplace", "gaussian"])

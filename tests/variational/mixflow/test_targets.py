@@ -1,4 +1,4 @@
-"""What the benchmark of MixFlows measures with: its targets are normalised, and its discrepancy is the known one."""
+"""The targets of the benchmark of MixFlows are normalised."""
 
 import importlib.util
 from pathlib import Path
@@ -31,19 +31,10 @@ def targets():
 def test_synthetic_targets_are_normalised(targets, name, lower, upper):
     density, data, dim = targets.SYNTHETIC[name]["density"]
     lower, upper = (np.broadcast_to(np.asarray(x, float), (dim,)) for x in (lower, upper))
-    count = 1200 if dim == 2 else 4000
+    count = 600 if dim == 2 else 4000
     axes = [np.linspace(a, b, count) for a, b in zip(lower, upper, strict=True)]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, dim)
     with jax.enable_x64(True):
         values = jax.jit(jax.vmap(lambda x: jnp.exp(density(x, data))))(grid)
         total = float(values.sum()) * float(np.prod((upper - lower) / (count - 1)))
     assert total == pytest.approx(1.0, abs=1e-3)
-
-
-def test_the_discrepancy_is_that_of_the_kernel(targets):
-    """One point at the mode of N(0, 1): k₀ = 1. Exact draws: (E k₀(x, x) / n)^½ on average, with E k₀(x, x) = 2."""
-    with jax.enable_x64(True):
-        assert targets.ksd(np.zeros((1, 1)), lambda x: -x) == pytest.approx(1.0)
-        x = np.random.default_rng(0).normal(size=(1000, 1))
-        assert targets.ksd(x, lambda x: -x) == pytest.approx(np.sqrt(2 / 1000), rel=0.4)
-        assert targets.ksd(x + 0.5, lambda x: -x) > 0.2

@@ -1,12 +1,14 @@
 """The experiments of Bregman proximal and mirror Langevin papers, run again.
 
-``python -m benchmarks.papers.langevin [EXPERIMENT]...`` writes ``results/langevin_<experiment>.json`` and a figure;
-rows that are in the file are not run again, so that a killed run goes on. The experiments:
+``python -m benchmarks.papers.langevin [EXPERIMENT]... [--full]`` writes ``results/langevin_<experiment>.json`` and a
+figure; rows that are in the file are not run again, so that a killed run goes on. ``--full`` has the papers' grids and
+numbers of chains, where by default a part of them is run, in files of their own. The experiments:
 
 * ``s1``: the anisotropic Laplace π ∝ exp(−Σ i|xᵢ|), d = 100 (after Lau & Liu 2022)
 * ``s2``: sparse logistic regression with a Laplace prior, against long NUTS
 * ``e1``–``e3``: Metropolis-adjusted mirror Langevin on Dirichlet and uniform laws (Srinivasan et al. 2024)
 * ``a``, ``b``, ``c``: mixtures of Gaussians and of Laplace laws, with and without a Laplace prior (Lau et al. 2023)
+* ``edges``: densities at the edges of their supports, with and without a test, entropies against barriers
 * ``d``: deconvolution under total variation, 512 × 512 (Lau et al. 2023)
 """
 
@@ -20,8 +22,10 @@ from pushforward.infer.geometry import L1, HyperbolicEntropy
 
 from .langevin_common import Rows, run
 from .langevin_deconvolution import d
+from .langevin_edges import edges
 from .langevin_mirror import e1, e2, e3
 from .langevin_mixtures import a, b, c
+from .langevin_regression import s2
 
 
 def s1(chains: int = 200, steps: int = 4000) -> None:
@@ -81,7 +85,7 @@ def s1(chains: int = 200, steps: int = 4000) -> None:
 
 
 if __name__ == "__main__":
-    experiments = {"s1": s1, "e1": e1, "e2": e2, "e3": e3, "d": d, "c": c, "a": a, "b": b}
-    for name in sys.argv[1:] or experiments:
+    experiments = {"s1": s1, "s2": s2, "e1": e1, "e2": e2, "e3": e3, "edges": edges, "d": d, "c": c, "a": a, "b": b}
+    for name in [name for name in sys.argv[1:] if name != "--full"] or experiments:
         print(f"-- {name}", flush=True)
         experiments[name]()

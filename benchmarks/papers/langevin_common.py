@@ -1,6 +1,7 @@
 """What the experiments of the Langevin samplers share: rows kept on disk as they come, runs of fixed step, figures."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,15 @@ import numpy as np
 import pushforward as pf
 
 RESULTS = Path(__file__).resolve().parent / "results"
+FULL = "--full" in sys.argv
+"""Whether experiments have the papers' sizes; their rows go to files of their own."""
 
 
 class Rows:
-    """The rows of one experiment in ``results/langevin_<name>.json``; those that are there are not computed again."""
+    """The rows of one experiment in ``results/langevin_<name>.json``, or ``…_full.json``; none is run twice."""
 
     def __init__(self, name: str, about: dict[str, Any], columns: tuple[str, ...]) -> None:
-        self.path = RESULTS / f"langevin_{name}.json"
+        self.path = RESULTS / f"langevin_{name}{'_full' if FULL else ''}.json"
         old = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.about, self.columns, self.rows = about, columns, old.get("rows", [])
 

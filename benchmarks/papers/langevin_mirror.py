@@ -4,7 +4,8 @@ Dirichlet(4, …, 4) on the simplex of d + 1 coordinates under the logarithmic b
 ellipsoids and simplices under theirs, with fixed steps. The mixing time is the first iteration (of every tenth) where
 the debiased Sinkhorn divergence to independent draws (cost ‖x − y‖², regularisation 0.001) is at most 0.01; of uniform
 laws where 45 % of the chains are in the outer half of the volume. 500 chains (250 of them for the divergence) where the
-paper has 2,000, and one run where it has ten. Chains of uniform laws begin uniformly in the body shrunk to a tenth.
+paper has 2,000, and one run where it has ten (``--full`` has these). Chains of uniform laws begin uniformly in the body
+shrunk to a tenth.
 """
 
 from collections.abc import Callable
@@ -19,9 +20,9 @@ from numpyro.distributions import constraints
 import pushforward as pf
 from pushforward.infer.geometry import BoxBarrier, EllipsoidBarrier, SimplexBarrier, ellipsoid
 
-from .langevin_common import Rows, run
+from .langevin_common import FULL, Rows, run
 
-CHAINS, RUNS, LOOK, SHOWN = 500, 1, 10, 250
+CHAINS, RUNS, LOOK, SHOWN = (2000, 10, 10, 2000) if FULL else (500, 1, 10, 250)
 
 
 def dirichlet(d: int) -> Any:
@@ -75,6 +76,15 @@ def arrival(draws: np.ndarray, truth: np.ndarray) -> int | None:
     return (high + 1) * LOOK
 
 
+def plain(axis: Any, x: tuple[int, ...], y: tuple[int, ...] | None = None) -> None:
+    """Ticks of a logarithmic axis where the data are, as whole numbers."""
+    axis.set_xticks(x, [str(value) for value in x])
+    axis.set_xticks([], minor=True)
+    if y:
+        axis.set_yticks(y, [str(value) for value in y])
+        axis.set_yticks([], minor=True)
+
+
 def e1() -> None:
     """Mixing and acceptance for steps 0.25 d^−p."""
     rows = Rows(
@@ -114,11 +124,13 @@ def e1() -> None:
         chosen = [r for r in rows.rows if r["kind"] == "mixing" and r["power"] == power]
         times = [np.mean([m for m in r["mixing"] if m is not None] or [np.nan]) for r in chosen]
         axes[0, 0].plot([r["dim"] for r in chosen], times, "o-", label=f"h = 0.25 d^−{power}")
-    axes[0, 0].set(xlabel="d", ylabel="mixing time", xscale="log", yscale="log")
+    axes[0, 0].set(xlabel="d", ylabel="mixing time, looked at every 10", xscale="log", yscale="log")
+    plain(axes[0, 0], (2, 5, 10), (10, 20, 50, 100))
     for power in (0.75, 1.0, 1.5, 2.0):
         chosen = [r for r in rows.rows if r["kind"] == "acceptance" and r["power"] == power]
         axes[0, 1].plot([r["dim"] for r in chosen], [r["acceptance"] for r in chosen], "o-", label=f"0.25 d^−{power}")
     axes[0, 1].set(xlabel="d", ylabel="acceptance", xscale="log", ylim=(0, 1))
+    plain(axes[0, 1], (16, 32, 64))
     for axis in axes[0]:
         axis.legend(fontsize=7)
     save()
@@ -212,8 +224,11 @@ def e3() -> None:
                 chosen = [r for r in chosen if (r["condition"] == 1) == round_ and r["mixing"]]
                 if chosen:
                     label = f"p = {power}, condition {'1' if round_ else 'd²/4'}"
-                    axis.plot([r["dim"] for r in chosen], [r["mixing"] for r in chosen], "o-", label=label)
+                    style = "o-" if round_ else "x--"  # the curves of the two lie on each other
+                    colour = "C0" if power == 1 else "C1"
+                    axis.plot([r["dim"] for r in chosen], [r["mixing"] for r in chosen], colour + style, label=label)
         axis.set(title=kind, xlabel="d", xscale="log", yscale="log")
+        plain(axis, (4, 8, 16), (50, 100, 200, 500, 1000, 2000))
         axis.legend(fontsize=7)
     axes[0, 0].set_ylabel("mixing time")
     save()

@@ -8,6 +8,7 @@ and 1,000 iterates spread over the first k. Modes of ``c`` are far apart, and ch
 shares of the draws by nearest mode are next to the exact ones, and a second run begins at independent draws of the law.
 """
 
+import itertools
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ import pushforward as pf
 from pushforward.infer.errors import PushforwardError
 from pushforward.infer.geometry import L1, HyperbolicEntropy
 
-from .langevin_common import Rows, run
+from .langevin_common import FULL, Rows, run
 
 MEANS = np.array([[0.0, 0], [-2, 3], [2, -3], [3, 3], [-2, -2]])
 FAR = np.array([[3.0, 3], [-4, 6], [4, -6], [5, 5], [-4, -4]])
@@ -133,24 +134,28 @@ def smooth_experiment(name: str, log_density: Any, cases: list[tuple[dict, Any, 
 
 
 def a() -> None:
-    """10,000 iterations; n = 1, 2, 3, 5."""
+    """10,000 iterations; n = 1, 2, 3, 5 (all five with ``--full``)."""
     cases = [
         ({"n": n, "step": step}, gaussian_data(MEANS, n), "gaussian")
-        for n in (1, 2, 3, 5)
+        for n in ((1, 2, 3, 4, 5) if FULL else (1, 2, 3, 5))
         for step in (0.1, 0.05, 0.01)
     ]
     smooth_experiment("a", gaussian_mixture, cases, 10_000)
 
 
 def b() -> None:
-    """50,000 iterations; n = 1, 3, 5; the independent draws are those without smoothing."""
+    """50,000 iterations; n = 1, 3, 5 and three of the nine pairs of λ and γ (all five and all nine with ``--full``).
+
+    The independent draws are those without smoothing.
+    """
     cases = []
-    for n in (1, 3, 5):
+    few = ((0.1, 0.05), (1.0, 0.05), (0.1, 0.15))
+    for n in (1, 2, 3, 4, 5) if FULL else (1, 3, 5):
         weights = np.full((5,), -np.inf)
         weights[members(n)] = 0.0
         cases += [
             ({"n": n, "smoothing": smoothing, "step": step}, (MEANS, weights, smoothing), "laplace")
-            for smoothing, step in ((0.1, 0.05), (1.0, 0.05), (0.1, 0.15))
+            for smoothing, step in (itertools.product((0.1, 0.5, 1.0), (0.05, 0.1, 0.15)) if FULL else few)
         ]
     smooth_experiment("b", laplace_mixture, cases, 50_000)
 
@@ -197,7 +202,7 @@ def c(steps: int = 50_000) -> None:
         "c", {"steps": steps, "window": [-8, 8], "alpha": ALPHA},
         ("n", "start", "step", "method", "mean_error", "sd_error", "share_error", "acceptance", "seconds"),
     )  # fmt: skip
-    for n in (1, 2, 5):
+    for n in (1, 2, 3, 4, 5) if FULL else (1, 2, 5):
         mean, covariance, gold_shares, drawn = exact(n)
         sd = np.sqrt(np.diag(covariance))
         smooth = pf.Target.from_log_density(gaussian_mixture, np.zeros(2), data=gaussian_data(FAR, n))
@@ -218,10 +223,11 @@ def c(steps: int = 50_000) -> None:
                             "exact_shares": gold.round(4).tolist(), "exact_mean": mean.tolist(),
                             "mean": x.mean(0).tolist()}  # fmt: skip
 
-        for step in (0.05, 0.25):
-            for name, method in proximal(step, 0.25).items():
+        grid = itertools.product((0.25, 0.5, 1.0), (0.05, 0.15, 0.25)) if FULL else ((0.25, 0.05), (0.25, 0.25))
+        for smoothing, step in grid:
+            for name, method in proximal(step, smoothing).items():
                 for start in starts:
-                    key = {"n": n, "start": start, "step": step, "smoothing": 0.25, "method": name}
+                    key = {"n": n, "start": start, "step": step, "smoothing": smoothing, "method": name}
                     rows.add(key, lambda method=method, start=start, compute=compute: compute(method, start))
     _, axes, save = rows.figure((10, 3.4), 1, 3, sharey=True)
     for axis, n in zip(axes[0], (1, 2, 5), strict=True):

@@ -205,7 +205,7 @@ def _constraint(model: Any, variable: Any) -> ByContent | None:
     name = None if transform is None else transform.name
     if name in plain:
         return ByContent(plain[name])
-    if name != "interval":
+    if transform is None or name != "interval":
         return None
     ends = transform.args_fn(*variable.owner.inputs)
     if not all(isinstance(root, Constant) for root in graph_inputs([end for end in ends if end is not None])):

@@ -244,9 +244,10 @@ class NormalMixture(Approximation):
         """The heaviest normal alone."""
         if self.log_weights.shape[0] == 1:
             return self
-        k = jnp.argmax(self.log_weights)[None]
-        alone = jnp.zeros_like(self.log_weights[:1])
-        return NormalMixture(alone, self.means[k], self.scales[k], self.bases[k], self.factors[k])
+        # On the host, whatever precision is in force there.
+        weights, *parts = map(np.asarray, (self.log_weights, self.means, self.scales, self.bases, self.factors))
+        k = [int(np.argmax(weights))]
+        return NormalMixture(np.zeros_like(weights[k]), *(part[k] for part in parts))
 
     def mean(self) -> Float[Array, " d"]:
         """Exact mean."""
@@ -263,18 +264,25 @@ class NormalMixture(Approximation):
         parts = jax.vmap(one)(self.means, self.scales, self.bases, self.factors)
         return jnp.tensordot(jnp.exp(self.log_weights), parts, 1)
 
+    def _part(self, k: Any) -> tuple[Array, Array, Array, Array]:
+        """Mean, scale, basis and factor of a normal."""
+        mean, scale, basis, factor = (jnp.asarray(x)[k] for x in (self.means, self.scales, self.bases, self.factors))
+        return mean, scale, basis, factor
+
     def _push(self, k: Any, z: Float[Array, " d"]) -> Float[Array, " d"]:
-        basis, factor = self.bases[k], self.factors[k]
+        mean, scale, basis, factor = self._part(k)
         inner = basis.T @ z
-        return self.means[k] + self.scales[k] * (z + basis @ (factor @ inner - inner))
+        return mean + scale * (z + basis @ (factor @ inner - inner))
 
     def _pull(self, k: Any, u: Float[Array, " d"]) -> Float[Array, " d"]:
-        basis, x = self.bases[k], (u - self.means[k]) / self.scales[k]
+        mean, scale, basis, factor = self._part(k)
+        x = (u - mean) / scale
         inner = basis.T @ x
-        return x + basis @ (solve_triangular(self.factors[k], inner, lower=True) - inner)
+        return x + basis @ (solve_triangular(factor, inner, lower=True) - inner)
 
     def _log_det(self, k: Any) -> Float[Array, ""]:
-        return jnp.sum(jnp.log(self.scales[k])) + jnp.sum(jnp.log(jnp.diagonal(self.factors[k])))
+        _, scale, _, factor = self._part(k)
+        return jnp.sum(jnp.log(scale)) + jnp.sum(jnp.log(jnp.diagonal(factor)))
 
     def _check_single(self) -> None:
         count = self.log_weights.shape[0]

@@ -106,7 +106,7 @@ def falling(kind, rate):
     return rate if kind == "constant" else lambda t: rate / jnp.maximum(1.0, t / 300)
 
 
-def numpyro_peer(rate, target):
+def numpyro_peer(kind, target):
     import numpyro
     import optax
     from numpyro.infer import SVI, Trace_ELBO, autoguide, init_to_value
@@ -118,53 +118,73 @@ def numpyro_peer(rate, target):
     guide = autoguide.AutoMultivariateNormal(
         model, init_loc_fn=init_to_value(values={"u": jnp.zeros(d)}), init_scale=1.0
     )
-    optimiser = numpyro.optim.optax_to_numpyro(optax.adam(rate))
-    svi = SVI(model, guide, optimiser, Trace_ELBO(num_particles=16))
-    first = svi.init(jax.random.key(0))
+
+    def svi_of(rate):
+        optimiser = numpyro.optim.optax_to_numpyro(optax.adam(falling(kind, rate)))
+        return SVI(model, guide, optimiser, Trace_ELBO(num_particles=16))
+
+    initialised = svi_of(0.1)
+    first = initialised.init(jax.random.key(0))
 
     @jax.jit
-    def advance(state, t):
+    def advance(state, t, rate):
         del t
+        svi = svi_of(rate)
+        svi.constrain_fn = initialised.constrain_fn
         return jax.lax.scan(lambda s, _: (svi.update(s)[0], None), state, None, length=LOOK)[0]
 
     @jax.jit
     def read(state):
-        params = svi.get_params(state)
+        params = initialised.get_params(state)
         return params["auto_loc"], params["auto_scale_tril"]
 
-    return lambda: first, advance, read, 16
+    return first, advance, read
 
 
-def blackjax_peer(rate, target):
+def blackjax_peer(kind, target):
     import blackjax
     import optax
     from blackjax.vi.fullrank_vi import _unflatten_cholesky
 
-    algorithm = blackjax.fullrank_vi(target.log_density, optax.adam(rate), num_samples=16)
+    algorithm_of = lambda rate: blackjax.fullrank_vi(  # noqa: E731
+        target.log_density, optax.adam(falling(kind, rate)), num_samples=16
+    )
     key = jax.random.key(0)
 
     @jax.jit
-    def advance(state, t):
+    def advance(state, t, rate):
+        algorithm = algorithm_of(rate)
+
         def body(state, t):
             return algorithm.step(jax.random.fold_in(key, t), state)[0], None
 
         return jax.lax.scan(body, state, t + jnp.arange(LOOK))[0]
 
     read = jax.jit(lambda state: (state.mu, _unflatten_cholesky(state.chol_params, target.dim)))
-    return lambda: algorithm.init(jnp.zeros(target.dim)), advance, read, 16
+    return algorithm_of(0.1).init(jnp.zeros(target.dim)), advance, read
 
 
 def methods():
     """Name → list of (setting, maker)."""
     own = lambda make: lambda target: ours(make(), target)  # noqa: E731
 
-    def peer(make):
-        return [(f"{kind} {rate:g}", lambda t, k=kind, r=rate: make(falling(k, r), t)) for kind, rate in SETTINGS]
+    programs = {}
 
-    def advi(rate, target):
+    def at_rate(make, kind, rate, target):
+        """The peer's programs, compiled once for all rates of a kind."""
+        name = (make, kind, id(target))
+        if name not in programs:
+            programs[name] = make(kind, target)
+        first, advance, read = programs[name]
+        return lambda: first, lambda state, t: advance(state, t, rate), read, 16
+
+    def peer(make):
+        return [(f"{kind} {rate:g}", lambda t, k=kind, r=rate: at_rate(make, k, r, t)) for kind, rate in SETTINGS]
+
+    def advi(kind, rate, target):
         import optax
 
-        solver = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(rate))
+        solver = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(falling(kind, rate)))
         return ours(pf.ADVI(step_size=1.0, optimizer=solver, schedule="constant"), target)
 
     stein = {"expectation": "stein", "num_steps": 4000}
@@ -174,7 +194,7 @@ def methods():
         "FBGVI price, not whitened": [("auto", own(lambda: pf.FBGVI(whiten=None, num_steps=2000)))],
         "FBGVI stein, not whitened": [("auto", own(lambda: pf.FBGVI(whiten=None, **stein)))],
         "NGVI price": [("auto", own(lambda: pf.NGVI(num_steps=400)))],
-        "ADVI, STL": peer(advi),
+        "ADVI, STL": [(f"{kind} {rate:g}", lambda t, k=kind, r=rate: advi(k, r, t)) for kind, rate in SETTINGS],
         "NumPyro AutoMultivariateNormal": peer(numpyro_peer),
         "BlackJAX fullrank_vi, STL": peer(blackjax_peer),
     }

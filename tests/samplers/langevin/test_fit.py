@@ -97,7 +97,7 @@ def test_real_and_constrained_sites_together() -> None:
         numpyro.factor("c", 0.0 * s)
 
     target = pf.Target.from_numpyro(model, np.array([0.0]))
-    posterior = fit(target, pf.MirrorLangevin(), start={"m": 100.0, "s": 1.0}, num_warmup=800, num_samples=2500)
+    posterior = fit(target, pf.MirrorLangevin(), start={"m": 100.0, "s": 1.0}, num_warmup=1000, num_samples=4000)
     draws = posterior.draws()
     assert draws["m"].std() == pytest.approx(0.01, rel=0.15)
     assert draws["m"].mean() == pytest.approx(100.0, abs=0.003)
@@ -137,8 +137,9 @@ def test_acceptance_on_a_dirichlet() -> None:
     assert stats.mean() == pytest.approx(0.71, abs=4 * stats.mean(1).std() / np.sqrt(256))
     assert stats.mean(1).std() / np.sqrt(256) < 0.0035
     x = posterior.draws()["x"]
-    np.testing.assert_allclose(x.mean((0, 1)), 1 / 6, rtol=0.03)
-    np.testing.assert_allclose(x.var((0, 1)), 0.005556, rtol=0.08)
+    for seen, exact in ((x, 1 / 6), ((x - 1 / 6) ** 2, 0.005556)):
+        by_chain = seen.mean(1)  # independent of each other
+        assert np.all(np.abs(by_chain.mean(0) - exact) < 4.5 * by_chain.std(0) / np.sqrt(256))
 
 
 def test_without_a_test_edges_have_barriers() -> None:

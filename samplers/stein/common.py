@@ -35,6 +35,8 @@ REFRESH = 10
 CONSTANT = 0.7
 """Share of the iterations at the full learning rate; then a cosine leads to a thousandth of it."""
 LAST = 1e-3
+SETTLED = 1.02
+"""Largest ratio of variances, by Stein's identity, at which a run may end early."""
 TRIES = 4
 
 
@@ -219,8 +221,12 @@ class AbstractStein(AbstractMethod):
         return new, SteinInfo(speed, h, rate, jnp.asarray(seen, speed.dtype), jnp.asarray(self.num_particles))
 
     def done(self, state: SteinState) -> Bool[Array, ""]:
-        """Velocity below the tolerance, relative to the first one (of full data); a stale KSD; or not finite."""
-        slow = state.speed <= self.tolerance * state.first
+        """Velocity below the tolerance, relative to the first one, of a cloud not too wide; a stale KSD; not finite.
+
+        The first velocity is large where particles start far out, so that a small share of it alone means little: the
+        widths by Stein's identity must be right as well. Not with mini-batches.
+        """
+        slow = (state.speed <= self.tolerance * state.first) & (jnp.max(state.spread) <= SETTLED)
         stale = False if state.watch is None else state.watch.stale >= self.patience
         return (slow & (self.batch_size is None)) | stale | ~jnp.isfinite(state.speed)
 

@@ -56,7 +56,8 @@ class SVGD(AbstractStein):
     optimizer
         An optax optimiser in place of RMSprop, with its own rate.
     tolerance
-        The run ends once the root mean square velocity is this share of the first one; not with mini-batches.
+        The run ends once the root mean square velocity is this share of the first one and the cloud is not too wide, by
+        Stein's identity; not with mini-batches.
     patience
         The run ends once the KSD of the cloud to the target (all data), looked at every 50 iterations, has not fallen
         by 2 % for so many looks; None: nobody looks.

@@ -33,7 +33,7 @@ def states(flow_map, n=20, density=cross, reference=REFERENCE):
         first, second = jax.random.split(key)
         return flow_map.start(second, reference.sample(first), density)
 
-    return jax.vmap(one)(jax.random.split(jax.random.key(0), n))
+    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), n))
 
 
 def coordinates(state):
@@ -45,8 +45,8 @@ def coordinates(state):
 def test_inverse_undoes_forward(name):
     flow_map = maps()[name]
     begin = states(flow_map)
-    there, log_det, error = jax.vmap(lambda s: flow_map.forward(s, cross))(begin)
-    back, same, same_error = jax.vmap(lambda s: flow_map.inverse(s, cross))(there)
+    there, log_det, error = jax.jit(jax.vmap(lambda s: flow_map.forward(s, cross)))(begin)
+    back, same, same_error = jax.jit(jax.vmap(lambda s: flow_map.inverse(s, cross)))(there)
     for x, y in zip(coordinates(begin), coordinates(back), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-10)
     np.testing.assert_allclose(log_det, same, atol=1e-10)
@@ -60,11 +60,13 @@ def test_inverse_undoes_forward(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_log_jacobian_is_autodiffs(name):
     flow_map = maps()[name]
-    for i in range(6):
-        state = jax.tree.map(lambda x, i=i: x[i], states(flow_map))
+
+    @jax.jit
+    @jax.vmap
+    def log_dets(state):
         flat, unravel = ravel_pytree(coordinates(state))
 
-        def moved(flat, state=state, unravel=unravel):
+        def moved(flat):
             parts = unravel(flat)
             at = phase(parts[0], cross)
             if isinstance(state, HamiltonianState):
@@ -73,8 +75,10 @@ def test_log_jacobian_is_autodiffs(name):
                 new = InvolutiveState(at, *parts[1:])
             return ravel_pytree(coordinates(flow_map.forward(new, cross).state))[0]
 
-        expected = jnp.linalg.slogdet(jax.jacobian(moved)(flat))[1]
-        np.testing.assert_allclose(flow_map.forward(state, cross).log_det, expected, atol=1e-9)
+        return flow_map.forward(state, cross).log_det, jnp.linalg.slogdet(jax.jacobian(moved)(flat))[1]
+
+    found, expected = log_dets(states(flow_map))
+    np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["hmc", "mala", "rwmh"])
@@ -82,7 +86,7 @@ def test_involutive_maps_preserve_the_target(name):
     """log|det| = log π̄(s) − log π̄(T s), also where moves are rejected."""
     flow_map = maps()[name]
     begin = states(flow_map)
-    there, log_det, _ = jax.vmap(lambda s: flow_map.forward(s, cross))(begin)
+    there, log_det, _ = jax.jit(jax.vmap(lambda s: flow_map.forward(s, cross)))(begin)
     joint = jax.vmap(lambda s: s.at.log_density + flow_map.log_auxiliary(s))
     np.testing.assert_allclose(log_det, joint(begin) - joint(there), atol=1e-12)
 
@@ -91,14 +95,18 @@ def test_involutive_maps_preserve_the_target(name):
 def test_a_step_of_zero_leaves_the_reference(name):
     """Then the map only refreshes the momentum, and log q_N = log q₀ for any N."""
     flow_map = maps(step=0.0)[name]
-    for state in [jax.tree.map(lambda x, i=i: x[i], states(flow_map)) for i in range(3)]:
-        found = families.log_density_at(state, flow_of(flow_map), cross, jnp.asarray(17))
-        np.testing.assert_allclose(found, REFERENCE.log_prob(state.at.x), atol=1e-12)
+    at = states(flow_map, n=3)
+    found = jax.jit(jax.vmap(lambda s: families.log_density_at(s, flow_of(flow_map), cross, jnp.asarray(17))))(at)
+    np.testing.assert_allclose(found, jax.vmap(REFERENCE.log_prob)(at.at.x), atol=1e-12)
 
 
 def grown(flow_map, length, batch=8, density=cross, reference=REFERENCE, key=1, room=0):
-    orbits = orbit.begin(jax.random.key(key), flow_map, reference, density, batch, length + room)
-    return orbit.grow(orbits, flow_map, reference, density, jnp.asarray(length - 1))
+    @jax.jit
+    def run(key, steps):
+        orbits = orbit.begin(key, flow_map, reference, density, batch, length + room)
+        return orbit.grow(orbits, flow_map, reference, density, steps)
+
+    return run(jax.random.key(key), jnp.asarray(length - 1))
 
 
 @pytest.mark.parametrize(("name", "step"), [("laplace", 0.0035), ("gaussian", 0.0035), ("hmc", 0.02)])
@@ -108,11 +116,11 @@ def test_densities_of_an_orbit_are_those_of_the_inverse_recursion(name, step):
     orbits = grown(flow_map, length, batch=3)
     found = jax.vmap(lambda a, b: orbit.log_densities(a, orbit.sides(a, b), orbits.length))(orbits.ahead, orbits.behind)
     starts = orbit.begin(jax.random.key(1), flow_map, REFERENCE, cross, 3, 1).front
+    density = jax.jit(jax.vmap(lambda s: families.log_density_at(s, flow_of(flow_map), cross, jnp.asarray(length))))
     for i in (0, 1, length // 2, length - 1):
         ahead = lambda s, i=i: jax.lax.fori_loop(0, i, lambda _, s: flow_map.forward(s, cross).state, s)  # noqa: E731
-        at = jax.vmap(ahead)(starts)
-        direct = jax.vmap(lambda s: families.log_density_at(s, flow_of(flow_map), cross, jnp.asarray(length)))(at)
-        np.testing.assert_allclose(found[:, i], direct, atol=1e-8)
+        at = jax.jit(jax.vmap(ahead))(starts)
+        np.testing.assert_allclose(found[:, i], density(at), atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["laplace", "hmc"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from ...errors import InvalidArgument
 from .linear import Whitening
@@ -36,7 +36,7 @@ def held_out(n: int) -> int:
     return max(1, round(HELD_OUT * n))
 
 
-def whitening_of(draws: Float[np.ndarray, "n d"]) -> Whitening:
+def whitening_of(draws: Float[Array | np.ndarray, "n d"]) -> Whitening:
     """The whitening by the moments of the draws."""
     points = jnp.asarray(draws, float)
     covariance = jnp.atleast_2d(jnp.cov(points, rowvar=False))

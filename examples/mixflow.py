@@ -26,7 +26,7 @@ print(flow.diagnose())
 # %% [markdown]
 # ## The bound for every length, from one batch of orbits
 #
-# At N = 1 the flow is its reference, the mean-field fit. The density is normalised, so that the bound can reach 0.
+# At N = 1 the flow is its reference, a normal fit. The density is normalised, so that the bound can reach 0.
 
 # %%
 curve = flow.approximation.curve

@@ -8,7 +8,7 @@ Parts, each an entry of ``results/stein.json``; without names, those that have n
 * ``quadratic``: a quadratic density on the simplex of 20 categories (i-b)
 * ``square``: the uniform law on (−1, 1)² (i-c)
 * ``selective``: a two-dimensional selective density, against its moments by quadrature (ii-a)
-* ``coverage``: intervals after a randomised Lasso, 200 replications of noise (ii-b); 1,000 particles in 20 clouds,
+* ``coverage``: intervals after a randomised Lasso, 100 replications of noise (ii-b); 1,000 particles in 20 clouds,
   where the paper has 5,000 in 100
 * ``logistic``: mini-batches of a badly scaled logistic regression, made in the script, in place of Covertype (iii)
 
@@ -32,7 +32,7 @@ from pushforward.models.selective import randomized_lasso
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SEEDS = 3
-REPLICATIONS = 200
+REPLICATIONS = 100
 STEPS = (0, 10, 20, 40, 60, 100, 150, 200, 300, 499)
 ALPHA = np.full(20, 0.1) + np.array([90.0, 5.0, 5.0] + [0.0] * 17)
 A = np.array([[2.398594640215344, -1.9081586746841988], [0.0, 1.1809919098644999]])

@@ -105,6 +105,10 @@ class AbstractMethod(eqx.Module):
         """The stages of a run; by default one, of this method, that keeps ``num_samples`` draws."""
         return (Stage("sample", self, budget.num_samples * budget.thin),)
 
+    def arrange(self, target: Target) -> Target:
+        """Host work once a run: the target laid out as the other functions are to see it, e.g. in shards."""
+        return target
+
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "AbstractMethod":
         """Host work before a stage, seeing all chains: the method to run, with what was built as array fields."""
         del key, target, start
@@ -154,6 +158,11 @@ class AbstractMethod(eqx.Module):
         """A few scalars that sum up a chunk's infos (leaves of shape (chain, step)), for the bar and plateau rules."""
         del infos
         return {}
+
+    def alarm(self, infos: Any) -> str | None:
+        """A sentence that ends the run as `NonFinite`, from the infos of a chunk; None if all is well."""
+        del infos
+        return None
 
     def learned(self, state: Any) -> dict[str, Array]:
         """What a chain's state has learned (step size, metric, …), by name; recorded with the result."""

@@ -86,7 +86,7 @@ class Posterior:
             groups = {name: run.sink.arrays(name) for name in ("posterior", "sample_stats")}  # type: ignore[attr-defined]
             return cls(_with_observed(groups, run.target), **made)
         with precision(run.plan.precision):
-            result = run.prepared.result(run.final_states(), run.target)
+            result = run.prepared.result(run.final_states(), run.arranged)
             groups, extra = _from_result(result, run)
         self = cls(_with_observed(groups, run.target), **made, **extra)
         if store is not None:
@@ -103,7 +103,7 @@ class Posterior:
         extra: dict[str, Any] = {}
         if run is not None and kind != "chains":
             with precision(run.plan.precision):
-                result = run.prepared.result(run.final_states(), run.target)
+                result = run.prepared.result(run.final_states(), run.arranged)
             extra = {"approximation" if isinstance(result, Approximation) else "particles": result}
         return cls({}, kind=kind, target=target, record=attrs, run=run, path=path, **extra)
 
@@ -633,7 +633,7 @@ class Posterior:
             return []
         result = self.particles if self.approximation is None else self.approximation
         with precision(self._bits):
-            return self._run.prepared.remarks(self._run.final_states(), self._run.target, result)
+            return self._run.prepared.remarks(self._run.final_states(), self._run.arranged, result)
 
     def _pooled(self) -> dict[str, np.ndarray]:
         return {name: _flatten(value, len(self.sample_dims)) for name, value in self.draws().items()}

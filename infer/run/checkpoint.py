@@ -118,7 +118,7 @@ def _states_like(run: Run, methods: list[AbstractMethod], group: Any) -> Any:
     states = start
     for method in methods:
         states = jax.eval_shape(
-            lambda states, method=method: init_states(method, run.target, origin, states, single=single), states
+            lambda states, method=method: init_states(method, run.arranged, origin, states, single=single), states
         )
     return states
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from ..distributed.mesh import everywhere, particle_mesh
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, NonFinite
 from ..method import AbstractMethod, Budget, Stage
 from ..target import Target
 from .chunk import Chunk, Origin, init_states, run_chunk
@@ -57,6 +57,7 @@ class Run:
         checkpoint_every: float = CHECKPOINT_SECONDS,
     ) -> None:
         self.target, self.method, self.plan = target, method, plan
+        self.arranged = method.arrange(target)  # what its functions see
         self.sink: Sink = MemorySink() if sink is None else sink
         self.checkpoint, self.when_compiling = checkpoint, when_compiling
         self.chunk_length, self.checkpoint_every = chunk_length, checkpoint_every
@@ -230,7 +231,7 @@ class Run:
             self.prepared = stage.method
             if type(stage.method).prepare is not AbstractMethod.prepare:
                 key = jax.random.fold_in(jax.random.fold_in(root, self.stage_index), START_STAGE)
-                self.prepared = stage.method.prepare(key, self.target, [g.states for g in self.groups])
+                self.prepared = stage.method.prepare(key, self.arranged, [g.states for g in self.groups])
             self.methods = self.methods | {self.stage_index: self.prepared}
             self._relocate()
         self._placed = {}
@@ -244,7 +245,7 @@ class Run:
                 group.states = init_states(method, target, group.origin, states, single=group.single)
                 group.t, group.finished = 0, False
                 self._snapshot(group)
-        self.slots = num_slots(self.prepared, self.target, self.groups[0])
+        self.slots = num_slots(self.prepared, self.arranged, self.groups[0])
         if not self.stage_begun:
             self.stage_begun = True
             self._save(force=True)
@@ -338,6 +339,9 @@ class Run:
         check_draws(self.target, block["posterior"], group.chains, begin, self.plan.thin, stage.name)
         loss = block["sample_stats"].get("loss")
         check_loss(type(self.method).__name__, loss, group.chains, begin, stage.name)
+        alarm = self.prepared.alarm(_Infos(block["sample_stats"]))
+        if alarm is not None:
+            raise NonFinite(f"{alarm} It was in iterations {begin} to {group.t - 1} of stage {stage.name!r}.")
         self._count(stage, block["sample_stats"])
         if stage.keep and slots:
             self.columns.add(group.index, block)
@@ -421,7 +425,7 @@ class Run:
 
     def _on(self, device: Any) -> tuple[AbstractMethod, Target]:
         if device not in self._placed:
-            self._placed[device] = self._place((self.prepared, self.target), device)
+            self._placed[device] = self._place((self.prepared, self.arranged), device)
         return self._placed[device]
 
     def _place(self, tree: Any, device: Any) -> Any:

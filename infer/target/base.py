@@ -232,7 +232,8 @@ class Target(eqx.Module):
 
         Any of ``"prior"`` (log density = log prior + log likelihood), ``"proper_prior"`` (and the prior can be
         sampled), ``"likelihood"`` (pointwise), ``"predictive"``, ``"support"`` (of each site, and the density in
-        constrained coordinates), ``"composite"``, ``"factors"``, ``"numpyro"`` (the model itself, for guides).
+        constrained coordinates), ``"composite"``, ``"factors"`` (one log likelihood per observation, by row of the
+        data), ``"shards"`` (these dealt out to agents), ``"numpyro"`` (the model itself, for guides).
         """
         return frozenset()
 
@@ -290,6 +291,26 @@ class Target(eqx.Module):
             f"split({site!r}) needs a target made with Target.from_numpyro, and this is a {type(self).__name__}; use "
             f"Target.composite(smooth, nonsmooth)."
         )
+
+    def sharded(self, by: Any) -> "Target":
+        """The same target with its observations dealt out to agents, for methods that never bring them together.
+
+        Parameters
+        ----------
+        by
+            A number of agents, which get blocks of (nearly) equal size in the order of the data; or, for shards of any
+            size, the agent 0, 1, … of each observation, an integer array.
+
+        Raises
+        ------
+        UnsupportedTarget
+            The target has no log likelihood for each observation.
+        InvalidArgument
+            An agent has no observation, or the array has another length.
+        """
+        from .shards import sharded
+
+        return sharded(self, by)
 
     def check(self, num_starts: int = 3, key: int = 0) -> Any:
         """Per site shape, support, log density and gradient at several random starts, as a table.

@@ -1,7 +1,7 @@
 """`CompositeTarget`: log π = f − g, f smooth and g nonsmooth with a proximal operator, in unconstrained coordinates."""
 
 import dataclasses
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,11 +11,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..errors import InvalidArgument, UnsupportedTarget
 from ..geometry.prox import L1
-from .base import Site, Target
+from .base import Target
 from .discover import unvalidated
+from .wrapped import WrappedTarget
 
 
-class CompositeTarget(Target):
+class CompositeTarget(WrappedTarget):
     """A smooth target with a nonsmooth term. Make one with `Target.composite` or `Target.split`.
 
     Attributes
@@ -32,31 +33,6 @@ class CompositeTarget(Target):
     nonsmooth: Any
     included: bool = eqx.field(static=True)
 
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """Those of the smooth part."""
-        return self.target.sites
-
-    @property
-    def name(self) -> str:
-        """Of the smooth part."""
-        return self.target.name
-
-    @property
-    def dims(self) -> dict[str, tuple[str, ...]]:
-        """Those of the smooth part."""
-        return self.target.dims
-
-    @property
-    def coords(self) -> dict[str, Any]:
-        """Those of the smooth part."""
-        return self.target.coords
-
-    @property
-    def observed(self) -> dict[str, Any]:
-        """Those of the smooth part."""
-        return self.target.observed
-
     def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """f(u) − g(u)."""
         value = self.target.log_density(u)
@@ -70,10 +46,6 @@ class CompositeTarget(Target):
         """
         value = self.target.log_density(u)
         return value + self.nonsmooth.value(u) if self.included else value
-
-    def supports(self) -> dict[str, Any]:
-        """Those of the smooth part."""
-        return self.target.supports()
 
     def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
         """Value of f at the latent sites, minus g where it was added; sites that g acts on are real."""
@@ -94,26 +66,14 @@ class CompositeTarget(Target):
         ]
         return jnp.concatenate(parts)
 
-    def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
-        """Named values of the latent and the deterministic sites."""
-        return self.target.constrain(u)
-
     def initial(self, key: PRNGKeyArray) -> Float[Array, " d"]:
         """A random start; where the term is w|u − l|, about l and as narrow as 1/w, but no wider than elsewhere."""
-        u = super().initial(key)
+        u = Target.initial(self, key)
         weights, loc = (getattr(self.nonsmooth, name, None) for name in ("weights", "loc"))
         if np.shape(weights) != u.shape or np.shape(loc) != u.shape:
             return u
         weights, loc = jnp.asarray(weights, u.dtype), jnp.asarray(loc, u.dtype)
         return jnp.where(weights > 0, loc + u / jnp.maximum(weights, 1.0), u)
-
-    def unconstrain(self, values: dict[str, Any]) -> Float[Array, " d"]:
-        """The ``u`` at which the latent sites have these values."""
-        return self.target.unconstrain(values)
-
-    def draw(self, key: PRNGKeyArray, u: Float[Array, " d"]) -> dict[str, Array]:
-        """What is kept of ``u``."""
-        return self.target.draw(key, u)
 
     def structure(self) -> frozenset[str]:
         """What the smooth part has, and ``"composite"``; a term that was added leaves no prior to sample."""
@@ -125,10 +85,6 @@ class CompositeTarget(Target):
         value = self.target.log_prior(u)
         return value if self.included else value - self.nonsmooth.value(u)
 
-    def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
-        """Pointwise log likelihood of each observed site."""
-        return self.target.log_likelihood(values)
-
     def log_densities(self, u: Float[Array, " d"]) -> dict[str, Array]:
         """Parts of the log density by site, and ``"nonsmooth"`` for a term that was added."""
         parts = dict(self.target.log_densities(u))
@@ -136,22 +92,11 @@ class CompositeTarget(Target):
 
     def prior_densities(self, values: dict[str, Array]) -> dict[str, Array]:
         """Log prior density of each latent site, where the nonsmooth term is part of it."""
-        return self.target.prior_densities(values) if self.included else super().prior_densities(values)
+        return self.target.prior_densities(values) if self.included else Target.prior_densities(self, values)
 
     def sample_prior(self, key: PRNGKeyArray) -> dict[str, Array]:
         """One draw of all sites from the prior, where the nonsmooth term is part of it."""
-        return self.target.sample_prior(key) if self.included else super().sample_prior(key)
-
-    def predictive(self, key: PRNGKeyArray, values: dict[str, Array], *args: Any, **kwargs: Any) -> dict[str, Array]:
-        """One draw of the observed sites given one draw of the latents."""
-        return self.target.predictive(key, values, *args, **kwargs)
-
-    def replace(self, **options: Any) -> Self:
-        """The same target with other ``coords`` or ``dims``."""
-        for name in options:
-            if name not in ("coords", "dims"):
-                raise InvalidArgument(f"replace got the unknown option {name!r}; it takes coords, dims.")
-        return CompositeTarget(self.target.replace(**options), self.nonsmooth, self.included)
+        return self.target.sample_prior(key) if self.included else Target.sample_prior(self, key)
 
     def _identity(self) -> list[Any]:
         name = f"{type(self.nonsmooth).__module__}.{type(self.nonsmooth).__qualname__}"

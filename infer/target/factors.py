@@ -45,6 +45,11 @@ class FactorTarget(LabelledTarget):
         """Number of observations, n."""
         return jax.tree.leaves(self.data)[0].shape[0]
 
+    @property
+    def rows(self) -> Any:
+        """The data, one entry per observation on the leading axis."""
+        return self.data
+
     def structure(self) -> frozenset[str]:
         """See `Target.structure`."""
         return frozenset({"prior", "likelihood", "factors", "support"})
@@ -70,8 +75,11 @@ class FactorTarget(LabelledTarget):
 
     def factor(self, u: Float[Array, " d"], batch: Int[Array, " b"]) -> Float[Array, " b"]:
         """Log likelihood of each observation with an index in ``batch``."""
-        params, _ = self._params(u)
-        return self._likelihoods(params, jax.tree.map(lambda leaf: as_array(leaf)[batch], self.data))
+        return self.factor_at(u, jax.tree.map(lambda leaf: as_array(leaf)[batch], self.data))
+
+    def factor_at(self, u: Float[Array, " d"], rows: Any) -> Float[Array, " b"]:
+        """Log likelihood of each of some observations, given as `rows` has them."""
+        return self._likelihoods(self._params(u)[0], rows)
 
     def minibatch(self, key: PRNGKeyArray, t: Int[Array, ""] | int, size: int) -> Int[Array, " size"]:
         """Indices of iteration ``t``: uniform with replacement, a pure function of (key, t)."""

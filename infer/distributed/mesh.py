@@ -65,3 +65,19 @@ def map_rows(function: Callable[[Any, Any], Array], rows: Any, shared: Any) -> A
         return one_shard(rows, shared)
     cut, whole = PartitionSpec(PARTICLES), PartitionSpec()
     return jax.shard_map(one_shard, in_specs=(cut, whole), out_specs=cut, check_vma=False)(rows, shared)
+
+
+def vmap_rows(function: Callable[..., Any], *rows: Any) -> Any:
+    """``jax.vmap(function)(*rows)`` with the rows of all arguments shared out; every device takes equally many.
+
+    Where the number of rows is no multiple of the devices, the last row is done again to fill up, and dropped.
+    """
+    shards, count = num_shards(), jax.tree.leaves(rows)[0].shape[0]
+    if shards == 1:
+        return jax.vmap(function)(*rows)
+    fill = -count % shards
+    last = jax.tree.map(lambda x: jax.numpy.repeat(x[-1:], fill, axis=0), rows)
+    rows = jax.tree.map(lambda x, y: jax.numpy.concatenate([x, y]), rows, last) if fill else rows
+    cut = PartitionSpec(PARTICLES)
+    out = jax.shard_map(jax.vmap(function), in_specs=cut, out_specs=cut, check_vma=False)(*rows)
+    return jax.tree.map(lambda x: x[:count], out)

@@ -1,0 +1,1 @@
+"""Samplers whose agents hold the data and exchange iterates only."""

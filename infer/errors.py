@@ -26,3 +26,7 @@ class StoreError(PushforwardError, OSError):
 
 class NotAvailable(PushforwardError, NotImplementedError):
     """The result has no such quantity; the message says why and names the alternative."""
+
+
+class DistributedError(PushforwardError, RuntimeError):
+    """Processes, devices or silos that work together have lost each other, or were not started alike."""

@@ -5,6 +5,7 @@ from .catalogue import methods as methods
 from .infer.approximation import Approximation as Approximation
 from .infer.approximation import Particles as Particles
 from .infer.diagnostics import discrepancies as discrepancies
+from .infer.errors import DistributedError as DistributedError
 from .infer.errors import InvalidArgument as InvalidArgument
 from .infer.errors import NonFinite as NonFinite
 from .infer.errors import NotAvailable as NotAvailable

@@ -1,8 +1,11 @@
-"""One cloud of particles over all devices: rows of a sum over pairs are shared out, its columns are everywhere.
+"""What is shared out over devices: particles, agents, or the rows of the data.
 
-A `Run` that has one group of chains, and a method that says it `spreads`, calls its programs within `jax.set_mesh` of
-`particle_mesh`. What is traced there asks `num_shards`; outside there is one shard, and nothing here does anything. Who
-calls jitted functions of the package within such a mesh of their own gets the same.
+A `Run` that has one group of chains, and a method that says it `spreads` or a target whose rows are spread, calls its
+programs within `jax.set_mesh`. What is traced there asks `num_shards`; outside there is one shard, and nothing here
+does anything. Who calls jitted functions of the package within such a mesh of their own gets the same.
+
+The mesh may be that of one process or of several. Results are the same bits as long as a device has as many rows, so
+nothing here adds up over devices in an order that these decide: parts are gathered and then added, everywhere alike.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,17 +16,66 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from ..errors import InvalidArgument
+
 PARTICLES = "particles"
+DATA = "data"
+CHAINS = "chains"
+AXES = (CHAINS, PARTICLES, DATA)
 
 
 def particle_mesh(devices: Sequence[Any]) -> Mesh:
-    """A mesh of these devices along the particles."""
+    """A mesh of these devices along the particles (or agents)."""
     return Mesh(np.array(devices), (PARTICLES,), axis_types=(AxisType.Auto,))
+
+
+def data_mesh(devices: Sequence[Any]) -> Mesh:
+    """A mesh of these devices along the rows of the data."""
+    return Mesh(np.array(devices), (DATA,), axis_types=(AxisType.Auto,))
+
+
+def read_mesh(mesh: Any) -> tuple[str | None, list[Any]]:
+    """What is shared out, and over which devices, from the ``mesh`` argument of `fit`.
+
+    Raises
+    ------
+    InvalidArgument
+        It is neither a known word nor a mesh with one axis of that name over devices of all processes.
+    """
+    if mesh is None or (isinstance(mesh, str) and mesh in AXES):
+        return mesh, jax.devices()
+    if not isinstance(mesh, Mesh) or len(mesh.axis_names) != 1 or mesh.axis_names[0] not in AXES:
+        found = f"a mesh with axes {mesh.axis_names}" if isinstance(mesh, Mesh) else repr(mesh)
+        raise InvalidArgument(
+            f"mesh must be one of {', '.join(map(repr, AXES))}, or a jax.sharding.Mesh with one axis of such a name, "
+            f"got {found}."
+        )
+    devices = list(mesh.devices.flat)
+    absent = set(range(jax.process_count())) - {device.process_index for device in devices}
+    if absent:
+        raise InvalidArgument(
+            f"mesh has no device of process {min(absent)} (of {jax.process_count()}), which would have nothing to do; "
+            f"make it of jax.devices(), or start fewer processes."
+        )
+    return str(mesh.axis_names[0]), devices
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
     """A copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def place(x: Any, sharding: NamedSharding) -> Array:
+    """An array that each process has (all of it), laid out; without talking to other processes."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return x
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(place(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
+    whole = np.asarray(x)
+    whole = whole.astype(jax.dtypes.canonicalize_dtype(whole.dtype), copy=False)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda at: whole[at])
 
 
 def num_shards() -> int:
@@ -40,7 +92,7 @@ def spread(x: Array) -> Array:
 
 def gathered(tree: Any) -> Any:
     """The same arrays, whole on each device, so that what a program returns is laid out like what it was given."""
-    if num_shards() == 1:
+    if jax.sharding.get_abstract_mesh().size <= 1:
         return tree
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree)
 
@@ -67,17 +119,18 @@ def map_rows(function: Callable[[Any, Any], Array], rows: Any, shared: Any) -> A
     return jax.shard_map(one_shard, in_specs=(cut, whole), out_specs=cut, check_vma=False)(rows, shared)
 
 
-def vmap_rows(function: Callable[..., Any], *rows: Any) -> Any:
-    """``jax.vmap(function)(*rows)`` with the rows of all arguments shared out; every device takes equally many.
+def vmap_rows(function: Callable, *rows: Any) -> Any:
+    """``jax.vmap(function)(*rows)``, each device its rows (agents) where they come out even; then all have all of it.
 
-    Where the number of rows is no multiple of the devices, the last row is done again to fill up, and dropped.
+    Parameters
+    ----------
+    function
+        Of one row of each of ``rows``; it may close over what all rows need.
+    *rows
+        Pytrees of arrays with a common leading axis.
     """
-    shards, count = num_shards(), jax.tree.leaves(rows)[0].shape[0]
-    if shards == 1:
+    shards = num_shards()
+    if shards == 1 or jax.tree.leaves(rows)[0].shape[0] % shards:
         return jax.vmap(function)(*rows)
-    fill = -count % shards
-    last = jax.tree.map(lambda x: jax.numpy.repeat(x[-1:], fill, axis=0), rows)
-    rows = jax.tree.map(lambda x, y: jax.numpy.concatenate([x, y]), rows, last) if fill else rows
     cut = PartitionSpec(PARTICLES)
-    out = jax.shard_map(jax.vmap(function), in_specs=cut, out_specs=cut, check_vma=False)(*rows)
-    return jax.tree.map(lambda x: x[:count], out)
+    return gathered(jax.shard_map(jax.vmap(function), in_specs=cut, out_specs=cut, check_vma=False)(*rows))

@@ -9,6 +9,7 @@ numbers of chains, where by default a part of them is run, in files of their own
 * ``e1``–``e3``: Metropolis-adjusted mirror Langevin on Dirichlet and uniform laws (Srinivasan et al. 2024)
 * ``a``, ``b``, ``c``: mixtures of Gaussians and of Laplace laws, with and without a Laplace prior (Lau et al. 2023)
 * ``edges``: densities at the edges of their supports, with and without a test, entropies against barriers
+* ``acceptance``: target acceptances of mirror Langevin at the same edges
 * ``d``: deconvolution under total variation, 512 × 512 (Lau et al. 2023)
 """
 
@@ -22,7 +23,7 @@ from pushforward.infer.geometry import L1, HyperbolicEntropy
 
 from .langevin_common import Rows, run
 from .langevin_deconvolution import d
-from .langevin_edges import edges
+from .langevin_edges import acceptance, edges
 from .langevin_mirror import e1, e2, e3
 from .langevin_mixtures import a, b, c
 from .langevin_regression import s2
@@ -85,7 +86,19 @@ def s1(chains: int = 200, steps: int = 4000) -> None:
 
 
 if __name__ == "__main__":
-    experiments = {"s1": s1, "s2": s2, "e1": e1, "e2": e2, "e3": e3, "edges": edges, "d": d, "c": c, "a": a, "b": b}
+    experiments = {
+        "s1": s1,
+        "s2": s2,
+        "e1": e1,
+        "e2": e2,
+        "e3": e3,
+        "edges": edges,
+        "acceptance": acceptance,
+        "d": d,
+        "c": c,
+        "a": a,
+        "b": b,
+    }
     for name in [name for name in sys.argv[1:] if name != "--full"] or experiments:
         print(f"-- {name}", flush=True)
         experiments[name]()

@@ -2,7 +2,8 @@
 
 Dirichlet, beta and gamma laws whose moments are known, by mirror Langevin in the metric of an entropy (1/x at an edge)
 and of a barrier (1/x²). Without a Metropolis test steps from near an edge on an entropy end in a corner or far out;
-with it both are exact, and slow where the density is infinite at the edge. Warm-up 2,000, 8 chains of 20,000 draws.
+with it both are exact, and slow where the density is infinite at the edge. Warm-up 2,000, 8 chains of 20,000 draws. The
+default takes the barrier where the density is infinite at an edge. ``acceptance`` tries targets of the mean acceptance.
 """
 
 from typing import Any
@@ -42,6 +43,63 @@ def laws() -> dict[str, tuple[Any, Any, np.ndarray, np.ndarray]]:
     return found
 
 
+def acceptance(warmup: int = 2000, draws: int = 20_000) -> None:
+    """The least bulk ESS of x, and of its squares about the mean, by mirror and target acceptance."""
+    rows = Rows(
+        "acceptance", {"chains": 8, "warmup": warmup, "draws": draws},
+        ("law", "mirror", "target", "ess", "ess_squares", "step_size", "seconds"),
+    )  # fmt: skip
+
+    def compute(target, method, mean):
+        posterior = pf.fit(target, method, key=0, num_warmup=warmup, num_samples=draws, num_chains=8, progress=False)
+        x = posterior.draws()["x"]
+        least = lambda v: float(np.nanmin(chain_statistics(np.moveaxis(v, -1, 0))["ess_bulk"]))  # noqa: E731
+        step = float(posterior.data["sample_stats"]["step_size"].mean())
+        return {"ess": least(x), "ess_squares": least((x - mean) ** 2), "step_size": step}
+
+    for law, (target, support, mean, _) in (laws() | smooth_laws()).items():
+        for name in ("entropy", "barrier"):
+            mirror = {"x": default_mirror(support, mean.size, barrier=name == "barrier")}
+            for accept in (0.3, 0.4, 0.5, 0.6, 0.7):
+                method = pf.MirrorLangevin(mirror=mirror, target_acceptance=accept)
+                key = {"law": law, "mirror": name, "target": accept}
+                rows.add(key, lambda t=target, m=method, mu=mean: compute(t, m, mu))
+    shown = {}
+    for row in rows.rows:
+        shown.setdefault((row["law"], row["mirror"]), []).append(row["ess"])
+    _, axes, save = rows.figure((9, 6), 1, 2, sharey=True)
+    for axis, name in zip(axes[0], ("entropy", "barrier"), strict=True):
+        for i, (law, values) in enumerate((law, v) for (law, kind), v in shown.items() if kind == name):
+            axis.plot(
+                (0.3, 0.4, 0.5, 0.6, 0.7), values, "o-", color=f"C{i % 10}", ls="-" if i < 10 else "--", label=law
+            )
+        axis.set(yscale="log", xlabel="target acceptance", title=name)
+    axes[0, 0].set_ylabel("least bulk ESS of 160,000")
+    axes[0, 1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    save()
+
+
+def smooth_laws() -> dict[str, tuple[Any, Any, np.ndarray, None]]:
+    """Laws of more coordinates, and some with little mass at their edges."""
+    found: dict[str, tuple[Any, Any, np.ndarray, None]] = {}
+    for shape in (6.0, 30.0):
+        target = pf.Target.from_log_density(
+            lambda x, a=shape: jnp.sum((a - 1) * jnp.log(x) - x), np.ones(1), constraints.positive
+        )
+        found[f"Gamma({shape:g})"] = target, constraints.positive, np.array([shape]), None
+    counts = np.random.default_rng(1).multinomial(100, (1 / np.arange(1, 21)) / np.sum(1 / np.arange(1, 21)))
+    for name, a in (
+        ("Dirichlet(3), d = 9", np.full(10, 3.0)),
+        ("Dirichlet(10), d = 19", np.full(20, 10.0)),
+        ("Dirichlet(1 + counts), d = 19", 1.0 + counts),
+    ):
+        target = pf.Target.from_log_density(
+            lambda p, a=a: (a - 1) @ jnp.log(p), np.full(a.size, 1 / a.size), constraints.simplex
+        )
+        found[name] = target, constraints.simplex, a / a.sum(), None
+    return found
+
+
 def edges(warmup: int = 2000, draws: int = 20_000) -> None:
     """Errors of mean and standard deviation in standard deviations, and the least bulk ESS."""
     rows = Rows(
@@ -77,12 +135,15 @@ def edges(warmup: int = 2000, draws: int = 20_000) -> None:
         for name, mirror in mirrors.items():
             methods[f"MLA, {name}"] = pf.MirrorLangevin(mirror=mirror, adjusted=False, bias_check=False)
             methods[f"MAMLA, {name}"] = pf.MirrorLangevin(mirror=mirror)
+        methods["MAMLA, default"] = pf.MirrorLangevin()
         methods["NUTS"] = pf.NUTS()
         for name, method in methods.items():
             rows.add({"law": law, "method": name}, lambda m=method, t=target, mu=mean, s=sd: compute(t, m, mu, s))
     names = list(laws())
     _, axes, save = rows.figure((9, 4), 1, 2)
-    for i, method in enumerate(("MLA, entropy", "MLA, barrier", "MAMLA, entropy", "MAMLA, barrier", "NUTS")):
+    for i, method in enumerate(
+        ("MLA, entropy", "MLA, barrier", "MAMLA, entropy", "MAMLA, barrier", "MAMLA, default", "NUTS")
+    ):
         chosen = {row["law"]: row for row in rows.rows if row["method"] == method}
         wrong = [min(abs(chosen[law]["sd_ratio"] - 1), 1e3) for law in names]
         axes[0, 0].plot(wrong, range(len(names)), f"C{i}o", label=method)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .chains import rhat_limit
+from .chains import chain_statistics, rhat_limit
 from .findings import Finding
 from .summary import Statistics
 from .transitions import bfmi, divergence_sites, odd_chains, sample_stat, still_chains
@@ -66,6 +66,7 @@ def chains(tree: Any, stats: Statistics, extra: dict[str, Any]) -> list[Finding]
         + _rhat(stats, keep)
         + _ess(stats, keep)
         + _errors(stats, keep)
+        + _term(tree)
     )
     slow = any(f.level == "warning" and f.name in ("ESS", "R-hat") for f in findings)
     energy = _energy(tree, names)
@@ -131,6 +132,19 @@ def _ess(stats: Statistics, keep: np.ndarray) -> list[Finding]:
     )
     names = tuple(stats.labels[j] for j in worst[:10] if both[j] < needed)
     return [Finding("warning", "ESS", text, float(both[i]), needed, names)]
+
+
+def _term(tree: Any) -> list[Finding]:
+    """R-hat and ESS of a nonsmooth term, such as ‖x‖₁, which may mix worse than each coordinate does."""
+    values = sample_stat(tree, "nonsmooth")
+    if values is None or not np.isfinite(values).all() or np.ptp(values) == 0 or values.shape[1] < 4:
+        return []
+    found = chain_statistics(values[None])
+    ess, r_hat, needed = float(found["ess_bulk"][0]), float(found["r_hat"][0]), ESS_PER_CHAIN * len(values)
+    poor = not (ess >= needed and r_hat <= 1.05)
+    text = f"The nonsmooth term g(x) has a bulk ESS of {ess:,.0f} (threshold {needed:,}) and an R-hat of {r_hat:.3f}"
+    text += ": chains differ in how far the draws are from its kinks; draw more, or use another step." if poor else "."
+    return [Finding("warning" if poor else "ok", "nonsmooth term", text, ess, needed)]
 
 
 def _errors(stats: Statistics, keep: np.ndarray) -> list[Finding]:

@@ -32,7 +32,7 @@ from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_choice
 from ..mirrors import Relative, as_mirror, resolve_mirror
 from .checks import check_euclidean_step, describe_convexity, describe_tails
-from .common import AbstractLangevin, LangevinState, Local, Noise, Proposal, log_probs, value_and_drift
+from .common import AbstractLangevin, LangevinState, Local, Noise, Proposal, log_probs, value_and_drift, value_of_term
 from .mirrored import mirror_proposal
 from .slope import default_smoothing
 
@@ -50,7 +50,7 @@ class BregmanProximalLangevin(AbstractLangevin):
         Whether proposals are tested, with the true g. Without the test the draws have three biases: of the step, of the
         envelope, and of the slope of its tails.
     target_acceptance
-        Mean acceptance statistic that warm-up drives γ to, in (0, 1); default 0.574, and 0.4 where a site is
+        Mean acceptance statistic that warm-up drives γ to, in (0, 1); default 0.574, and 0.5 where a site is
         constrained. The warm-up of an unadjusted sampler tests too.
     scale
         Scale per coordinate of real sites, a number or an array of shape (d,): the mirror acts on x / scale. Default:
@@ -58,9 +58,9 @@ class BregmanProximalLangevin(AbstractLangevin):
     bias_check
         Whether an unadjusted sampler spends half the warm-up's length on estimating its bias from half the step.
     mirror
-        φ: None (Euclidean at real sites, else the mirror of the support: its entropy, or without the test its barrier),
-        ``"hyperbolic"`` (hyperbolic entropy of scale ``scale``, for sparse and badly scaled targets), a mirror map, or
-        a dict of sites → mirror maps.
+        φ: None (Euclidean at real sites, else the mirror of the support: its entropy; its barrier without the test, and
+        where the density is seen to grow without bound towards an edge), ``"hyperbolic"`` (hyperbolic entropy of scale
+        ``scale``, for sparse and badly scaled targets), a mirror map, or a dict of sites → mirror maps.
     envelope
         ψ: None (Euclidean, the Moreau envelope), ``"hyperbolic"`` (hyperbolic entropy with β = 0.7/α), or a mirror map.
     smoothing
@@ -97,7 +97,7 @@ class BregmanProximalLangevin(AbstractLangevin):
 
     def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
         """The mirror of the step."""
-        mirror = resolve_mirror(self.mirror, target, scale, barrier=not self.adjusted)
+        mirror = resolve_mirror(self.mirror, target, scale, barrier=self.takes_barriers)
         check_dual(self, mirror)
         return mirror
 
@@ -106,7 +106,8 @@ class BregmanProximalLangevin(AbstractLangevin):
         smooth, drift = value_and_drift(target.smooth_log_density, point.x, log_probs(target, mirror, point))
         envelope = self.envelope_of(target.nonsmooth)
         drift = drift + envelope.grad(envelope.at(point.x))
-        return Local(point, smooth - target.nonsmooth.value(point.x), drift)
+        term = target.nonsmooth.value(point.x)
+        return Local(point, smooth - term, drift, term)
 
     def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
         """A mirror Langevin step along G."""
@@ -174,13 +175,14 @@ class MirrorLangevin(AbstractLangevin):
 
     def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
         """The mirror of the step."""
-        mirror = resolve_mirror(self.mirror, target, scale, barrier=not self.adjusted)
+        mirror = resolve_mirror(self.mirror, target, scale, barrier=self.takes_barriers)
         check_dual(self, mirror)
         return mirror
 
     def locate(self, target: Primal, mirror: AbstractMirror, point: Point) -> Local:
         """Log π and minus its gradient."""
-        return Local(point, *value_and_drift(target.log_density, point.x, log_probs(target, mirror, point)))
+        value, drift = value_and_drift(target.log_density, point.x, log_probs(target, mirror, point))
+        return Local(point, value, drift, value_of_term(target, point.x))
 
     def check_step(self, target: Primal, x: Any) -> None:
         """In the Euclidean geometry an unadjusted step must be below 2/L."""

@@ -15,12 +15,17 @@ from ...infer.geometry.prox import UserTerm
 from ...infer.geometry.term import AbstractTerm
 from ...infer.run.start import Warm
 from ...infer.target.mirrors import elementary
-from ...infer.target.primal import Primal
+from ...infer.target.primal import Block, Primal
 from ..mirrors import shorten
 from .curvature import curvature
 
 LARGE_KAPPA = 0.3
-EDGES = ("positive", "nonnegative", "softplus_positive", "greater_than", "unit_interval", "interval", "simplex")
+EDGES = (
+    "positive", "nonnegative", "softplus_positive", "greater_than", "greater_than_eq", "less_than", "less_than_eq",
+    "unit_interval", "interval", "open_interval", "simplex",
+)  # fmt: skip
+STEEP = -0.05
+"""Exponent of a density at an edge below which it grows without bound."""
 
 
 def starting_points(start: Any) -> list[Array]:
@@ -97,46 +102,88 @@ def describe_overshoot(mirror: AbstractMirror, y: Array, drifts: Array) -> list[
 
 
 def describe_edges(target: Primal, x: Array) -> list[dict[str, Any]]:
-    """A finding on a density that grows without bound towards an edge of a support, like |x − edge|^(a − 1), a < 1.
-
-    The exponent is that of the density along one coordinate at 1e-6 and 1e-8 of the distance of ``x`` from its lower
-    edge; the first 200 coordinates are looked at.
-    """
-    edges, names = [], []
-    for block, at in target.coordinates.slices:
-        support = elementary(block.support.value, block.shape)
-        known = block.kind in EDGES
-        lower = (
-            np.broadcast_to(getattr(support, "lower_bound", 0.0), (block.size,))
-            if known
-            else np.full(block.size, -np.inf)
-        )
-        edges.append(lower)
-        names += [block.name] * (at.stop - at.start)
-    edge = np.concatenate(edges)
-    at = np.flatnonzero(np.isfinite(edge))[:200]
-    if not at.size:
-        return []
-    x = jnp.asarray(x)
-    slope = jax.grad(target.log_density)
-
-    def exponent(i: Array, share: float) -> Array:
-        away = share * (x[i] - edge_at[i])
-        return away * slope(x.at[i].set(edge_at[i] + away))[i]
-
-    edge_at = jnp.asarray(np.where(np.isfinite(edge), edge, 0.0), x.dtype)
-    near = jax.jit(lambda: jax.lax.map(lambda i: jnp.stack([exponent(i, 1e-6), exponent(i, 1e-8)]), jnp.asarray(at)))()
-    found = np.asarray(near)
-    worst = int(np.argmin(np.where(np.isfinite(found[:, 0]), found[:, 0], np.inf)))
-    power = float(found[worst, 0])
-    if not power < -0.05 or abs(power - float(found[worst, 1])) > 0.02:
+    """A finding on a density that grows without bound towards an edge of a support, like |x − edge|^(a − 1), a < 1."""
+    name, power = steepest_edge(target, x)
+    if not name:
         return []
     message = (
-        f"Towards its edge the density of {names[at[worst]]!r} grows without bound, like the distance to the power "
+        f"Towards its edge the density of {name!r} grows without bound, like the distance to the power "
         f"{power:.2f}. In the geometry of a mirror steps there are small, and chains stay there for long: look at "
         f"R-hat and ESS of that site, and use NUTS() if they are poor."
     )
     return [{"level": "note", "name": "edge", "message": message, "value": power, "threshold": 0.0}]
+
+
+def steepest_edge(target: Primal, x: Array) -> tuple[str, float]:
+    """The site whose density grows fastest towards an edge, and its exponent; no site where none grows."""
+    names, near = edge_exponents(target, x)
+    steep = (near[:, 0] < STEEP) & (np.abs(near[:, 0] - near[:, 1]) < 0.02)
+    if not steep.any():
+        return "", 0.0
+    worst = int(np.argmin(np.where(steep, near[:, 0], np.inf)))
+    return names[worst], float(near[worst, 0])
+
+
+def edge_exponents(target: Primal, x: Array) -> tuple[list[str], np.ndarray]:
+    """Exponents of the density towards edges of supports: b where it goes like |x − edge|^b along one coordinate.
+
+    Parameters
+    ----------
+    target, x
+        A point inside, shape (d,).
+
+    Returns
+    -------
+    names, exponents
+        Of each edge its site, and the exponent at 1e-6 and at 1e-8 of the distance of ``x`` from it, shape (n, 2). A
+        coordinate has a lower and an upper edge where its support has, a simplex one of each probability; the first
+        200 edges are looked at, none of balls and polytopes.
+    """
+    names: list[str] = []
+    found: list[tuple[int, float, float]] = []
+    for block, where in target.coordinates.slices:
+        if block.kind not in EDGES:
+            continue
+        at = np.asarray(x[where])
+        for edge, side in ((lower_edges(block), 1.0), (upper_edges(block, at), -1.0)):
+            for i in np.flatnonzero(np.isfinite(edge)):
+                found.append((where.start + int(i), float(edge[i]), side))
+                names.append(block.name)
+    found = found[:200]
+    if not found:
+        return [], np.zeros((0, 2))
+    index, edge, side = (jnp.asarray(np.array(v)) for v in zip(*found, strict=True))
+    x = jnp.asarray(x)
+    slope = jax.grad(target.log_density)
+
+    def exponent(i: Array, edge: Array, side: Array, share: float) -> Array:
+        away = share * (x[i] - edge)
+        return side * jnp.abs(away) * slope(x.at[i].set(edge + away))[i]
+
+    def both(at: tuple[Array, Array, Array]) -> Array:
+        return jnp.stack([exponent(*at, 1e-6), exponent(*at, 1e-8)])
+
+    return names[:200], np.asarray(jax.jit(lambda: jax.lax.map(both, (index, edge.astype(x.dtype), side)))())
+
+
+def lower_edges(block: Block) -> np.ndarray:
+    """Those of the coordinates of a site, −inf where there is none."""
+    if block.kind in ("less_than", "less_than_eq"):
+        return np.full(block.size, -np.inf)
+    support = elementary(block.support.value, block.shape)
+    return np.broadcast_to(np.asarray(getattr(support, "lower_bound", 0.0), float), (block.size,))
+
+
+def upper_edges(block: Block, x: np.ndarray) -> np.ndarray:
+    """Those of a site's coordinates, inf where there is none; of a simplex that of the first, where Σ x is 1."""
+    if block.kind == "simplex":
+        x = x.reshape(block.free)
+        edges = np.full(block.free, np.inf)
+        edges[..., 0] = x[..., 0] + 1.0 - x.sum(-1)
+        return edges.reshape(-1)
+    support = elementary(block.support.value, block.shape)
+    none = 1.0 if block.kind == "unit_interval" else np.inf
+    return np.broadcast_to(np.asarray(getattr(support, "upper_bound", none), float), (block.size,))
 
 
 def describe_tails(envelope: Envelope) -> list[dict[str, Any]]:

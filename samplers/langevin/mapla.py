@@ -21,7 +21,7 @@ from ...infer.errors import InvalidArgument
 from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.target.primal import Primal
 from ..mirrors import as_mirror, resolve_mirror
-from .common import AbstractLangevin, Local, Noise, Proposal, finite, log_probs, value_and_drift
+from .common import AbstractLangevin, Local, Noise, Proposal, finite, log_probs, value_and_drift, value_of_term
 
 
 class MAPLA(AbstractLangevin):
@@ -56,7 +56,7 @@ class MAPLA(AbstractLangevin):
 
     def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
         """The mirror whose Hessian is the metric."""
-        return resolve_mirror(self.mirror, target, scale)
+        return resolve_mirror(self.mirror, target, scale, barrier=self.takes_barriers)
 
     def noise(self, key: Array, mirror: AbstractMirror, point: Point) -> Array:
         """A draw of N(0, H⁻¹)."""
@@ -64,7 +64,8 @@ class MAPLA(AbstractLangevin):
 
     def locate(self, target: Primal, mirror: AbstractMirror, point: Point) -> Local:
         """Log π and minus its gradient."""
-        return Local(point, *value_and_drift(target.log_density, point.x, log_probs(target, mirror, point)))
+        value, drift = value_and_drift(target.log_density, point.x, log_probs(target, mirror, point))
+        return Local(point, value, drift, value_of_term(target, point.x))
 
     def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
         """The Gaussian step in the primal; the ratio of one outside of the constraint is −∞ ([1]_, algorithm 1)."""

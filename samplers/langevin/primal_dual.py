@@ -104,7 +104,9 @@ class PrimalDualLangevin(AbstractUnadjusted):
         dual = point.extra
         if isinstance(dual, tuple):
             dual = jnp.zeros_like(split(target.nonsmooth).forward(point.x))
-        return Local(point._replace(extra=dual), target.log_density(point.x), jnp.zeros_like(point.x))
+        term = target.nonsmooth.value(point.x)
+        smooth = target.smooth_log_density(point.x)
+        return Local(point._replace(extra=dual), smooth - term, jnp.zeros_like(point.x), term)
 
     def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
         """One iteration, [1]_, algorithm 1, with extrapolation θ = 1."""

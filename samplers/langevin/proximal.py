@@ -127,7 +127,8 @@ class ProximalLangevin(AbstractUnadjusted):
     def locate(self, target: Primal, mirror: AbstractMirror, point: Point) -> Local:
         """Log π, and ∇f."""
         smooth, drift = value_and_drift(target.smooth_log_density, point.x)
-        return Local(point, smooth - target.nonsmooth.value(point.x), drift)
+        term = target.nonsmooth.value(point.x)
+        return Local(point, smooth - term, drift, term)
 
     def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
         """One iteration of the scheme."""

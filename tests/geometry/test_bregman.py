@@ -122,9 +122,15 @@ def solve(side, term, mirror, x, step=STEP):
     return jax.jit(lambda x: PROX[side](term, mirror, mirror.at(x), step))(jnp.asarray(x))
 
 
-@pytest.mark.parametrize("ridge", [0.0, 0.8])
+RIDGED = ("HyperbolicEntropy", "BoltzmannShannon", "BoxBarrier", "PowerMirror 3")
+
+
+@pytest.mark.parametrize(
+    ("name", "ridge"),
+    [(name, 0.0) for name in CASES]
+    + [pytest.param(name, 0.8, marks=() if name in RIDGED else pytest.mark.slow) for name in CASES],
+)
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("name", CASES)
 def test_every_coordinate_is_minimised(name, side, ridge):
     mirror, phi, dphi, d2phi, points, _ = CASES[name]
     x, kappa, loc = coordinates(name)

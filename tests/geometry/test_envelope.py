@@ -96,6 +96,25 @@ def test_moreau_envelope_of_l1_is_huber():
     np.testing.assert_allclose(env.grad(env.at(x)), np.clip(x / 0.4, -WEIGHTS, WEIGHTS))
 
 
+@pytest.mark.parametrize(
+    ("quadratic", "smoothing", "expected"),
+    [
+        (1.0, 0.25, (0.48169, 0.50585, 0.50300)),
+        (1.0, 0.05, (0.47516, 0.48082, 0.48069)),
+        (0.0, 0.25, (2.0190, 2.5000, 2.4562)),
+    ],
+)
+def test_second_moments_of_smoothed_targets(quadratic, smoothing, expected):
+    """Of exp(−f − env), g = |x|, by quadrature: Moreau's, and both of the hyperbolic entropy with β = 0.7."""
+    x = np.linspace(-60, 60, 24_001) if quadratic == 0 else np.linspace(-9, 9, 6001)
+    entropy = HyperbolicEntropy(0.7)
+    envelopes = [Envelope(L1(1.0), smoothing, *rest) for rest in ((Euclidean(),), (entropy,), (entropy, "right"))]
+    for envelope, truth in zip(envelopes, expected, strict=True):
+        value = jax.jit(jax.vmap(lambda x, envelope=envelope: envelope.value(envelope.at(x[None]))))(jnp.asarray(x))
+        density = np.exp(-0.5 * quadratic * x**2 - np.asarray(value))
+        assert np.sum(x**2 * density) / np.sum(density) == pytest.approx(truth, abs=5e-4 if quadratic == 0 else 2e-4)
+
+
 def test_normaliser_and_variance_of_a_smoothed_laplace():
     """Of (α/2) exp(−env) with α = ½, by quadrature; a mixture of smoothed components is weighted by the former."""
     x = np.linspace(-120, 120, 48_001)

@@ -66,7 +66,7 @@ def test_every_class_has_an_entry():
 # -- laws -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [0.3, 2.0])
+@pytest.mark.parametrize("step", [pytest.param(0.3, marks=pytest.mark.slow), 2.0])
 def test_prox_minimises(name, step):
     """That is so if and only if g(z) ≥ g(p) + ⟨(x − p)/s, z − p⟩ for all z."""
     p = prox_of(name)(POINTS, step)
@@ -84,7 +84,7 @@ def test_prox_minimises(name, step):
     assert np.min(gain) > (-1e-4 if "Variation" in name or name == "Blocks" else -1e-9)
 
 
-@pytest.mark.parametrize("step", [0.3, 2.0])
+@pytest.mark.parametrize("step", [0.3, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_prox_is_firmly_nonexpansive(name, step):
     p = prox_of(name)(POINTS, step)
     dp, dx = p[:, None] - p, POINTS[:, None] - POINTS

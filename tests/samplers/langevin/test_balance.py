@@ -30,11 +30,19 @@ INSIDE = {
     "SimplexBarrier": (geo.SimplexBarrier(), [[0.3, 0.4, 0.1], [0.2, 0.2, 0.25]]),
     "EllipsoidBarrier": (geo.EllipsoidBarrier(np.diag([1.0, 2.0, 0.5])), [[0.3, -0.4, 0.1], [-0.2, 0.2, 0.25]]),
     "Affine": (geo.Affine(geo.HyperbolicEntropy(1.0), 0.0, [0.5, 2.0, 1.0]), [[0.3, -1.2, 0.1], [-0.4, 0.2, 1.1]]),
+    "HalfLineBarrier": (geo.HalfLineBarrier(), [[0.3, 1.2, 0.1], [0.4, 0.2, 1.1]]),
+    "PowerMirror": (geo.PowerMirror(3.0), [[0.3, -1.2, 0.1], [-0.4, 0.2, 1.1]]),
+    "Product": (
+        geo.Product([geo.HyperbolicEntropy(0.7), geo.SimplexEntropy()], [1, 2]),
+        [[-0.3, 0.4, 0.1], [0.5, 0.2, 0.25]],
+    ),
+    "Batch": (geo.Batch(geo.SimplexBarrier(), 3), [[0.3, 0.4, 0.1], [0.2, 0.2, 0.25]]),
     "PolytopeBarrier": (
         geo.PolytopeBarrier(np.vstack([-np.eye(3), np.ones((1, 3))]), np.array([0.0, 0.0, 0.0, 1.0])),
         [[0.3, 0.4, 0.1], [0.2, 0.2, 0.25]],
     ),
 }
+"""Every class of mirror map, see the test below."""
 INVERTIBLE = [name for name, (mirror, _) in INSIDE.items() if mirror.invertible]
 
 
@@ -75,6 +83,15 @@ def assert_balanced(kernel, density, ratio, points):
     np.testing.assert_allclose(ratio(kernel.mirror, new, old, kernel.step), forth - back, atol=1e-10)
 
 
+def test_every_mirror_is_here() -> None:
+    classes = {
+        value for value in vars(geo).values() if isinstance(value, type) and issubclass(value, geo.AbstractMirror)
+    }
+    assert {c for c in classes if not c.__name__.startswith("Abstract")} == {
+        type(mirror) for mirror, _ in INSIDE.values()
+    }
+
+
 @pytest.mark.parametrize("name", INVERTIBLE)
 def test_mirror_langevin(name: str) -> None:
     mirror, points = INSIDE[name]
@@ -82,8 +99,9 @@ def test_mirror_langevin(name: str) -> None:
     assert_balanced(make(pf.MirrorLangevin(mirror=mirror), target, STEP), dual_density, mirror_log_ratio, points)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("name", INVERTIBLE)
+@pytest.mark.parametrize(
+    ("name", "side"), [(name, "left") for name in INVERTIBLE] + [("Euclidean", "right"), ("HyperbolicEntropy", "right")]
+)
 def test_bregman_proximal_langevin(name: str, side: str) -> None:
     mirror, points = INSIDE[name]
     target = pf.Target.composite(smooth, L1(np.array([1.0, 0.3, 2.0])), np.zeros(3))

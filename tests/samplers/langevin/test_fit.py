@@ -1,5 +1,6 @@
 """The Langevin samplers through `fit`: constrained models, kinks, reductions, warnings, bad input."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -12,6 +13,8 @@ from pushforward.infer import geometry as geo
 from pushforward.infer.geometry.prox import L1
 from pushforward.infer.geometry.supports import ball, polytope
 from pushforward.infer.geometry.tv import TotalVariation
+from pushforward.infer.target.primal import primal
+from pushforward.samplers.langevin import checks
 
 
 def fit(target, method, **options):
@@ -125,8 +128,6 @@ def test_a_batch_of_simplices() -> None:
 
 def test_acceptance_on_a_dirichlet() -> None:
     """Dirichlet(4, …, 4) in five dimensions under the barrier at γ = ¼ d^(−3/2), from draws of the law itself: 0.71."""
-    import jax
-
     target = pf.Target.from_log_density(lambda p: jnp.sum(3 * jnp.log(p)), np.full(6, 1 / 6), constraints.simplex)
     with jax.enable_x64(True):
         exact = jnp.asarray(np.random.default_rng(0).dirichlet(np.full(6, 4.0), 256))
@@ -338,7 +339,6 @@ def test_bad_input(target, make, message) -> None:
 
 def test_a_blackjax_loop_takes_them() -> None:
     """MALA-like steps of N(0, 1) in a loop of the user's own."""
-    import jax
 
     target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(2))
     method = pf.MirrorLangevin(step_size=0.8)
@@ -383,10 +383,46 @@ def test_a_term_that_is_not_convex_is_told() -> None:
 
 def test_a_density_without_bound_at_an_edge_is_told() -> None:
     corner = pf.Target.from_log_density(lambda p: jnp.sum(-0.5 * jnp.log(p)), np.full(3, 1 / 3), constraints.simplex)
-    found = findings(fit(corner, pf.MirrorLangevin(), num_samples=50, num_warmup=50))["edge"]
+    posterior = fit(corner, pf.MirrorLangevin(), num_samples=50, num_warmup=50)
+    found = findings(posterior)["edge"]
     assert found.level == "note"
     assert found.value == pytest.approx(-0.5, abs=1e-3)
-    assert "edge" not in findings(fit(SIMPLEX, pf.MirrorLangevin(), num_samples=50, num_warmup=50))
+    other = fit(SIMPLEX, pf.MirrorLangevin(), num_samples=50, num_warmup=50)
+    assert "edge" not in findings(other)
+    mirrors = [p._run.prepared.mirror_for(primal(p._run.target), jnp.ones(2)) for p in (posterior, other)]
+    assert [type(mirror) for mirror in mirrors] == [geo.SimplexBarrier, geo.SimplexEntropy]
+    assert posterior._run.final_states().barriers
+
+
+def test_exponents_at_both_edges() -> None:
+    """x^1 (1 − x)^−½ on (0, 1), (3 − y)^2 below 3, a Dirichlet(½, 3, 2) whose last probability follows."""
+
+    def log_density(v):
+        x, y, p = v["x"], v["y"], v["p"]
+        return jnp.log(x) - 0.5 * jnp.log1p(-x) + 2 * jnp.log(3.0 - y) + y + jnp.array([-0.5, 2.0, 1.0]) @ jnp.log(p)
+
+    support = {"x": constraints.unit_interval, "y": constraints.less_than(3.0), "p": constraints.simplex}
+    target = pf.Target.from_log_density(log_density, {"x": 0.5, "y": 0.0, "p": np.full(3, 1 / 3)}, support)
+    with jax.enable_x64(True):
+        found = primal(target)
+        names, near = checks.edge_exponents(found, found.coordinates.to_x(jnp.full(4, 0.3)))
+        assert checks.steepest_edge(found, found.coordinates.to_x(jnp.full(4, 0.3)))[1] == pytest.approx(-0.5, abs=1e-4)
+    by_site = {site: sorted(v for n, v in zip(names, near[:, 1], strict=True) if n == site) for site in names}
+    np.testing.assert_allclose(by_site["x"], [-0.5, 1.0], atol=1e-4)
+    np.testing.assert_allclose(by_site["y"], [2.0], atol=1e-4)
+    np.testing.assert_allclose(by_site["p"], [-0.5, 1.0, 2.0], atol=1e-4)
+
+
+def test_the_term_s_own_ess_is_told() -> None:
+    posterior = fit(KINK, pf.BregmanProximalLangevin(), num_samples=200)
+    np.testing.assert_allclose(
+        posterior.data["sample_stats"]["nonsmooth"].values, np.abs(posterior.draws()["x"]).sum(-1), rtol=1e-12
+    )
+    assert findings(posterior)["nonsmooth term"].value > 0
+    random = np.random.default_rng(0)
+    walk = np.cumsum(random.normal(size=(4, 500)), axis=1)
+    made = pf.Posterior.from_draws({"x": random.normal(size=(4, 500))}, sample_stats={"nonsmooth": walk})
+    assert findings(made)["nonsmooth term"].level == "warning"
 
 
 def test_long_steps_in_the_dual_are_told() -> None:

@@ -7,6 +7,7 @@ Parts, each with its own entry of ``results/mixflow.json``; without names, those
 * ``paper``: the first paper's map and settings, next to the bounds stored by its authors
 * ``best``: the largest bound of a few settings at no more gradients per draw than the stored best (length × leapfrogs)
 * ``default``: what ``pf.fit(target, pf.MixFlow())`` makes of each synthetic target
+* ``references``: the default reference, a full-covariance normal, against mean-field ones; means over four keys
 * ``boston``: Boston housing (``--uci``), the bound against the stored one and against bridge sampling of NUTS draws
 * ``posteriordb``: six posteriors (``--posteriordb``), the bound against bridge sampling of NUTS draws
 * ``stability``: median distance of an orbit's start from where it comes to lie after N maps and their inverses
@@ -185,6 +186,41 @@ def default(options):
     return found
 
 
+REFERENCES = {
+    "default": {},
+    "its mean-field": {"covariance": "diagonal"},
+    "mean-field ADVI": {"covariance": "diagonal"},
+}
+
+
+def references(options, keys=4):
+    """Bounds of the default reference and of two mean-field ones: means over keys, standard errors over them."""
+    found = options["found"].get("references", {})
+    for name in ("banana", "funnel 2", "warped"):
+        target = target_of(name)
+        for kind, settings in REFERENCES.items():
+            if f"{name}, {kind}" in found:
+                continue
+            rows = []
+            for key in range(keys):
+                given = dict(settings)
+                if kind == "mean-field ADVI":
+                    fitted = pf.fit(target, pf.ADVI(num_steps=3000, covariance="diagonal"), key=key, progress=False)
+                    given["reference"] = fitted.approximation
+                posterior = pf.fit(target, pf.MixFlow(**given), key=key, num_samples=200, progress=False)
+                rows.append(summary(posterior))
+            elbo = np.array([row["elbo"] for row in rows])
+            shown = ("elbo", "se", "step", "length", "gradients", "log_evidence", "k_hat")
+            found[f"{name}, {kind}"] = {
+                "elbo": elbo.mean(),
+                "se": elbo.std(ddof=1) / np.sqrt(keys),
+                "keys": [{field: row[field] for field in shown} for row in rows],
+            }
+            print(f"{name:<10} {kind:<16} {elbo.mean():.4f} ± {elbo.std(ddof=1) / np.sqrt(keys):.4f}", flush=True)
+            options["keep"]("references", found)
+    return found
+
+
 def against_nuts(target, method, seed=0):
     """A MixFlow's bound and evidence, and bridge sampling of NUTS draws."""
     posterior = pf.fit(target, method, key=seed, num_samples=1000, progress=False)
@@ -297,7 +333,7 @@ def along(posterior, draws, n=64):
 def cost(options):
     """Effective draws per gradient and KSD of MixFlows, NUTS (warm-up counted), planar and RealNVP flows; bounds."""
     found = options["found"].get("cost", {})
-    cases = {name: target_of(name) for name in ("cross", "banana", "funnel 2", "funnel 5", "funnel 20")}
+    cases = {name: target_of(name) for name in ("banana", "funnel 5", "cross", "funnel 20", "funnel 2")}
     if options["posteriordb"] is not None:
         from pushforward.models.posteriordb import load
 
@@ -372,7 +408,7 @@ def figure(found):
         fig.savefig(RESULTS / "mixflow_stability.png", dpi=100)
 
 
-PARTS = {f.__name__: f for f in (paper, best, stability, default, cost, posteriordb, boston)}
+PARTS = {f.__name__: f for f in (paper, best, stability, default, references, cost, posteriordb, boston)}
 
 
 def main():

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 LOW_ACCEPTANCE = 0.5
 LARGE_ERROR = 0.5
 """Nats of energy per map, above which an uncorrected map is far from preserving the target."""
+MANY = 50
+"""Dimensions from which on the bound of the augmented space is said to lie low."""
 
 
 def remarks(method: "MixFlow", state: "MixFlowState", flow: MixFlowApproximation) -> list[dict[str, Any]]:
     """Findings as keyword arguments of `Finding`."""
     return [
-        *_step_size(method), *_length(method, flow), *_lost(flow), *_energy(state, flow), *_digits(flow)
+        *_step_size(method), *_length(method, flow), *_lost(flow), *_energy(state, flow), *_digits(flow),
+        *_dimension(flow),
     ]  # fmt: skip
 
 
@@ -32,7 +35,7 @@ def _step_size(method: "MixFlow") -> list[dict[str, Any]]:
     )
     at_edge = chosen in (grid.min(), grid.max())
     if at_edge:
-        text += " It is the first or last of them: give a wider grid=."
+        text += " It is the first or last of them: a wider grid= may hold a better one."
     return [{"level": "note" if at_edge else "ok", "name": "step size", "message": text, "value": chosen}]
 
 
@@ -102,6 +105,18 @@ def _energy(state: "MixFlowState", flow: MixFlowApproximation) -> list[dict[str,
     text = f"The leapfrog changes the energy by {mean:.2g} per map on average"
     text += ": the map hardly preserves the target, use a smaller step_size." if high else "."
     return [*found, {"level": "note" if high else "ok", "name": "energy error", "message": text, "value": mean}]
+
+
+def _dimension(flow: MixFlowApproximation) -> list[dict[str, Any]]:
+    """That the bound, which is one of the augmented space, lies lower the more coordinates there are."""
+    dim = flow.flow.reference.loc.size
+    if dim < MANY:
+        return []
+    text = (
+        f"With {dim} dimensions (from {MANY} on) the bound, which counts the auxiliary variables in, may lie far below "
+        f"the evidence: compare with another method, e.g. the evidence of SMC() or of NUTS() draws."
+    )
+    return [{"level": "note", "name": "dimension", "message": text, "value": float(dim), "threshold": float(MANY)}]
 
 
 def _digits(flow: MixFlowApproximation) -> list[dict[str, Any]]:

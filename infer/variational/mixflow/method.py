@@ -55,7 +55,7 @@ class MixFlow(AbstractMethod):
         In units of the reference's standard deviations, a number or one per coordinate (of the whitened ones, for a
         full ``covariance``); None: the one of ``grid`` with the largest bound, less two standard errors.
     grid
-        Step sizes that are tried.
+        Step sizes that are tried; None: seven from 0.01 to 0.5, and up to three more beyond an end that is best.
     max_length
         N, at most; orbits stop growing once the bound no longer rises by ``tolerance``.
     length
@@ -104,7 +104,7 @@ class MixFlow(AbstractMethod):
     kernel: str = eqx.field(static=True, default="hmc")
     num_leapfrog: int = eqx.field(static=True, default=20)
     step_size: Any = None
-    grid: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
+    grid: tuple[float, ...] | None = None
     max_length: int = eqx.field(static=True, default=1000)
     length: Any = None
     num_trajectories: int = eqx.field(static=True, default=64)

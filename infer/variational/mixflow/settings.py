@@ -62,6 +62,8 @@ def _check_step_sizes(method: "MixFlow") -> None:
             np.ravel(method.step_size) if isinstance(method.step_size, list | tuple | np.ndarray | float | int) else ()
         ):
             check_positive("step_size", value.item())
+    if method.grid is None:
+        return
     if not method.grid:
         raise InvalidArgument(f"grid must hold a step size to choose from, got {method.grid!r}; or give step_size=.")
     for value in method.grid:

@@ -1,7 +1,7 @@
-"""The step size of a MixFlow: the one of a grid with the largest bound, all tried on the same trajectories."""
+"""The step size of a MixFlow: the one with the largest bound of several, all tried on the same trajectories."""
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,7 +18,12 @@ from .trajectories import lower_limit
 if TYPE_CHECKING:
     from .method import MixFlow
 
-LENGTH = 200
+GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
+WIDER = 3
+"""Steps beyond the ends of `GRID`, at most."""
+SHORT, LONG = 50, 200
+"""Lengths of the orbits on which all step sizes are tried, and the best `FINALISTS` of them."""
+FINALISTS = 3
 TRAJECTORIES = 32
 STARTS = 256
 LOOKS = 8
@@ -26,12 +31,12 @@ LOOKS = 8
 
 
 class Tuned(eqx.Module):
-    """The grid, the bound that each step size reached (NaN: not finite) with its standard error, and the choice.
+    """Step sizes tried, the bound that each reached (NaN: not finite) with its standard error, and the choice.
 
     Parameters
     ----------
     step_sizes, elbo, se
-        Shape (g,); empty where the user gave the step size.
+        Shape (g,), increasing; empty where the user gave the step size.
     step_size
         That of the largest bound, or the user's.
     num_evaluations
@@ -66,7 +71,10 @@ def _finite_starts(key: PRNGKeyArray, target: Target, reference: orbit.Reference
 
 
 def tune(method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.Reference) -> Tuned:
-    """Try every step size of the grid, on orbits of the homogeneous flow, of up to `LENGTH` maps.
+    """Try step sizes on orbits of the homogeneous flow: all on short ones, and the best on longer ones.
+
+    A grid of the package's own goes on beyond an end that is best. Longer orbits are not run where the bound of the
+    short ones no longer rises, by the rule that stops the orbits of the fit.
 
     Raises
     ------
@@ -77,34 +85,76 @@ def tune(method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.
     if method.step_size is not None:
         given, none = jnp.asarray(method.step_size, dtype), jnp.zeros(0, dtype)
         return Tuned(none, none, none, given, 0)
-    length = min(LENGTH, method.max_length)
-    grid = jnp.asarray(method.grid, dtype)
-    elbo, se = (np.asarray(x) for x in _search(method, key, target, reference, grid, length=length))
-    if not np.any(np.isfinite(elbo)):
+    room, maps = min(LONG, method.max_length), 0
+    tried: dict[float, Look] = {}
+
+    def look(step_size: float, length: int) -> None:
+        nonlocal maps
+        maps += 2 * TRAJECTORIES * (length - 1)
+        given = jnp.asarray(step_size, dtype), jnp.asarray(length)
+        tried[step_size] = Look(*map(float, _search(method, key, target, reference, *given, room=room)))
+
+    def ranking() -> list[float]:
+        return sorted(tried, key=lambda step_size: tried[step_size].lower, reverse=True)
+
+    for step_size in GRID if method.grid is None else method.grid:
+        look(float(step_size), min(SHORT, room))
+    for _ in range(WIDER if method.grid is None else 0):
+        best = ranking()[0]
+        if best not in (min(tried), max(tried)) or not np.isfinite(tried[best].lower):
+            break
+        look(best * 1.5 if best == max(tried) else best / 2, min(SHORT, room))
+    first, *others = ranking()
+    if not np.isfinite(tried[first].lower):
         raise NonFinite(
-            f"MixFlow: no step size of the grid {tuple(method.grid)} gave a finite bound; give a smaller grid=, or a "
+            f"MixFlow: no step size of the grid {tuple(sorted(tried))} gave a finite bound; give a smaller grid=, or a "
             f"nearer reference=."
         )
-    best = int(np.argmax(lower_limit(elbo, se)))
-    maps = len(method.grid) * TRAJECTORIES * 2 * (length - 1)
-    return Tuned(grid, elbo, se, grid[best], maps * method.map(reference, 0.1).gradients)
+    if room > SHORT and tried[first].gain >= method.tolerance:
+        finalists = [first, *others[: FINALISTS - 1]]
+        for step_size in finalists:
+            look(step_size, room)
+        first = max(finalists, key=lambda step_size: tried[step_size].lower)
+    steps = sorted(tried)
+    elbo, se = (jnp.asarray([getattr(tried[step], name) for step in steps], dtype) for name in ("elbo", "se"))
+    evaluations = maps * method.map(reference, 0.1).gradients
+    return Tuned(jnp.asarray(steps, dtype), elbo, se, jnp.asarray(first, dtype), evaluations)
 
 
-@partial(jax.jit, static_argnames=("length",))
+class Look(NamedTuple):
+    """The largest bound over lengths, its standard error, and the gain of the second half, two standard errors added.
+
+    All NaN where a trajectory was lost.
+    """
+
+    elbo: float
+    se: float
+    gain: float
+
+    @property
+    def lower(self) -> float:
+        """By which step sizes are compared."""
+        return float(np.nan_to_num(self.elbo - 2.0 * self.se, nan=-np.inf))
+
+
+@partial(jax.jit, static_argnames=("room",))
 def _search(
-    method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.Reference, grid: Array, *, length: int
-) -> tuple[Array, Array]:
-    """Largest bound over lengths of each step size, and its standard error; NaN where a trajectory was lost."""
-    log_density = reference.density(target.log_density)
+    method: "MixFlow",
+    key: PRNGKeyArray,
+    target: Target,
+    reference: orbit.Reference,
+    step_size: Array,
+    length: Array,
+    *,
+    room: int,
+) -> tuple[Array, Array, Array]:
+    """The `Look` at a step size on orbits of this length, at most ``room``."""
+    log_density, flow_map = reference.density(target.log_density), method.map(reference, step_size)
     lengths = -(-jnp.arange(1, LOOKS + 1) * length // LOOKS)
-
-    def one(step_size: Array) -> tuple[Array, Array]:
-        flow_map = method.map(reference, step_size)
-        orbits = orbit.begin(key, flow_map, reference, log_density, TRAJECTORIES, length)
-        orbits = orbit.grow(orbits, flow_map, reference, log_density, jnp.asarray(length - 1))
-        bounds = orbit.bounds(orbits, lengths)
-        elbo, se = bounds.mean(0), bounds.std(0, ddof=1) / jnp.sqrt(TRAJECTORIES)
-        best = jnp.argmax(lower_limit(elbo, se))
-        return elbo[best], se[best]
-
-    return jax.lax.map(one, grid)
+    orbits = orbit.begin(key, flow_map, reference, log_density, TRAJECTORIES, room)
+    orbits = orbit.grow(orbits, flow_map, reference, log_density, length - 1)
+    bounds = orbit.bounds(orbits, lengths)
+    elbo, se = bounds.mean(0), bounds.std(0, ddof=1) / jnp.sqrt(TRAJECTORIES)
+    best = jnp.argmax(lower_limit(elbo, se))
+    rise = bounds[:, -1] - bounds[:, LOOKS // 2 - 1]
+    return elbo[best], se[best], rise.mean() + 2.0 * rise.std(ddof=1) / jnp.sqrt(TRAJECTORIES)

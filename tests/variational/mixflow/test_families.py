@@ -11,14 +11,23 @@ from jax.scipy.stats import beta
 from jaxtyping import Array, Float
 
 from pushforward.infer.variational.mixflow import families, orbit
-from pushforward.infer.variational.mixflow.families import FAMILIES, Flow
+from pushforward.infer.variational.mixflow.families import Flow
 from pushforward.infer.variational.mixflow.hamiltonian import HamiltonianMap
 from pushforward.infer.variational.mixflow.maps import AbstractMap, Moved
 
 from .cases import REFERENCE, cross, maps, wide
 
 LENGTH = 5
-CASES = [(family, burn_in) for family in FAMILIES for burn_in in (0, 2) if not (burn_in and family == "ensemble")]
+CASES = [("homogeneous", 2), ("backward_irf", 0), ("forward_irf", 2), ("ensemble", 0)]
+"""A burn-in of one nested family and of one that is not; the others are marked slow."""
+SLOW = [("homogeneous", 0), ("backward_irf", 2), ("forward_irf", 0)]
+
+
+def slow(case):
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
+ALL = [*CASES, *map(slow, SLOW)]
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +69,11 @@ def by_hand(q, state, density=cross):
     return np.logaddexp.reduce(parts) - np.log(len(parts)) - q.flow_map.log_auxiliary(state)
 
 
-@pytest.mark.parametrize(("family", "burn_in"), CASES)
-@pytest.mark.parametrize("name", ["mala", "gaussian"])
+@pytest.mark.parametrize(
+    ("family", "burn_in", "name"),
+    [(family, burn_in, "gaussian") for family, burn_in in CASES]
+    + [(family, burn_in, "mala") for family, burn_in in (*SLOW, ("ensemble", 0))],
+)
 def test_densities_are_those_of_the_components(family, burn_in, name):
     q, length = flow(family, burn_in, maps()[name]), jnp.asarray(LENGTH)
     drawn = jax.jit(jax.vmap(lambda key: families.sample(key, q, cross, length)))(
@@ -74,7 +86,9 @@ def test_densities_are_those_of_the_components(family, burn_in, name):
         np.testing.assert_allclose(at[i], expected, atol=1e-9)
 
 
-@pytest.mark.parametrize(("family", "burn_in"), CASES)
+@pytest.mark.parametrize(
+    ("family", "burn_in"), [CASES[0], CASES[2], *(slow(case) for case in [CASES[1], CASES[3], *SLOW])]
+)
 def test_the_density_integrates_to_one(family, burn_in):
     """d = 1, constant shifts, over x and the momentum's distribution function."""
     reference = orbit.Reference(np.zeros(1), np.ones(1))
@@ -93,7 +107,7 @@ def test_the_density_integrates_to_one(family, burn_in):
     assert float(at(x.ravel(), p.ravel()).mean() * 20.0) == pytest.approx(1.0, abs=3e-3)  # edges of the shifts
 
 
-@pytest.mark.parametrize(("family", "burn_in"), CASES)
+@pytest.mark.parametrize(("family", "burn_in"), ALL)
 def test_a_reference_that_is_the_target_is_found_whole(family, burn_in):
     density = lambda x: REFERENCE.log_prob(x) + 3.5  # noqa: E731
     q, length = flow(family, burn_in, maps(step=0.5)["mala"]), jnp.asarray(LENGTH)
@@ -102,7 +116,7 @@ def test_a_reference_that_is_the_target_is_found_whole(family, burn_in):
     np.testing.assert_allclose(drawn.state.at.log_density - drawn.log_q, 3.5, atol=1e-10)
 
 
-@pytest.mark.parametrize(("family", "burn_in"), CASES)
+@pytest.mark.parametrize(("family", "burn_in"), ALL)
 def test_averages_are_those_of_the_points_of_a_trajectory(family, burn_in):
     q, length = flow(family, burn_in, maps()["mala"]), jnp.asarray(LENGTH)
     key = jax.random.key(4)
@@ -124,7 +138,7 @@ def test_averages_are_those_of_the_points_of_a_trajectory(family, burn_in):
     np.testing.assert_allclose(found["x"], expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["backward_irf", "ensemble", pytest.param("forward_irf", marks=pytest.mark.slow)])
 def test_weights_of_draws_have_mean_one(family):
     """E_{q_N}[q₀ / q_N] = 1, and E[π / q_N] = Z = 1."""
     q, length = flow(family, 0, maps(step=0.1, leapfrogs=5)["hmc"], length=10), jnp.asarray(10)

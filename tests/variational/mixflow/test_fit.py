@@ -1,5 +1,7 @@
 """`pf.MixFlow` through `fit`: bounds, lengths, augmented densities, expectations, refusals."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import pushforward as pf
 from pushforward.infer.approximation import Approximation
 from pushforward.infer.linalg import Triangular
 from pushforward.infer.variational.gaussian.approximation import GaussianApproximation
-from pushforward.infer.variational.mixflow import findings, orbit
+from pushforward.infer.variational.mixflow import findings, orbit, tuning
 from pushforward.infer.variational.mixflow.hamiltonian import HamiltonianMap
 from pushforward.infer.variational.mixflow.involutive import InvolutiveMap
 from pushforward.infer.variational.mixflow.trajectories import mean_over_trajectories
@@ -142,6 +144,39 @@ def test_without_settings_it_tunes_and_stops(target):
     assert posterior.iterations["length"].max() < 100
     assert posterior.record["evaluations"] > 300
     assert abs(posterior.elbo()[0] - LOG_Z) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("best", "settings", "gain", "chosen", "counts"),
+    [
+        (0.9, {}, 1.0, 0.75, (9, 3)),  # 0.5, 0.75, 1.125 is worse
+        (0.1, {}, 1.0, 0.1, (7, 3)),
+        (0.003, {}, 1.0, 0.0025, (10, 3)),
+        (100.0, {}, 1.0, 0.5 * 1.5**3, (10, 3)),  # three more at most
+        (0.1, {}, 0.001, 0.1, (7, 0)),  # the bound no longer rises: no longer orbits
+        (100.0, {"grid": (0.1, 0.2)}, 1.0, 0.2, (2, 2)),
+        (0.1, {"max_length": 20}, 1.0, 0.1, (7, 0)),
+    ],
+)
+def test_the_search_for_a_step_size(monkeypatch, best, settings, gain, chosen, counts):
+    """All on short orbits, beyond an end of the package's grid that is best, and three of them on longer orbits."""
+    lengths = []
+
+    def search(method, key, target, reference, step_size, length, *, room):
+        lengths.append(int(length))
+        return -(np.log(float(step_size) / best) ** 2), 0.0, gain
+
+    monkeypatch.setattr(tuning, "_search", search)
+    method = pf.MixFlow(**settings)
+    with jax.enable_x64(True):
+        tuned = tuning.tune(method, jax.random.key(0), None, orbit.Reference(jnp.zeros(2), jnp.ones(2)))
+        assert float(tuned.step_size) == pytest.approx(chosen)
+        assert np.all(np.diff(tuned.step_sizes) > 0)
+    short = min(tuning.SHORT, method.max_length)
+    assert (lengths.count(short), lengths.count(tuning.LONG)) == counts
+    assert tuned.num_evaluations == 2 * 32 * 20 * (sum(lengths) - len(lengths))
+    message = findings._step_size(dataclasses.replace(method, tuned=tuned))[0]["message"]
+    assert ("first or last" in message) == (best == 100.0)
 
 
 @pytest.mark.parametrize("covariance", ["full", slow("diagonal")])

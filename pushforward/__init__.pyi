@@ -35,6 +35,12 @@ from .infer.variational.gaussian.natural import NGVI as NGVI
 from .infer.variational.gaussian.natural import SqrtNGVI as SqrtNGVI
 from .infer.variational.mixflow.method import MixFlow as MixFlow
 from .infer.variational.pathfinder import Pathfinder as Pathfinder
+from .samplers.agents.admm import DistributedADMM as DistributedADMM
+from .samplers.agents.decentralised import DSGHMC as DSGHMC
+from .samplers.agents.decentralised import DSGLD as DSGLD
+from .samplers.agents.decentralised import DULA as DULA
+from .samplers.agents.federated import FALD as FALD
+from .samplers.agents.federated import SplitGibbs as SplitGibbs
 from .samplers.blackjax_adapter import as_sampling_algorithm as as_sampling_algorithm
 from .samplers.hmc import HMC as HMC
 from .samplers.hmc import MALA as MALA

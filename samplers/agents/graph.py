@@ -1,6 +1,5 @@
 """Communication graphs: who talks to whom, sums over neighbours, Metropolis weights, the Laplacian."""
 
-from collections.abc import Callable
 from typing import Any, Self
 
 import equinox as eqx
@@ -11,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ...infer.errors import InvalidArgument
 
-NAMES = ("ring", "torus", "complete", "star", "path")
+NAMES = ("ring", "torus", "complete", "star", "path", "random")
 DENSE = 4
 """A graph with more than n²/DENSE directed edges is summed over as a matrix."""
 
@@ -105,43 +104,42 @@ class Graph(eqx.Module):
         return x + jax.ops.segment_sum(moved, i, self.num_agents, indices_are_sorted=True)
 
 
-def as_graph(given: Any, num_agents: int | None) -> Graph:
-    """The graph of a name, an adjacency matrix, a NetworkX graph or a `Graph`.
-
-    Parameters
-    ----------
-    given
-        ``"ring"``, ``"torus"``, ``"complete"``, ``"star"`` (agent 0 in the centre), ``"path"``, or ``"random"`` (each
-        edge with probability 2 log n / n, fixed seed, joined by a ring so that it is connected), all of which need
-        ``num_agents``; an adjacency matrix (n, n); an object with ``nodes`` and ``edges``, such as NetworkX has.
+def given_graph(given: Any) -> Any:
+    """A name as it is; an adjacency matrix or a NetworkX graph as a checked adjacency matrix of zeros and ones.
 
     Raises
     ------
     InvalidArgument
-        The graph is disconnected, has a loop or an asymmetric edge, or an unknown name.
+        The graph is disconnected, has a loop or an asymmetric edge, or there is none of this name.
     """
-    if isinstance(given, Graph):
-        return given
+    if given is None:
+        return None
     if isinstance(given, str):
-        if num_agents is None:
-            raise InvalidArgument(f"graph={given!r} does not say how many agents there are; pass target.sharded(n).")
-        return Graph.from_adjacency(check_adjacency(_named(given, num_agents)))
+        if given not in NAMES:
+            raise InvalidArgument(f"graph must be one of {', '.join(map(repr, NAMES))} or a matrix, got {given!r}.")
+        return given
     if hasattr(given, "nodes") and hasattr(given, "edges"):
         index = {node: i for i, node in enumerate(given.nodes)}
         matrix = np.zeros((len(index), len(index)))
         for a, b, *_ in given.edges:
             matrix[index[a], index[b]] = matrix[index[b], index[a]] = 1
-        return Graph.from_adjacency(check_adjacency(matrix))
-    return Graph.from_adjacency(check_adjacency(given))
+        given = matrix
+    return check_adjacency(given).astype(np.int8)
+
+
+def as_graph(given: Any, num_agents: int) -> Graph:
+    """The graph of a name, or of an adjacency matrix that `given_graph` has checked.
+
+    ``"ring"``, ``"torus"``, ``"complete"``, ``"star"`` (agent 0 in the centre), ``"path"``, or ``"random"`` (each edge
+    with probability 2 log n / n from a fixed seed, and a ring, so that it is connected).
+    """
+    matrix = _named(given, num_agents) if isinstance(given, str) else given
+    return Graph.from_adjacency(np.asarray(matrix) != 0)
 
 
 def agents_in(given: Any) -> int | None:
-    """Number of agents of what `as_graph` takes; None of a name."""
-    if given is None or isinstance(given, str):
-        return None
-    if isinstance(given, Graph):
-        return given.num_agents
-    return len(given.nodes) if hasattr(given, "nodes") else len(np.asarray(given))
+    """Number of agents of an adjacency matrix; None of a name."""
+    return None if given is None or isinstance(given, str) else len(given)
 
 
 def check_adjacency(matrix: Any) -> Bool[np.ndarray, "n n"]:
@@ -151,7 +149,7 @@ def check_adjacency(matrix: Any) -> Bool[np.ndarray, "n n"]:
     except (TypeError, ValueError):
         numbers = np.zeros(0)
     if numbers.ndim != 2 or numbers.shape[0] != numbers.shape[1] or len(numbers) < 2:
-        names = ", ".join(map(repr, (*NAMES, "random")))
+        names = ", ".join(map(repr, NAMES))
         raise InvalidArgument(
             f"graph must be one of {names}, a square adjacency matrix of at least 2 agents or a NetworkX graph, got "
             f"{type(matrix).__name__} of shape {np.shape(matrix)}."
@@ -189,17 +187,16 @@ def _shown(part: np.ndarray) -> str:
     return f"agents {text}" if len(part) > 1 else f"agent {text} alone"
 
 
-def _named(name: str, n: int) -> Float[np.ndarray, "n n"]:
+def _named(name: str, num_agents: int) -> Float[np.ndarray, "n n"]:
     """Adjacency matrix of a graph with a name."""
-    made: dict[str, Callable[[int], np.ndarray]] = {
-        "ring": _ring, "torus": _torus, "complete": lambda n: 1 - np.eye(n), "star": _star, "path": _path,
-        "random": _random,
-    }  # fmt: skip
-    if name not in made:
-        raise InvalidArgument(f"graph must be one of {', '.join(map(repr, made))} or a matrix, got {name!r}.")
-    if n < 2:
-        raise InvalidArgument(f"graph={name!r} needs at least 2 agents, got {n}; use NUTS() for one.")
-    return made[name](n)
+    if num_agents < 2:
+        raise InvalidArgument(f"graph={name!r} needs at least 2 agents, got {num_agents}; use NUTS() for one.")
+    make = {"ring": _ring, "torus": _torus, "complete": _complete, "star": _star, "path": _path, "random": _random}
+    return make[name](num_agents)
+
+
+def _complete(n: int) -> np.ndarray:
+    return 1 - np.eye(n)
 
 
 def _path(n: int) -> np.ndarray:

@@ -38,6 +38,19 @@ def composite(seed: int = 0) -> pf.Target:
     return pf.Target.composite(gaussian(seed), L1(0.0))
 
 
+@cache
+def shares(seed: int = 0) -> pf.Target:
+    """The same as two agents' shares."""
+    y = np.random.default_rng(seed).normal(size=4)
+    target = pf.Target.from_factors(
+        lambda p: -0.5 * jnp.sum((p["b"] / SCALE) ** 2),
+        lambda p, datum: -0.5 * ((datum["y"] - datum["x"] @ p["b"]) / NOISE) ** 2,
+        {"x": DESIGN, "y": y},
+        {"b": np.zeros(3)},
+    )
+    return target.sharded(2)
+
+
 def moments(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Exact mean and covariance of `gaussian`."""
     y = np.random.default_rng(seed).normal(size=4)
@@ -129,6 +142,14 @@ METHODS: dict[str, Entry] = {
     ),
     "SVMD": Entry(lambda: pf.SVMD(num_particles=160, num_steps=120), _set(learning_rate=0.08, jitter=1e-5), bias=0.1),
     "SVNG": Entry(lambda: pf.SVNG(num_particles=250, num_steps=60), _set(learning_rate=0.4, damping=1e-2), bias=0.1),
+    "DistributedADMM": Entry(lambda: pf.DistributedADMM(tolerance=0.15), _set(tolerance=0.12), bias=0.2, target=shares),
+    "DSGLD": Entry(lambda: pf.DSGLD(tolerance=0.15), _set(tolerance=0.12), bias=0.2, target=shares),
+    "DSGHMC": Entry(lambda: pf.DSGHMC(tolerance=0.1), _set(tolerance=0.08), bias=0.15, target=shares),
+    "DULA": Entry(lambda: pf.DULA(tolerance=0.15), _set(tolerance=0.12), bias=0.2, target=shares),
+    "SplitGibbs": Entry(lambda: pf.SplitGibbs(tolerance=0.15), _set(tolerance=0.12), bias=0.2, target=shares),
+    "FALD": Entry(
+        lambda: pf.FALD(tolerance=0.15, communication=0.5), _set(communication=0.6, refresh=0.1), 0.25, target=shares
+    ),
     "Laplace": Entry(lambda: pf.Laplace(max_iterations=40), None),
 }
 

@@ -1,0 +1,317 @@
+"""Samplers of agents around a server: split Gibbs, and federated averaging Langevin.
+
+Split Gibbs [1]_ gives every agent a parameter z_i of its own, tied to the server's θ by ‖z_i − θ‖²/(2ρ²), and
+alternates
+
+    z_i | θ ∝ exp(−f_i(z_i) − ‖z_i − θ‖²/(2ρ²)),        θ | z ~ N(z̄, ρ²/n I).
+
+It is exact for this augmented target; the law of θ has its variance too large by a factor 1 + ρ²h for shares of
+curvature h, and contracts by 1/(1 + ρ²h). Draws of z_i are exact where shares are quadratic, and else some steps of
+MALA, which leave the conditional law as it is.
+
+Federated averaging Langevin [2]_ has local steps, and now and then an average that all clients go on from:
+
+    x_i⁺ = x_i − γ(∇f_i(x_i) + c_i) + √(2γ)(√(τ/n) ξ_0 + √(1−τ) ξ_i),   then with probability p: x_i⁺ = Σ_j x_j⁺/n
+
+with control variates c_i = n⁻¹Σ_j∇f_j(y) − ∇f_i(y) at a reference y, which is refreshed with probability q [3]_. With
+p = 1 it is Langevin on F with step γ/n.
+
+References
+----------
+.. [1] M. Vono, N. Dobigeon, P. Chainais (2019). Split-and-augmented Gibbs sampler. IEEE Transactions on Signal
+   Processing 67.
+.. [2] W. Deng, Q. Zhang, Y. Ma, Z. Song, G. Lin (2021). On convergence of federated averaging Langevin dynamics.
+   arXiv:2112.05120.
+.. [3] V. Plassier, A. Durmus, E. Moulines (2023). Federated averaging Langevin dynamics: toward a unified theory and
+   new algorithms. AISTATS.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import cho_solve, solve_triangular
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ...infer.distributed.mesh import vmap_rows
+from ...infer.errors import InvalidArgument
+from ...infer.target.shards import ShardedTarget
+from ...infer.validate import check_choice, check_count, check_nonnegative, check_positive
+from .common import OWN, Advanced, agent_normals, shared_normals
+from .decentralised import langevin
+from .planned import TINY, AbstractPlanned, Forecast
+from .prox import Quadratic
+from .tuning import as_quadratic, bare, curvature, eigenvalues
+
+MALA_STEP = 1.3
+"""Step of MALA in units of d^(−1/6), in coordinates in which the conditional law is about standard normal."""
+
+
+class AbstractFederated(AbstractPlanned):
+    """Agents around a server; see the concrete classes."""
+
+    num_agents: int | None = eqx.field(static=True, default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        if self.num_agents is not None:
+            check_count("num_agents", self.num_agents, 2)
+        for name in self.tunable():
+            value = getattr(self, name)
+            if isinstance(value, str):
+                check_choice(name, value, (OWN,))
+            else:
+                check_positive(name, value)
+
+    def agents(self) -> int | None:
+        """As given."""
+        return self.num_agents
+
+
+class Conditional(NamedTuple):
+    """What split Gibbs needs of the shares: Cholesky factors of H_i + I/ρ², and b_i where they are quadratic."""
+
+    factor: Float[Array, "n d d"]
+    linear: Float[Array, "n d"] | None
+
+
+class SplitGibbs(AbstractFederated):
+    """Split Gibbs on a star: agents sample near the server's parameter, the server samples near their average.
+
+    Approximate: exact for a target in which agents' parameters are tied to the server's by springs of width ρ.
+
+    Parameters
+    ----------
+    rho
+        ρ > 0, a standard deviation, or ``"auto"``: such that the variance of θ is predicted to be ``tolerance`` too
+        large.
+    num_inner
+        Steps of MALA for the draw of z_i where a share is not quadratic.
+    num_agents
+        Number of agents, for a target that is not sharded.
+    tolerance, precondition, plan, keep, scatter
+        As in `DistributedADMM`; the average that is kept is θ.
+
+    References
+    ----------
+    Vono, Dobigeon & Chainais (2019), IEEE TSP 67.
+    """
+
+    rho: Any = OWN
+    num_inner: int = eqx.field(static=True, default=5)
+    conditional: Conditional | None = eqx.field(default=None, kw_only=True)
+
+    source: ClassVar[str] = "Vono, Dobigeon & Chainais 2019"
+    warning: ClassVar[str] = (
+        "SplitGibbs is approximate: its parameter is tied to the agents' own by springs, and its variances have a bias "
+        "of order ρ²."
+    )
+
+    def __check_init__(self) -> None:
+        check_count("num_inner", self.num_inner)
+
+    @classmethod
+    def tunable(cls) -> tuple[str, ...]:
+        """The width ρ."""
+        return ("rho",)
+
+    def first_memory(self, key: PRNGKeyArray, x: Float[Array, "n d"]) -> Array:
+        """The server's parameter: the average of the agents'."""
+        return jnp.mean(x, axis=0)
+
+    def normals(self, key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> tuple:
+        """The agents' (for MALA one more axis, and uniforms), and the server's."""
+        assert self.conditional is not None
+        server = shared_normals(key, shape, dtype)
+        if self.conditional.linear is not None:
+            return agent_normals(key, shape, dtype), server
+        keys = jax.vmap(lambda agent: jax.random.fold_in(key, agent))(jnp.arange(shape[0]))
+
+        def one(key: PRNGKeyArray) -> tuple[Array, Array]:
+            moves, tests = jax.random.split(key)
+            steps = self.num_inner
+            return jax.random.normal(moves, (steps, shape[1]), dtype), jax.random.uniform(tests, (steps,), dtype)
+
+        return jax.vmap(one)(keys), server
+
+    def advance(self, x: Float[Array, "n d"], memory: Any, normals: Any, target: ShardedTarget, t: Array) -> Advanced:
+        """Agents, all at once; then the server."""
+        assert self.conditional is not None
+        drawn, server = normals
+        tie = 1 / self.rho**2
+        if self.conditional.linear is not None:
+
+            def exact(factor: Array, linear: Array, xi: Array) -> Array:
+                return cho_solve((factor, True), linear + tie * memory) + _spread(factor, xi)
+
+            x, spent = vmap_rows(exact, *self.conditional, drawn), 1
+        else:
+
+            def moves(shard: Any, factor: Array, z: Array, xi: Array, tests: Array) -> Array:
+                f = lambda z: self.potential(target, z, shard) + 0.5 * tie * jnp.sum((z - memory) ** 2)  # noqa: E731
+                return _mala(f, z, factor, xi, tests)
+
+            x, spent = vmap_rows(moves, target.shards, self.conditional.factor, x, *drawn), self.num_inner + 1
+        server = jnp.mean(x, axis=0) + self.rho / jnp.sqrt(x.shape[0]) * server
+        return Advanced(x, server, num_evaluations=spent)
+
+    def centre(self, x: Float[Array, "n d"], memory: Any) -> Float[Array, " d"]:
+        """The server's parameter θ."""
+        return memory
+
+    def fix(self, target: ShardedTarget) -> "SplitGibbs":
+        """Factorise H_i + I/ρ²: for exact draws where shares are quadratic, else as MALA's metric."""
+        method = super().fix(target)
+        kappa = jnp.full(target.num_agents, 1 / jnp.asarray(method.rho) ** 2)
+        found = as_quadratic(method, target, kappa)
+        if found is not None:
+            return dataclasses.replace(method, conditional=Conditional(found.factor, found.linear))
+        seen = curvature(bare(method), target, jnp.zeros(target.dim))
+        values, vectors = jnp.linalg.eigh(seen.hessians)
+        convex = jnp.einsum("nij,nj,nkj->nik", vectors, jnp.maximum(values, 0.0), vectors)
+        factor = Quadratic.factorised(convex, seen.linear, kappa).factor
+        return dataclasses.replace(method, conditional=Conditional(factor, None))
+
+    def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "SplitGibbs":
+        """ρ²h_max = ε."""
+        if not isinstance(self.rho, str):
+            return self
+        return dataclasses.replace(self, rho=float(np.sqrt(aim / max(float(values[-1]), TINY))))
+
+    def closed_form(self, values: np.ndarray, num_agents: int) -> tuple[float, float]:
+        """Variance 1 + ρ²h, contraction 1/(1 + ρ²h)."""
+        tied = float(self.rho) ** 2 * values
+        return float(tied.max()), float(1 / np.log1p(tied.min()))
+
+    def remedy(self) -> str:
+        """What to do about a bias."""
+        return "lower rho"
+
+
+class FALD(AbstractFederated):
+    """Federated averaging Langevin dynamics: local Langevin steps, averaged by a server now and then. Approximate.
+
+    Parameters
+    ----------
+    step_size
+        γ > 0 of a local step, or ``"auto"``: such that the variance is predicted to be ``tolerance`` too large if every
+        step is averaged.
+    communication
+        p, probability that a step is followed by an average. Below 1 iterates drift apart towards each agent's own data
+        in between.
+    common
+        τ in [0, 1], share of the noise that all agents draw alike.
+    control_variates
+        Whether to correct each agent's gradient by what it differs by from the average one at a reference point.
+    refresh
+        q, probability that the reference is moved to the current average.
+    num_agents
+        Number of agents, for a target that is not sharded.
+    tolerance, precondition, plan, keep, scatter
+        As in `DistributedADMM`.
+
+    References
+    ----------
+    Deng et al. (2021), arXiv:2112.05120; Plassier, Durmus & Moulines (2023), AISTATS.
+    """
+
+    step_size: Any = OWN
+    communication: Any = 0.2
+    common: Any = 1.0
+    control_variates: bool = eqx.field(static=True, default=True)
+    refresh: Any = 0.05
+
+    source: ClassVar[str] = "Deng et al. 2021"
+    warning: ClassVar[str] = (
+        "FALD is approximate: there is no Metropolis test, and between two averages agents drift towards their own "
+        "data."
+    )
+
+    def __check_init__(self) -> None:
+        for name in ("communication", "common", "refresh"):
+            value = getattr(self, name)
+            check_nonnegative(name, value)
+            if isinstance(value, int | float) and (value > 1 or (value == 0 and name != "common")):
+                raise InvalidArgument(f"{name} must be a share of at most 1 (above 0, but for common), got {value!r}.")
+
+    @classmethod
+    def tunable(cls) -> tuple[str, ...]:
+        """The step size."""
+        return ("step_size",)
+
+    def first_memory(self, key: PRNGKeyArray, x: Float[Array, "n d"]) -> Any:
+        """Reference point, to be set at the first iteration, and the corrections there."""
+        return (jnp.mean(x, axis=0), jnp.zeros_like(x)) if self.control_variates else ()
+
+    def normals(self, key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> tuple:
+        """The agents', the server's, and uniforms that decide on an average and on a new reference."""
+        coins = jax.random.uniform(jax.random.fold_in(key, shape[0] + 1), (2,), dtype)
+        return agent_normals(key, shape, dtype), shared_normals(key, shape, dtype), coins
+
+    def advance(self, x: Float[Array, "n d"], memory: Any, normals: Any, target: ShardedTarget, t: Array) -> Advanced:
+        """A local step of all agents; perhaps an average; perhaps a new reference."""
+        own, shared, (average, renew) = normals
+        n, gamma, tau = x.shape[0], self.step_size, self.common
+        drift = self.gradients(target, x)
+        if self.control_variates:
+            # The first iteration sets the reference.
+            memory = jax.lax.cond((renew < self.refresh) | (t == 0), lambda: self._reference(x, target), lambda: memory)
+            drift = drift + memory[1]
+        noise = jnp.sqrt(tau / n) * shared + jnp.sqrt(1 - tau) * own
+        x = x - gamma * drift + jnp.sqrt(2 * gamma) * noise
+        x = jnp.where(average < self.communication, jnp.broadcast_to(jnp.mean(x, axis=0), x.shape), x)
+        return Advanced(x, memory, num_evaluations=2 if self.control_variates else 1)
+
+    def _reference(self, x: Float[Array, "n d"], target: ShardedTarget) -> tuple[Array, Array]:
+        """The average, and n⁻¹Σ_j∇f_j − ∇f_i there."""
+        y = jnp.mean(x, axis=0)
+        gradients = self.gradients(target, jnp.broadcast_to(y, x.shape))
+        return y, jnp.mean(gradients, axis=0) - gradients
+
+    def choose(self, values: np.ndarray, num_agents: int, aim: float) -> Self:
+        """1/(1 − γh/2) = 1 + ε."""
+        if not isinstance(self.step_size, str):
+            return self
+        step = 2 * aim / (1 + aim) / max(float(values[-1]), TINY)
+        return dataclasses.replace(self, step_size=step)
+
+    def closed_form(self, values: np.ndarray, num_agents: int) -> tuple[float, float]:
+        """Variance 1/(1 − γh/2), contraction 1 − γh, as if every step were averaged."""
+        return langevin(float(self.step_size) * values)
+
+    def foresee(self, found: Any) -> Any:
+        """From the closed form: an iteration that flips coins is not affine."""
+        error, time = self.closed_form(np.maximum(eigenvalues(found.hessians), TINY), found.hessians.shape[0])
+        unknown = float("nan")
+        settings = {"step_size": float(self.step_size)}
+        return Forecast(settings, 1.0, unknown, error, unknown, unknown, self.stable(time, found))
+
+
+def _spread(factor: Float[Array, "d d"], xi: Float[Array, " d"]) -> Float[Array, " d"]:
+    """A draw of N(0, (C Cᵀ)⁻¹) from a standard normal one."""
+    return solve_triangular(factor, xi, lower=True, trans=1)
+
+
+def _mala(f: Any, z: Array, factor: Array, normals: Array, uniforms: Array) -> Array:
+    """Steps of MALA on exp(−f) from ``z``, preconditioned by the precision C Cᵀ."""
+    half = 0.5 * (MALA_STEP / z.shape[0] ** (1 / 6)) ** 2
+    value_and_grad = jax.value_and_grad(f)
+
+    def towards(z: Array, gradient: Array) -> Array:
+        return z - half * cho_solve((factor, True), gradient)
+
+    def one(carry: tuple, draws: tuple) -> tuple:
+        z, value, gradient = carry
+        xi, uniform = draws
+        new = towards(z, gradient) + jnp.sqrt(2 * half) * _spread(factor, xi)
+        new_value, new_gradient = value_and_grad(new)
+        back = factor.T @ (z - towards(new, new_gradient))
+        ratio = value - new_value + 0.5 * jnp.sum(xi**2) - 0.25 / half * jnp.sum(back**2)
+        accept = jnp.log(uniform) < ratio
+        moved = (new, new_value, new_gradient)
+        return jax.tree.map(lambda a, b: jnp.where(accept, a, b), moved, carry), None
+
+    (z, _, _), _ = jax.lax.scan(one, (z, *value_and_grad(z)), (normals, uniforms))
+    return z

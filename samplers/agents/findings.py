@@ -1,0 +1,55 @@
+"""What samplers on agents say of themselves: before a run, when it cannot go on, and in `diagnose`."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .common import AbstractAgents, Seen
+
+APART = 0.1
+PATIENCE = 20
+
+
+def indefinite(method: str, agent: int) -> str:
+    """Of a share whose proximal problem is not convex."""
+    return (
+        f"{method}: the share of agent {agent} is not convex at its iterate, more so than the penalty can make up "
+        f"for (its Hessian plus 2ρ·degree is indefinite); raise rho, or use NUTS on the whole target."
+    )
+
+
+def unsolved(method: str, residual: np.ndarray, slowest: np.ndarray) -> str | None:
+    """Of proximal problems that were not solved in ``PATIENCE`` iterations on end; arrays (chain, step)."""
+    run = np.zeros(residual.shape[0], int)
+    for step in range(residual.shape[1]):
+        run = np.where(residual[:, step] > 1, run + 1, 0)
+        if run.max(initial=0) >= PATIENCE:
+            chain = int(np.argmax(run))
+            return (
+                f"{method}: the proximal step of agent {int(slowest[chain, step])} was not solved in {PATIENCE} "
+                f"iterations on end (residual {residual[chain, step]:.3g} times what is tolerated); raise rho, or look "
+                f"at the model with target.check()."
+            )
+    return None
+
+
+def disagreement(method: "AbstractAgents", seen: "Seen") -> list[dict[str, Any]]:
+    """How far agents are from their average, against the spread of the average itself."""
+    count = np.asarray(seen.count)
+    if np.any(count < 2):
+        return []
+    variance = float(np.mean(np.asarray(seen.square) / (count - 1)[:, None], axis=0).sum())
+    ratio = float(np.mean(np.asarray(seen.gap))) / max(variance, np.finfo(float).tiny)
+    text = (
+        f"The agents' iterates are apart from their average by {100 * ratio:.2g} % of its variance "
+        f"(threshold {100 * APART:.0f} %)"
+    )
+    far = ratio > APART and method.keep != "average"
+    if ratio > APART:
+        text += "; the average is what to use"
+        text += ", not agent " + str(method.keep) if far else ""
+        text += ", or noise='shared'" if getattr(method, "noise", "shared") != "shared" else ""
+    level = "warning" if far else "note" if ratio > APART else "ok"
+    entry = {"level": level, "name": "disagreement", "message": text + ".", "value": ratio, "threshold": APART}
+    return [entry]

@@ -1,0 +1,129 @@
+"""The exact law of a sampler on agents with quadratic shares: mean and covariance of all iterates, at any iteration.
+
+With quadratic shares an iteration is affine, z⁺ = F z + c + N ξ, z being iterates and memory of all agents; F, c and N
+are read off the sampler's own update by differentiation, so that what is worked out is the law of the code that runs.
+Means and covariances then follow m⁺ = F m + c, P⁺ = F P Fᵀ + N Nᵀ.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from ...infer.target.shards import ShardedTarget
+
+FORGOTTEN = 30
+"""Mixing times after which nothing is left of the start."""
+LONGEST = 1e9
+UNIT = 1e-9
+
+
+class QuadraticShares(eqx.Module):
+    """Stands for a sharded target whose shares are ½zᵀH_i z − b_iᵀz."""
+
+    hessians: Float[Array, "n d d"]
+    linear: Float[Array, "n d"]
+
+    @property
+    def num_agents(self) -> int:
+        """Number of shares."""
+        return self.linear.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Dimension of z."""
+        return self.linear.shape[1]
+
+    @property
+    def shards(self) -> tuple[Array, Array]:
+        """What the agents hold."""
+        return self.hessians, self.linear
+
+    def share(self, z: Float[Array, " d"], shard: tuple[Array, Array]) -> Float[Array, ""]:
+        """Minus the potential of one agent."""
+        hessian, linear = shard
+        return linear @ z - 0.5 * z @ hessian @ z
+
+
+class Affine(NamedTuple):
+    """z⁺ = F z + c + N ξ, and where the agents' iterates and the average are in z."""
+
+    transition: Float[np.ndarray, "k k"]
+    shift: Float[np.ndarray, " k"]
+    noise: Float[np.ndarray, "k r"]
+    iterates: Float[np.ndarray, "n d k"]
+    average: Float[np.ndarray, "d k"]
+
+
+class Law(NamedTuple):
+    """Mean and covariance of z."""
+
+    mean: Float[np.ndarray, " k"]
+    covariance: Float[np.ndarray, "k k"]
+
+    def of(self, rows: Float[np.ndarray, "d k"]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of what these rows select: an agent's iterate, or the average."""
+        return rows @ self.mean, rows @ self.covariance @ rows.T
+
+
+def affine(method: Any, target: ShardedTarget, count: int = 0) -> Affine:
+    """The iteration of a prepared method as an affine map, at iteration ``count`` (which step sizes may depend on)."""
+    shape = (target.num_agents, target.dim)
+    x = jnp.zeros(shape)
+    normals = jax.tree.map(jnp.zeros_like, method.normals(jax.random.key(0), shape, x.dtype))
+    start = (x, jax.tree.map(jnp.zeros_like, method.first_memory(jax.random.key(0), x)))
+    flat, unravel = ravel_pytree(start)
+    flat_noise, unravel_noise = ravel_pytree(normals)
+
+    def update(z: Array, xi: Array) -> Array:
+        x, memory = unravel(z)
+        new = method.advance(x, memory, unravel_noise(xi), target, jnp.asarray(count))
+        return ravel_pytree((new.x, new.memory))[0]
+
+    transition, noise = jax.jit(jax.jacfwd(update, argnums=(0, 1)))(flat, flat_noise)
+    shift = jax.jit(update)(flat, flat_noise)
+    iterates = jax.jacfwd(lambda z: unravel(z)[0])(flat)
+    average = jax.jacfwd(lambda z: method.centre(*unravel(z)))(flat)
+    return Affine(*(np.asarray(a) for a in (transition, shift, noise, iterates, average)))
+
+
+def start(method: Any, target: Any, sd: float = 1.0) -> Law:
+    """The law of a start at 0 from which the agents are independently ``sd`` standard normals apart; no memory."""
+    x = jnp.zeros((target.num_agents, target.dim))
+
+    def first(flat: Array) -> Array:
+        x_now = flat.reshape(x.shape)
+        return ravel_pytree((x_now, method.first_memory(jax.random.key(0), x_now)))[0]
+
+    spread = sd * np.asarray(jax.jacfwd(first)(x.ravel()))
+    return Law(np.zeros(len(spread)), spread @ spread.T)
+
+
+def advance(law: Law, step: Affine) -> Law:
+    """The law one iteration later."""
+    f, n = step.transition, step.noise
+    return Law(f @ law.mean + step.shift, f @ law.covariance @ f.T + n @ n.T)
+
+
+def stationary(step: Affine, start: Law) -> Law:
+    """The law after so many iterations from ``start`` that it is forgotten, by doubling the map.
+
+    Invariants, such as the sum of the duals, stay what they are; no more doublings than needed, since rounding grows
+    along them.
+    """
+    f, c, q = step.transition, step.shift, step.noise @ step.noise.T
+    for _ in range(int(np.ceil(np.log2(FORGOTTEN * (1 + min(mixing_time(step), LONGEST)))))):
+        c, q, f = f @ c + c, f @ q @ f.T + q, f @ f
+    return Law(f @ start.mean + c, f @ start.covariance @ f.T + q)
+
+
+def mixing_time(step: Affine) -> float:
+    """−1/log |λ| of the slowest mode that is not an invariant (∞ if one grows)."""
+    sizes = np.abs(np.linalg.eigvals(step.transition))
+    sizes = sizes[np.abs(sizes - 1) > UNIT]
+    slowest = float(sizes.max(initial=0.0))
+    return np.inf if slowest >= 1 else -1 / np.log(slowest) if slowest > 0 else 0.0

@@ -1,0 +1,255 @@
+"""Samplers that work out before a run what to expect of it, and choose by that what was left open.
+
+At the mode the shares are replaced by quadratics with their Hessians; the law of the sampler's own update on these is
+exact (`law`), and tells bias and mixing time of the average and of every agent. Where there are too many agents times
+dimensions for that, a sampler's closed form for equal curvatures stands in.
+"""
+
+import abc
+import dataclasses
+import warnings
+from typing import Any, NamedTuple, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ...infer.errors import InvalidArgument
+from ...infer.target.shards import ShardedTarget
+from ...infer.validate import check_fraction
+from .common import OWN, AbstractAgents
+from .law import Law, QuadraticShares, affine, mixing_time, stationary
+from .tuning import Curvature, eigenvalues, mode_curvature, whitening
+
+EXACT_LAW = 120
+"""Agents times dimensions up to which a forecast is the exact law of the linearised chain."""
+LARGE_BIAS = 0.2
+ENOUGH, TRIES = 1.2, 5
+"""A chosen setting may miss the tolerance by this factor; how often a smaller aim is tried."""
+TINY = np.finfo(float).tiny
+
+
+class Forecast(NamedTuple):
+    """What is to be expected of a run, from the curvature of the shares at the mode.
+
+    Errors of a mean are in posterior standard deviations, those of a variance relative to it, of the worst direction;
+    NaN where there are too many agents to work it out.
+
+    Parameters
+    ----------
+    settings
+        What the sampler runs with, by name: step size, ρ, ….
+    temperature
+        T: draws are of π^{1/T}.
+    mean, variance
+        Errors of the average of the agents.
+    agent_mean, agent_variance
+        Errors of the agent that is worst.
+    mixing_time
+        Iterations in which the slowest mode forgets 63 % of where it was.
+    """
+
+    settings: dict[str, float]
+    temperature: float
+    mean: float
+    variance: float
+    agent_mean: float
+    agent_variance: float
+    mixing_time: float
+
+
+class AbstractPlanned(AbstractAgents):
+    """Hyper-parameters and functions that all have; see the concrete classes."""
+
+    tolerance: Any = eqx.field(default=0.02, kw_only=True)
+    plan: bool = eqx.field(static=True, default=True, kw_only=True)
+    forecast: Forecast | None = eqx.field(default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_fraction("tolerance", self.tolerance)
+        for name in self.tunable():
+            if not self.plan and isinstance(getattr(self, name), str):
+                raise InvalidArgument(f"plan=False needs a number for {name}, got {name}={OWN!r}, chosen by planning.")
+
+    # -- what a sampler writes ----------------------------------------------------------------------------------------
+
+    @classmethod
+    @abc.abstractmethod
+    def tunable(cls) -> tuple[str, ...]:
+        """Names of the hyper-parameters that may be ``"auto"``."""
+
+    @abc.abstractmethod
+    def choose(self, values: np.ndarray, num_agents: int, aim: float) -> Self:
+        """With numbers for what is ``"auto"``: such that for equal shares the average's variance is ``aim`` off.
+
+        ``values`` are the eigenvalues h of the average Hessian of the shares.
+        """
+
+    @abc.abstractmethod
+    def closed_form(self, values: np.ndarray, num_agents: int) -> tuple[float, float]:
+        """Relative error of a variance of the average, and mixing time, for shares of equal curvatures ``values``."""
+
+    def temperature(self) -> float:
+        """T."""
+        return 1.0
+
+    def placed(self, num_agents: int) -> Self:
+        """With what is known of its agents once their number is."""
+        del num_agents
+        return self
+
+    # -- before a run -------------------------------------------------------------------------------------------------
+
+    def tune(self, key: Any, target: ShardedTarget, start: Array) -> Self:
+        """Coordinates, what was left open, and what to expect of them."""
+        given, left_open = self.precondition, any(isinstance(getattr(self, name), str) for name in self.tunable())
+        if isinstance(given, str):
+            given = whitening(type(self).__name__, target, start) if left_open else None
+        method = dataclasses.replace(self.placed(target.num_agents), precondition=None, coordinates=given)
+        if not self.plan:
+            return method
+        found = mode_curvature(method, target, start)
+        if found is None and left_open:
+            names = ", ".join(self.tunable())
+            raise InvalidArgument(
+                f"{type(self).__name__} cannot choose {names}: from the start {np.asarray(start).tolist()} no mode "
+                f"with a convex −log density was found; give numbers, or another start."
+            )
+        if found is None:
+            return method
+        chosen = method._aimed(found, left_open)
+        chosen.warn()
+        return chosen
+
+    def _aimed(self, found: Curvature, left_open: bool) -> Self:
+        """With settings for which the predicted error, unequal shares included, is about the tolerance."""
+        aim = self.tolerance
+        for _ in range(TRIES):
+            chosen = self.choose(eigenvalues(found.hessians), found.hessians.shape[0], aim)
+            chosen = dataclasses.replace(chosen, forecast=chosen.foresee(found))
+            if not left_open or chosen.forecast.variance <= ENOUGH * self.tolerance:
+                break
+            aim = aim * self.tolerance / chosen.forecast.variance
+        return chosen
+
+    def fix(self, target: ShardedTarget) -> Self:
+        """The agents in their places; what more there is, a sampler adds."""
+        return dataclasses.replace(self.placed(target.num_agents), precondition=None)
+
+    def tuned(self) -> tuple:
+        """Settings, coordinates, forecast."""
+        settings = {name: jnp.asarray(getattr(self, name), float) for name in self.tunable()}
+        return settings, self.coordinates, jax.tree.map(lambda x: jnp.asarray(x, float), self.forecast)
+
+    def retuned(self, tuned: tuple) -> Self:
+        """With settings and coordinates of an earlier stage."""
+        settings, coordinates, forecast = tuned
+        return dataclasses.replace(self, coordinates=coordinates, forecast=forecast, precondition=None, **settings)
+
+    def predict(self, target: Any, start: Any = None) -> Forecast:
+        """What to expect of a run on ``target``, before it.
+
+        Parameters
+        ----------
+        target
+            Sharded, or with at least as many observations as there are agents.
+        start
+            Where to look for the mode, unconstrained, shape (d,); 0 by default.
+
+        Raises
+        ------
+        InvalidArgument
+            No mode was found, or the settings are unstable.
+        """
+        with jax.enable_x64(True), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            arranged: Any = self.arrange(target)
+            point = jnp.zeros(arranged.dim) if start is None else jnp.asarray(start, float)
+            found = self.tune(jax.random.key(0), arranged, point).forecast
+        if found is None:
+            raise InvalidArgument(
+                f"{type(self).__name__}: no mode was found from start={point.tolist()}, so that nothing can be "
+                f"predicted (or plan=False); give another start."
+            )
+        return jax.tree.map(float, found)
+
+    def foresee(self, found: Curvature) -> Forecast:
+        """From the exact law of quadratic shares with this curvature, or from the closed form for equal ones."""
+        n, d, _ = found.hessians.shape
+        settings = {name: float(getattr(self, name)) for name in self.tunable()}
+        values = np.maximum(eigenvalues(found.hessians), TINY)
+        unknown = float("nan")
+        if n * d > EXACT_LAW:
+            error, time = self.closed_form(values, n)
+            return Forecast(settings, self.temperature(), unknown, error, unknown, unknown, self.stable(time, found))
+        shares: Any = QuadraticShares(found.hessians, found.linear)
+        step = affine(dataclasses.replace(self, coordinates=None).fix(shares), shares)
+        time = self.stable(mixing_time(step), found)
+        size = step.transition.shape[0]
+        law = stationary(step, Law(np.zeros(size), np.zeros((size, size))))
+        precision = np.asarray(jnp.sum(found.hessians, axis=0))
+        factor = np.linalg.cholesky(precision)
+        exact = np.linalg.solve(precision, np.asarray(jnp.sum(found.linear, axis=0)))
+
+        def errors(rows: np.ndarray) -> tuple[float, float]:
+            mean, covariance = law.of(rows)
+            ratios = np.linalg.eigvalsh(factor.T @ covariance @ factor)
+            return float(np.linalg.norm(factor.T @ (mean - exact))), float(np.abs(ratios - 1).max())
+
+        agents = [errors(rows) for rows in step.iterates]
+        mean, variance = errors(step.average)
+        worst = (max(m for m, _ in agents), max(v for _, v in agents))
+        return Forecast(settings, self.temperature(), mean, variance, *worst, time)
+
+    def stable(self, time: float, found: Curvature) -> float:
+        """The mixing time, unless it says that a mode grows."""
+        if np.isfinite(time):
+            return float(time)
+        largest = float(jnp.linalg.eigvalsh(found.hessians).max())
+        shown = ", ".join(f"{name}={float(getattr(self, name)):.3g}" for name in self.tunable())
+        raise InvalidArgument(
+            f"{type(self).__name__} with {shown} is unstable: the largest curvature of an agent's share is "
+            f"{largest:.3g}, and some mode grows at every iteration; {self.remedy()}."
+        )
+
+    def remedy(self) -> str:
+        """What to do about an unstable step."""
+        return "lower step_size"
+
+    def warn(self) -> None:
+        """Say what is wrong with the settings, once, before the run."""
+        found = self.forecast
+        assert found is not None
+        said = f"{type(self).__name__}({', '.join(f'{k}={v:.3g}' for k, v in found.settings.items())})"
+        if found.variance > LARGE_BIAS:
+            warnings.warn(
+                f"{said} is predicted to be off by {100 * found.variance:.0f} % in a variance of the average, with a "
+                f"mixing time of {found.mixing_time:.3g} iterations; {self.remedy()}, or leave it 'auto'.",
+                stacklevel=2,
+            )
+        if self.planned is not None and found.mixing_time > self.planned / 2:
+            warnings.warn(
+                f"{said} is predicted to mix in {found.mixing_time:.3g} iterations, and the run has {self.planned}; "
+                f"raise num_samples and num_warmup, or leave it 'auto'.",
+                stacklevel=2,
+            )
+
+    # -- after a run --------------------------------------------------------------------------------------------------
+
+    def remarks(self, state: Any, target: Any, result: Any) -> list[dict[str, Any]]:
+        """Disagreement as measured; bias and mixing time as predicted."""
+        said = super().remarks(state, target, result)
+        if self.forecast is None:
+            return said
+        found: Forecast = jax.tree.map(lambda x: float(np.ravel(x)[0]), self.forecast)
+        shown = ", ".join(f"{name} = {value:.3g}" for name, value in found.settings.items())
+        text = (
+            f"{shown}: from the curvature at the mode, a variance of the average is predicted to be off by "
+            f"{100 * found.variance:.2g} %, with a mixing time of {found.mixing_time:.3g} iterations"
+        )
+        tempered = abs(found.temperature - 1) > 0.1
+        text += f", at temperature {found.temperature:.3g}." if tempered else "."
+        level = "warning" if found.variance > LARGE_BIAS else "note"
+        return [*said, {"level": level, "name": "predicted bias", "message": text, "value": found.variance}]

@@ -1,0 +1,117 @@
+"""What the agents agree on before a run: a mode, curvature and coordinates in which the posterior is about N(0, I).
+
+The gradients and Hessians of the shares are summed over all agents here, and only here: a user who wants nothing but
+iterates to leave an agent gives step sizes and ``precondition=None``, and then nothing of this is called.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ...infer.distributed.mesh import vmap_rows
+from ...infer.errors import NonFinite
+from ...infer.linalg import Spectral
+from ...infer.target.shards import ShardedTarget
+from ...infer.variational.gaussian.approximation import GaussianApproximation
+from ...infer.variational.mode import find_mode
+from .prox import Quadratic
+
+SAME = 1.0
+"""Hessians at two points are the same if they differ by so many times the square root of the machine epsilon."""
+MAX_ENTRIES = 20_000_000
+
+
+@jax.jit
+def laplace(target: ShardedTarget, start: Float[Array, " d"]) -> tuple[GaussianApproximation, Array]:
+    """N(mode, H⁻¹) of the whole posterior, and the least eigenvalue of H."""
+    mode = find_mode(target.log_density, start)
+    values, vectors = jnp.linalg.eigh(0.5 * (mode.hessian + mode.hessian.T))
+    return GaussianApproximation(mode.point, Spectral(vectors, 1 / jnp.sqrt(values))), values[0]
+
+
+def whitening(method: str, target: ShardedTarget, start: Float[Array, " d"]) -> GaussianApproximation:
+    """Laplace's approximation; raise where there is none."""
+    found, least = laplace(target, start)
+    if not float(least) > 0:
+        raise NonFinite(
+            f"{method} found no mode to take its coordinates from: the least eigenvalue of the Hessian is "
+            f"{float(least):.3g}; give precondition= a fit (pf.Pathfinder(), a short NUTS run) or another start."
+        )
+    return found
+
+
+class Curvature(NamedTuple):
+    """Hessians H_i of the agents' potentials, b_i = H_i z − ∇f_i(z), and whether f_i are quadratic."""
+
+    hessians: Float[Array, "n d d"]
+    linear: Float[Array, "n d"]
+    quadratic: Any
+
+
+@jax.jit
+def curvature(method: Any, target: ShardedTarget, point: Float[Array, " d"]) -> Curvature:
+    """Curvature of the shares at a point in the method's coordinates, compared with that elsewhere."""
+
+    def at(z: Array) -> tuple[Array, Array]:
+        def one(shard: Any) -> tuple[Array, Array]:
+            f = lambda z: method.potential(target, z, shard)  # noqa: E731
+            return jax.hessian(f)(z), jax.grad(f)(z)
+
+        return vmap_rows(one, target.shards)
+
+    hessians, gradients = at(point)
+    away = jnp.cos(jnp.arange(point.shape[0]) + 1.0) + 0.5
+    others, slopes = at(point + away)
+    scale = jnp.max(jnp.abs(hessians)) + jnp.finfo(point.dtype).tiny
+    limit = SAME * jnp.finfo(point.dtype).eps ** 0.5
+    same = jnp.max(jnp.abs(hessians - others)) <= limit * scale
+    # A share with a quadratic part and jumps of its slope would pass the first test.
+    predicted = gradients + jnp.einsum("nij,j->ni", hessians, away)
+    straight = jnp.max(jnp.abs(predicted - slopes)) <= limit * (jnp.max(jnp.abs(slopes)) + scale)
+    return Curvature(hessians, jnp.einsum("nij,j->ni", hessians, point) - gradients, same & straight)
+
+
+def mode_curvature(method: Any, target: ShardedTarget, start: Float[Array, " d"]) -> Curvature | None:
+    """Curvature of the shares at the mode, in the method's coordinates; None where it is not convex there."""
+    coordinates = method.coordinates
+    found, least = laplace(target, start)
+    if not float(least) > 0:
+        return None
+    point = found.loc if coordinates is None else coordinates.pull(found.loc)
+    return curvature(bare(method), target, point)
+
+
+def bare(method: Any) -> Any:
+    """The method with nothing but its coordinates, so that words among its settings do not meet the compiler."""
+    return Bare(method.coordinates)
+
+
+class Bare(eqx.Module):
+    """Coordinates, and shares in them."""
+
+    coordinates: Any
+
+    def potential(self, target: ShardedTarget, z: Float[Array, " d"], shard: Any) -> Float[Array, ""]:
+        """One agent's f_i at ``z``; the map's log-Jacobian is part of the prior."""
+        if self.coordinates is None:
+            return -target.share(z, shard)
+        u, log_det = self.coordinates.transport(z)
+        return -target.share(u, shard) - log_det / target.num_agents
+
+
+def as_quadratic(method: Any, target: ShardedTarget, kappa: Float[Array, " n"]) -> Quadratic | None:
+    """The shares factorised, if they are quadratic, and few and small enough to be kept."""
+    if target.num_agents * target.dim**2 > MAX_ENTRIES:
+        return None
+    found = curvature(bare(method), target, jnp.zeros(target.dim))
+    return Quadratic.factorised(found.hessians, found.linear, kappa) if bool(found.quadratic) else None
+
+
+def eigenvalues(hessians: Float[Array, "n d d"]) -> np.ndarray:
+    """Eigenvalues of the average Hessian, smallest first."""
+    mean = np.asarray(jnp.mean(hessians, axis=0))
+    return np.linalg.eigvalsh(0.5 * (mean + mean.T))

@@ -169,7 +169,13 @@ def rebuild_run(store: Any, attrs: dict[str, Any], target: Target, method: Abstr
             store.truncate(name, 0)
         return run
     meta, arrays = store.load_checkpoint()
-    run = Run(target, method, Plan.from_record(meta["plan"]), **options)
+    plan = Plan.from_record(meta["plan"])
+    if plan.devices not in (0, jax.device_count()):
+        raise StoreError(
+            f"{store.path} holds a run that was spread over {plan.devices} devices, on which its bits depend, and here "
+            f"are {jax.device_count()}: go on with as many, in any number of processes, or fit anew."
+        )
+    run = Run(target, method, plan, **options)
     read_checkpoint(run, store.path, meta, arrays)
     for name in run.streams.values():
         store.truncate(name, run.kept)

@@ -2,25 +2,28 @@
 
 Chains are split into groups. A group is one call of a compiled program at a time; groups run side by side on threads
 (the compiled code holds no lock), on one device or on several, and the one that is furthest behind goes next. No group
-waits for another, but for a stage to end.
+waits for another, but for a stage to end. Where a run is in several processes, each runs its groups up to a common
+iteration, at which all tell all: see `together`.
 """
 
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
-from ..distributed.mesh import everywhere, particle_mesh
-from ..errors import InvalidArgument, NonFinite
+from ..distributed.mesh import DATA, PARTICLES, data_mesh, everywhere, particle_mesh, place
+from ..errors import DistributedError, InvalidArgument, NonFinite
 from ..method import AbstractMethod, Budget, Stage
 from ..target import Target
+from ..target.spread import spread_rows
 from .chunk import Chunk, Origin, init_states, run_chunk
 from .columns import Columns, MemorySink, Sink
 from .finite import check_draws, check_loss
@@ -30,8 +33,10 @@ from .plan import START_STAGE, Plan
 from .precision import precision
 from .signals import Signals
 from .start import starting_points
+from .together import Together
 
 CHUNK_SECONDS = 0.3
+ROUND_SECONDS = 1.0
 FIRST_CHUNK = 10
 GROWTH = 100
 FLUSH_SECONDS = 2.0
@@ -55,6 +60,7 @@ class Run:
         when_compiling: Callable[[], None] | None = None,
         chunk_length: int | None = None,
         checkpoint_every: float = CHECKPOINT_SECONDS,
+        devices: Sequence[Any] | None = None,
     ) -> None:
         self.target, self.method, self.plan = target, method, plan
         self.arranged = method.arrange(target)  # what its functions see
@@ -74,21 +80,33 @@ class Run:
         self._begun = self._saved = self._flushed = time.monotonic()
         self._signals = Signals()
         self._stages: tuple[Stage, ...] | None = None
-        devices = jax.local_devices()
         size = plan.chains_per_program
         starts = range(0, plan.num_chains, size)
-        self.groups = [
-            Group(i, range(a, min(a + size, plan.num_chains)), devices[i % len(devices)]) for i, a in enumerate(starts)
-        ]
-        self._mesh = particle_mesh(devices) if method.spreads and len(devices) > 1 and len(starts) == 1 else None
-        if self._mesh is not None:
-            self.groups[0].device = everywhere(self._mesh)
+        self.groups = [Group(i, range(a, min(a + size, plan.num_chains)), None) for i, a in enumerate(starts)]
+        self._lay_out(list(jax.devices() if devices is None else devices))
         for group in self.groups:
             group.length = chunk_length or FIRST_CHUNK
         self.columns = Columns(len(self.groups))
-        self.workers = len(devices) if len(devices) > 1 or devices[0].platform != "cpu" else _num_cores()
-        self._one_device = len(devices) == 1
         self._placed: dict[Any, tuple] = {}
+
+    def _lay_out(self, devices: list[Any]) -> None:
+        """Give each group its device, or the only group all of them."""
+        kind, self._mesh = self.plan.mesh, None
+        self.together = Together.of_this_job()
+        local = [device for device in devices if device.process_index == jax.process_index()]
+        spreads = self.method.spreads if kind is None else kind in (PARTICLES, DATA)
+        if spreads and len(devices) > 1 and len(self.groups) == 1:
+            self._mesh = data_mesh(devices) if kind == DATA else particle_mesh(devices)
+            self.own, self.groups[0].device = self.groups, everywhere(self._mesh)
+            if kind == DATA:
+                with precision(self.plan.precision):
+                    self.arranged = spread_rows(self.arranged, self._mesh)
+        else:
+            self.own = self.groups if self.together is None else self.together.share_of(self.groups)
+            for i, group in enumerate(self.own):
+                group.device = local[i % len(local)]
+        self.workers = len(local) if len(local) > 1 or local[0].platform != "cpu" else _num_cores()
+        self._one_device = len(devices) == 1
 
     # -- the whole run ------------------------------------------------------------------------------------------------
 
@@ -124,11 +142,13 @@ class Run:
 
     def start(self, start: Any = None) -> None:
         """Find where the chains begin, and their first states."""
-        with precision(self.plan.precision):
+        with precision(self.plan.precision), self._rows_in_force():
             points = starting_points(self.target, self.plan.root(), start, self.plan.num_chains)
             for group in self.groups:
                 mine = [points[chain] for chain in group.chains]
                 group.states = mine[0] if group.single else jax.tree.map(lambda *x: np.stack(x), *mine)
+            if self.together is not None:
+                self.together.check_same("where chains begin", [group.states for group in self.groups])
 
     def go(self) -> None:
         """Run what is left of the stages; on Ctrl-C, keep what there is and say so in ``stopped``."""
@@ -148,7 +168,7 @@ class Run:
             progress.close()
         self._save(force=True)
         self.seconds_before, self._begun = self.seconds, time.monotonic()
-        if self._signals.terminated:
+        if self._signals.terminated or self.stopped == "terminated":
             raise SystemExit(128 + signal.SIGTERM)
         if self.stopped is not None and self.kept == 0 and self.method.kind == "chains":
             if self.stopped == "interrupted":
@@ -194,14 +214,24 @@ class Run:
 
     def _run_stage(self, stage: Stage, pool: ThreadPoolExecutor, progress: Progress) -> None:
         self._enter(stage)
+        self._stage_from = (time.monotonic(), self._done(stage))
+        if self.together is not None:
+            self._run_rounds(stage, pool, progress)
+        else:
+            self._run_freely(stage, pool, progress)
+        if stage.keep and self.stopped is None:
+            self._keep()
+        self._show(stage, progress, force=True)
+
+    def _run_freely(self, stage: Stage, pool: ThreadPoolExecutor, progress: Progress) -> None:
+        """Groups go on as their devices allow."""
         running: dict[Future, tuple[Group, float]] = {}
         look = self._next_look(stage)
-        self._stage_from = (time.monotonic(), self._done(stage))
         while True:
             try:
                 self.stopped = self._signals.reason or self.stopped
                 if self.stopped is None:
-                    self._dispatch(stage, pool, running, look)
+                    self._dispatch(stage, pool, running, self._horizon(look))
                 if not running:
                     if self.stopped is None and look is not None and any(not g.finished for g in self.groups):
                         self.stopped, self.looked = self._goal_reached(), look
@@ -213,16 +243,68 @@ class Run:
                 for group, begun, chunk in done:
                     self._take(stage, group, chunk, time.monotonic() - begun)
                 if self._goes_on():  # the next chunks run while the host looks at these
-                    self._dispatch(stage, pool, running, look)
+                    self._dispatch(stage, pool, running, self._horizon(look))
                 for group, _, chunk in done:
-                    self._collect(stage, group, chunk)
+                    self._collect(stage, group, *self._unpack(stage, group, chunk))
                 if ready:
                     self._after_chunk(stage, progress)
             except KeyboardInterrupt:
                 self.stopped = "interrupted"
-        if stage.keep and self.stopped is None:
-            self._keep()
-        self._show(stage, progress, force=True)
+
+    def _run_rounds(self, stage: Stage, pool: ThreadPoolExecutor, progress: Progress) -> None:
+        """All groups go up to a common iteration, wherever they are; then all processes know all and decide alike."""
+        together, look, error = self.together, self._next_look(stage), None
+        assert together is not None
+        length = self.chunk_length or FIRST_CHUNK
+        while error is not None or (self.stopped is None and any(not group.finished for group in self.groups)):
+            begun, blocks = time.monotonic(), []
+            if error is None:
+                try:
+                    blocks = self._go_up_to(stage, pool, length, look)
+                except Exception as raised:  # told to the others before it ends this process
+                    error = raised
+            own = [] if self._mesh is not None and together.index else self.own
+            iterations = max((group.t - begin for group, begin, _ in blocks), default=0)
+            told = together.meet(own, [] if self._mesh is not None else blocks, self._signals.reason, error,
+                                 (self.seconds, time.monotonic() - begun, iterations))  # fmt: skip
+            self.stopped = told.signal
+            if self._mesh is None:
+                together.take_over(self.groups, told)
+                blocks = [(self.groups[i], begin, block) for i, begin, block in told.blocks]
+            try:
+                for group, begin, block in blocks:
+                    self._collect(stage, group, begin, block)
+                self._after_chunk(stage, progress)
+                if look is not None and self.stopped is None and self._done(stage) >= look * self.plan.thin:
+                    self.stopped, self.looked = together.agree(self._goal_reached), look
+                    look = self._next_look(stage)
+            except DistributedError:
+                raise
+            except Exception as raised:
+                error = raised
+            if self.chunk_length is None and told.iterations:
+                length = int(min(max(told.iterations * ROUND_SECONDS / max(told.round, 1e-6), 1), GROWTH * length))
+
+    def _go_up_to(self, stage: Stage, pool: ThreadPoolExecutor, length: int, look: int | None) -> list[tuple]:
+        """Run this process's groups for ``length`` more iterations, or to the next look; what came of it."""
+        thin = self.plan.thin if stage.keep else 1
+        last = self._done(stage) + max(length // thin, 1) * thin
+        last = last if look is None else min(last, look * self.plan.thin)
+        running: dict[Future, tuple[Group, float]] = {}
+        blocks = []
+        for group in self.own:
+            group.length = length
+        while True:
+            self._dispatch(stage, pool, running, last)
+            if not running:
+                return sorted(blocks, key=lambda block: (block[0].index, block[1]))
+            ready, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ready:
+                group, begun = running.pop(future)
+                chunk = future.result()
+                self._take(stage, group, chunk, time.monotonic() - begun)
+                group.length = length
+                blocks.append((group, *self._unpack(stage, group, chunk)))
 
     def _enter(self, stage: Stage) -> None:
         """Host work before the stage: prepare the method, make the states, compile the chunk."""
@@ -231,11 +313,11 @@ class Run:
             self.prepared = stage.method
             if type(stage.method).prepare is not AbstractMethod.prepare:
                 key = jax.random.fold_in(jax.random.fold_in(root, self.stage_index), START_STAGE)
-                self.prepared = stage.method.prepare(key, self.arranged, [g.states for g in self.groups])
+                self.prepared = self._prepare(stage, key)
             self.methods = self.methods | {self.stage_index: self.prepared}
             self._relocate()
         self._placed = {}
-        for group in self.groups:
+        for group in self.own:
             chain = np.asarray(group.chains, np.uint32)
             origin = Origin(root, np.uint32(self.stage_index), chain[0] if group.single else chain)
             group.origin = self._place(origin, group.device)
@@ -245,6 +327,10 @@ class Run:
                 group.states = init_states(method, target, group.origin, states, single=group.single)
                 group.t, group.finished = 0, False
                 self._snapshot(group)
+            elif self._mesh is not None:  # from a checkpoint
+                group.states = self._place(group.states, group.device)
+        if self.together is not None and not self.stage_begun and self._mesh is None:
+            self._share_states()
         self.slots = num_slots(self.prepared, self.arranged, self.groups[0])
         if not self.stage_begun:
             self.stage_begun = True
@@ -252,6 +338,34 @@ class Run:
         if stage.keep:
             self.sink.expect(stage.num_steps // self.plan.thin)
         self._compile(stage)
+
+    def _prepare(self, stage: Stage, key: Any) -> AbstractMethod:
+        """The method as prepared; in several processes by each of them, alone, from the same numbers."""
+        states = [group.states for group in self.groups]
+        if self.together is None:
+            return stage.method.prepare(key, self.arranged, states)
+        states = [jax.device_get(state) for state in states]
+        alone = nullcontext() if self.plan.mesh == DATA else jax.set_mesh(particle_mesh(jax.local_devices()[:1]))
+        with alone:
+            prepared = stage.method.prepare(key, self.arranged, states)
+        self.together.check_same("what was prepared", prepared)
+        return prepared
+
+    def _share_states(self) -> None:
+        """Let all processes know the first states of all groups."""
+        assert self.together is not None
+        for group in self.groups:
+            if group not in self.own:
+                chain = np.asarray(group.chains, np.uint32)
+                origin = Origin(self.plan.root(), np.uint32(self.stage_index), chain[0] if group.single else chain)
+                like = jax.eval_shape(
+                    lambda group=group, origin=origin: init_states(
+                        self.prepared, self.arranged, origin, group.states, single=group.single
+                    )
+                )
+                group.states, group.t, group.finished = like, 0, False
+        told = self.together.meet(self.own, [], None, None, (self.seconds, 0.0, 0))
+        self.together.take_over(self.groups, told)
 
     def _relocate(self) -> None:
         """Let chains go on from others' states where the method asks for it, and keep a record of it."""
@@ -268,7 +382,7 @@ class Run:
 
     def _compile(self, stage: Stage) -> None:
         """Compile before any thread starts, so that it happens once for each device and shape of group."""
-        for key in {(g.device, len(g.chains)): g for g in reversed(self.groups)}.values():
+        for key in {(g.device, len(g.chains)): g for g in reversed(self.own)}.values():
             lowered = run_chunk.lower(*self._arguments(stage, key, 0), **self._static(key))
             # A program that comes out of the persistent cache is there before the timer fires.
             meanwhile = threading.Timer(COMPILE_SECONDS, self.when_compiling or (lambda: None))
@@ -280,13 +394,17 @@ class Run:
             # together (the cause is not established), so it is made here; without iterations it returns the states.
             key.states = run_chunk(*self._arguments(stage, key, 0), **self._static(key)).states
 
-    def _dispatch(self, stage: Stage, pool: ThreadPoolExecutor, running: dict, look: int | None) -> None:
+    def _horizon(self, look: int | None) -> int | None:
+        """The iteration at which all groups wait for each other."""
+        return None if look is None else look * self.plan.thin
+
+    def _dispatch(self, stage: Stage, pool: ThreadPoolExecutor, running: dict, horizon: int | None) -> None:
         """Give the free workers the groups that are furthest behind."""
         busy = {group.index for group, _ in running.values()}
         thin, last = self.plan.thin if stage.keep else 1, stage.num_steps
-        if look is not None:
-            last = min(last, look * thin)
-        for group in sorted(self.groups, key=lambda g: g.t):
+        if horizon is not None:
+            last = min(last, horizon)
+        for group in sorted(self.own, key=lambda g: g.t):
             if len(running) >= self.workers:
                 return
             if group.index in busy or group.finished or group.t >= last:
@@ -294,6 +412,9 @@ class Run:
             # Whole slots only, so that the draws that share a slot never straddle two chunks.
             length = max(group.length // thin, 1) * thin
             length = min(length, self.slots * thin, last - group.t)
+            ends = self.arranged.block_ends(group.t)
+            if ends is not None:  # there other rows of the data come in
+                length = min(length, -(-(ends - group.t) // thin) * thin)
             running[pool.submit(self._call, stage, group, length)] = (group, time.monotonic())
 
     def _call(self, stage: Stage, group: Group, length: int) -> Chunk:
@@ -302,7 +423,7 @@ class Run:
             return jax.block_until_ready(chunk)
 
     def _arguments(self, stage: Stage, group: Group, length: int) -> tuple:
-        method, target = self._on(group.device)
+        method, target = self._on(group.device, group.t)
         scalars = (np.int32(group.t), np.int32(length), np.int32(self.plan.thin if stage.keep else 1))
         return (method, target, group.states, group.origin, *scalars, np.bool_(stage.keep))
 
@@ -311,7 +432,7 @@ class Run:
         return {"slots": self.slots, "sites": self.plan.sites, "single": group.single, "thinned": thinned}
 
     def _goes_on(self) -> bool:
-        spent = self.plan.stopping.budget_spent(self.seconds, self.evaluations)
+        spent = self._spent()
         return not (self._signals.reason or self.stopped or spent)
 
     def _take(self, stage: Stage, group: Group, chunk: Chunk, seconds: float) -> None:
@@ -327,15 +448,18 @@ class Run:
             group.length = self.chunk_length
         self._snapshot(group)
 
-    def _collect(self, stage: Stage, group: Group, chunk: Chunk) -> None:
-        """Look at what was drawn and seen in the last chunk taken, and keep it."""
+    def _unpack(self, stage: Stage, group: Group, chunk: Chunk) -> tuple[int, dict[str, Any]]:
+        """What was drawn and seen in the last chunk taken, and its first iteration."""
         iterations = int(chunk.iterations)
         slots = -(-iterations // (self.plan.thin if stage.keep else 1))
         block = {
             "posterior": chunk.draws.unpack(slots, single=group.single) if stage.keep else {},
             "sample_stats": chunk.infos.unpack(slots, single=group.single),
         }
-        begin = group.t - iterations
+        return group.t - iterations, block
+
+    def _collect(self, stage: Stage, group: Group, begin: int, block: dict[str, Any]) -> None:
+        """Look at the draws and infos of a chunk that began at iteration ``begin``, and keep them."""
         check_draws(self.target, block["posterior"], group.chains, begin, self.plan.thin, stage.name)
         loss = block["sample_stats"].get("loss")
         check_loss(type(self.method).__name__, loss, group.chains, begin, stage.name)
@@ -343,7 +467,7 @@ class Run:
         if alarm is not None:
             raise NonFinite(f"{alarm} It was in iterations {begin} to {group.t - 1} of stage {stage.name!r}.")
         self._count(stage, block["sample_stats"])
-        if stage.keep and slots:
+        if stage.keep and next(iter(block["sample_stats"].values())).shape[1]:
             self.columns.add(group.index, block)
 
     def _after_chunk(self, stage: Stage, progress: Progress) -> None:
@@ -352,7 +476,11 @@ class Run:
         self._flush()
         self._save()
         self._show(stage, progress)
-        self.stopped = self.stopped or self.plan.stopping.budget_spent(self.seconds, self.evaluations)
+        self.stopped = self.stopped or self._spent()
+
+    def _spent(self) -> str | None:
+        seconds = self.seconds if self.together is None else self.together.seconds
+        return self.plan.stopping.budget_spent(seconds, self.evaluations)
 
     def _keep(self) -> None:
         blocks = self.columns.pop()
@@ -423,15 +551,28 @@ class Run:
             self.checkpoint(self)
             self._saved = time.monotonic()
 
-    def _on(self, device: Any) -> tuple[AbstractMethod, Target]:
-        if device not in self._placed:
-            self._placed[device] = self._place((self.prepared, self.arranged), device)
-        return self._placed[device]
+    def _on(self, device: Any, t: int = 0) -> tuple[AbstractMethod, Target]:
+        block = self.arranged.block_at(self.stage_index, t)
+        found = self._placed.get((device, block))
+        if found is None:
+            found = self._place((self.prepared, self.arranged.with_block(block)), device)
+            if block is not None:  # groups are at most in two blocks at a time
+                self._placed = dict(list(self._placed.items())[-1:])
+            self._placed[device, block] = found
+        return found
 
     def _place(self, tree: Any, device: Any) -> Any:
         # Python numbers stay what they are; on the only device nothing is committed to it.
-        put = jax.device_put if self._one_device else lambda x: jax.device_put(x, device)
+        if self._one_device:
+            put = jax.device_put
+        elif isinstance(device, NamedSharding):
+            put = lambda x: place(x, device)  # noqa: E731
+        else:
+            put = lambda x: jax.device_put(x, device)  # noqa: E731
         return jax.tree.map(lambda x: put(x) if isinstance(x, np.ndarray | np.generic | jax.Array) else x, tree)
+
+    def _rows_in_force(self) -> Any:
+        return jax.set_mesh(self._mesh) if self._mesh is not None and self.plan.mesh == DATA else nullcontext()
 
     @contextmanager
     def _scope(self) -> Iterator[None]:

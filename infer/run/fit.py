@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from ..distributed.mesh import CHAINS, DATA, PARTICLES, read_mesh
+from ..distributed.processes import barrier, check_same, is_first, num_processes
 from ..errors import InvalidArgument
 from ..method import AbstractMethod
 from ..target import Target
+from ..target.spread import SpreadTarget
 from ..validate import check_count, check_nonnegative
 from .checkpoint import check_origin, read_checkpoint, rebuild_run, versions, write_checkpoint
 from .driver import CHECKPOINT_SECONDS, Run
+from .elsewhere import create_store, open_store
 from .memory import give_back
 from .observe import Stopping
 from .plan import (
@@ -69,6 +73,7 @@ def fit(
     chunk_length: int | None = None,
     checkpoint_every: float = CHECKPOINT_SECONDS,
     notes: dict[str, Any] | None = None,
+    mesh: Any = None,
 ) -> "Posterior":
     """Infer ``target`` with ``method``.
 
@@ -115,6 +120,11 @@ def fit(
         Seconds between checkpoints, where there is a ``store``.
     notes
         Anything that JSON can hold, kept in the ``store`` as ``record["notes"]``.
+    mesh
+        What is shared out over the devices (of all processes, see `pushforward.distributed`): ``"chains"``;
+        ``"particles"``, of methods that spread them or agents over devices; ``"data"``, the rows of a target with one
+        log likelihood per row, and with them mini-batches. Or a ``jax.sharding.Mesh`` with one axis of such a name. By
+        default what the method spreads, else chains.
 
     Returns
     -------
@@ -135,8 +145,17 @@ def fit(
     goal = target_ess is not None or target_rhat is not None
     num_chains = type(method).default_chains if num_chains is None else check_count("num_chains", num_chains)
     words, generator = read_key(key)
+    shared, devices = _check_mesh(mesh, target, method)
+    whole = len(devices) > 1 and (shared == DATA or (shared != CHAINS and method.spreads))
     if chains_per_program is None:
-        chains_per_program = default_chains_per_program(num_chains, jax.default_backend(), jax.local_device_count())
+        backend = jax.default_backend()
+        chains_per_program = num_chains if whole else default_chains_per_program(num_chains, backend, len(devices))
+    whole = whole and chains_per_program >= num_chains
+    if shared in (PARTICLES, DATA) and len(devices) > 1 and not whole:
+        raise InvalidArgument(
+            f"chains_per_program={chains_per_program} parts the {num_chains} chains; with mesh={shared!r} they share one "
+            f"program; leave it out."
+        )
     plan = Plan(
         key=words,
         generator=generator,
@@ -149,25 +168,33 @@ def fit(
         sites=_check_sites(sites, target),
         stopping=Stopping(max_seconds, max_evaluations, target_ess, target_rhat),
         warm=warm,
+        mesh=shared,
+        devices=len(devices) if whole else 0,
     )
     check_plan(plan)
     if chunk_length is not None:
         check_count("chunk_length", chunk_length)
     check_nonnegative("checkpoint_every", checkpoint_every)
-    options = {"progress": progress, "chunk_length": chunk_length, "checkpoint_every": checkpoint_every}
+    record = origin(target, method, plan, started=start is not None)
+    check_alike(record, store=None if store is None else str(store), chunk_length=chunk_length)
+    options = {
+        "progress": progress if is_first() else False,
+        "chunk_length": chunk_length,
+        "checkpoint_every": checkpoint_every,
+        "when_compiling": _import_summary,
+        "devices": devices,
+    }
     if store is None:
-        run = Run(target, method, plan, when_compiling=_import_summary, **options)
+        run = Run(target, method, plan, **options)
         run.start(run_start)
         return finish(run)
-    from ..store import RunStore
-
-    attrs = origin(target, method, plan, started=start is not None) | ({} if notes is None else {"notes": notes})
-    with RunStore.create(store, coords=target.coords, dims=target.dims, attrs=attrs, overwrite=overwrite) as opened:
-        run = Run(
-            target, method, plan, sink=opened, checkpoint=_saver(opened), when_compiling=_import_summary, **options
-        )
+    attrs = record | ({} if notes is None else {"notes": notes})
+    with create_store(store, coords=target.coords, dims=target.dims, attrs=attrs, overwrite=overwrite) as opened:
+        run = Run(target, method, plan, sink=opened, checkpoint=_saver(opened), **options)
         run.start(run_start)
-        return finish(run, opened)
+        posterior = finish(run, opened)
+    barrier()  # what process 0 has written is whole
+    return posterior
 
 
 def resume(
@@ -200,17 +227,18 @@ def resume(
     StoreError
         The store is missing or damaged, or was made with another target, method or version.
     """
-    from ..store import RunStore
-
-    with RunStore.open(path) as opened:
+    with open_store(path) as opened:
         attrs = opened.attrs
         check_origin(attrs, target, path)
         method = rebuild_method(attrs["method"], method, path)
-        options = {"progress": progress, "checkpoint_every": checkpoint_every}
+        options = {"progress": progress if is_first() else False, "checkpoint_every": checkpoint_every}
         run = rebuild_run(opened, attrs, target, method, sink=opened, checkpoint=_saver(opened), **options)
+        check_alike(origin(target, method, run.plan, started=False), store=str(path), num_samples=num_samples)
         if num_samples is not None and num_samples > run.asked:
             run.extend(num_samples - run.asked)
-        return finish(run, opened)
+        posterior = finish(run, opened)
+    barrier()
+    return posterior
 
 
 def load(path: str | os.PathLike, target: Target | None = None, *, method: AbstractMethod | None = None) -> "Posterior":
@@ -266,6 +294,13 @@ def origin(target: Target, method: AbstractMethod, plan: Plan, *, started: bool)
     }
 
 
+def check_alike(record: dict[str, Any], **options: Any) -> None:
+    """Raise `DistributedError` unless all processes of this job are about to do the same."""
+    if num_processes() > 1:
+        plan = {f"plan.{name}": value for name, value in record["plan"].items()}
+        check_same("what they fit", {k: v for k, v in record.items() if k != "plan"} | plan | options)
+
+
 def check_method(method: AbstractMethod | None, target: Any) -> AbstractMethod:
     """The method, or the default one; raise where target or method is not one, or they do not suit."""
     if not isinstance(target, Target):
@@ -290,6 +325,23 @@ def check_method(method: AbstractMethod | None, target: Any) -> AbstractMethod:
     return method
 
 
+def _check_mesh(mesh: Any, target: Target, method: AbstractMethod) -> tuple[str | None, list[Any]]:
+    """What is shared out over which devices."""
+    shared, devices = read_mesh(mesh)
+    if isinstance(target, SpreadTarget):
+        if shared not in (None, DATA):
+            raise InvalidArgument(f"mesh={shared!r} does not go with a target whose rows are spread; leave it out.")
+        return DATA, list(target.mesh.devices.flat)
+    if shared == PARTICLES and not method.spreads:
+        raise InvalidArgument(
+            f"mesh='particles' needs a method that spreads its particles or agents over devices, and "
+            f"{type(method).__name__} does not; use mesh='chains' or mesh='data'."
+        )
+    if shared == DATA and "factors" not in target.structure():
+        target.require("mesh='data'", ("factors",), HINTS)
+    return shared, devices
+
+
 def _check_sites(sites: Sequence[str] | None, target: Target) -> tuple[str, ...] | None:
     if sites is None:
         return None
@@ -306,7 +358,7 @@ def _check_sites(sites: Sequence[str] | None, target: Target) -> tuple[str, ...]
 
 
 def _saver(store: Any) -> Callable[[Run], None]:
-    return lambda run: write_checkpoint(store, run)
+    return lambda run: write_checkpoint(store, run) if is_first() else None
 
 
 def _import_summary() -> None:

@@ -37,6 +37,9 @@ class Plan:
         Rules that may end the run earlier.
     warm
         Whether the start brings a step size, so that warm-up leaves the metric as it is.
+    mesh, devices
+        What is shared out over devices (None: what the method spreads, or chains), and over how many, where the bits
+        depend on it; 0 where they do not.
     """
 
     key: tuple[int, ...]
@@ -50,6 +53,8 @@ class Plan:
     sites: tuple[str, ...] | None
     stopping: Stopping
     warm: bool = False
+    mesh: str | None = None
+    devices: int = 0
 
     def root(self) -> PRNGKeyArray:
         """The root key, rebuilt."""

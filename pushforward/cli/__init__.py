@@ -13,6 +13,7 @@ import click
 
 from .. import __version__
 from .fit import fit, resume
+from .launch import launch
 from .lists import methods, models
 from .stored import diagnose, report, summary
 
@@ -26,7 +27,7 @@ def cli() -> None:
     """Probabilistic inference and sampling: a target, a method, a fit, a posterior."""
 
 
-for command in (fit, resume, summary, diagnose, report, methods, models):
+for command in (fit, resume, launch, summary, diagnose, report, methods, models):
     cli.add_command(command)
 
 

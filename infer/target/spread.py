@@ -1,0 +1,231 @@
+"""`SpreadTarget`: the rows of a target shared out over devices, so that one long chain can use all of them.
+
+Each device evaluates the log likelihood of its own rows. The parts are gathered and added everywhere in the order of
+the devices, so that processes × devices of the same product give the same bits (an all-reduce would add in an order of
+its own). Per evaluation d numbers travel to the devices (they are there already) and one back, d of the gradient.
+"""
+
+from typing import Any, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from ..distributed.mesh import DATA, data_mesh
+from ..distributed.processes import check_same, exchange, num_processes
+from ..errors import InvalidArgument, UnsupportedTarget
+from .arguments import as_array
+from .base import Target
+from .factors import FactorTarget
+from .static import fingerprint
+from .wrapped import WrappedTarget
+
+CUT, WHOLE = PartitionSpec(DATA), PartitionSpec()
+
+
+class SpreadTarget(WrappedTarget):
+    """A target whose rows lie on several devices, of one process or of several. Made by `fit` and `from_local_rows`.
+
+    Attributes
+    ----------
+    target
+        The target that knows prior, coordinates and how one row enters; without rows of its own where it can be.
+    spread_rows
+        Arrays of shape (m k, …) on k devices, padded with repetitions.
+    mask
+        Shape (m k,): True where a row is data.
+    place
+        For each row of the data, in order, its place in these arrays.
+    mesh
+        The devices.
+    digest
+        Of the data, for the fingerprint.
+    """
+
+    target: Target
+    spread_rows: Any
+    mask: Any
+    place: Any
+    mesh: Mesh = eqx.field(static=True)
+    digest: str = eqx.field(static=True)
+
+    @property
+    def num_factors(self) -> int:
+        """Number of observations, n."""
+        return self.place.shape[0]
+
+    @property
+    def rows(self) -> Any:
+        """The data, one entry per observation on the leading axis: brings them together."""
+        return self.take(jnp.arange(self.num_factors))
+
+    def structure(self) -> frozenset[str]:
+        """Prior and factors of the target within; what needs all rows in one place is left to it."""
+        return self.target.structure() & {"prior", "proper_prior", "factors", "support"}
+
+    def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log prior, and the log likelihoods of all devices."""
+        return self.target.log_prior(u) + jnp.sum(self._parts(u, self.spread_rows, self.mask))
+
+    def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
+        """Log density in constrained coordinates."""
+        u = self.target.unconstrain(values)
+        prior = cast("Any", self.target).prior_given(values)
+        return prior + jnp.sum(self._parts(u, self.spread_rows, self.mask))
+
+    def factor_at(self, u: Float[Array, " d"], rows: Any) -> Float[Array, " b"]:
+        """Log likelihood of each of some rows."""
+        return cast("Any", self.target).factor_at(u, rows)
+
+    def take(self, batch: Int[Array, " b"]) -> Any:
+        """The rows with an index in ``batch``, on all devices."""
+        at = as_array(self.place)[batch]
+        return jax.tree.map(lambda leaf: _constrained(leaf[at], self.mesh, WHOLE), self.spread_rows)
+
+    def factor(self, u: Float[Array, " d"], batch: Int[Array, " b"]) -> Float[Array, " b"]:
+        """Log likelihood of each observation with an index in ``batch``, shared out where it comes out even."""
+        rows = self.take(batch)
+        k = self.mesh.size
+        if batch.shape[0] % k:
+            return self.factor_at(u, rows)
+        each = jax.shard_map(
+            lambda u, rows: self.factor_at(u[0], rows), mesh=self.mesh, in_specs=CUT, out_specs=CUT, check_vma=False
+        )(self._copies(u), rows)
+        return _constrained(each, self.mesh, WHOLE)
+
+    def minibatch(self, key: Any, t: Any, size: int) -> Int[Array, " size"]:
+        """Indices of iteration ``t``: uniform with replacement, a pure function of (key, t)."""
+        return jax.random.randint(jax.random.fold_in(key, t), (size,), 0, self.num_factors)
+
+    def log_density_minibatch(self, u: Float[Array, " d"], batch: Int[Array, " b"]) -> Float[Array, ""]:
+        """Unbiased estimate of `log_density` from a mini-batch of b indices."""
+        return self.target.log_prior(u) + self.num_factors / batch.shape[0] * jnp.sum(self.factor(u, batch))
+
+    def _parts(self, u: Float[Array, " d"], rows: Any, mask: Array) -> Float[Array, " k"]:
+        """Log likelihood of the rows of each device."""
+
+        def part(u: Array, rows: Any, mask: Array) -> Array:
+            # Padding repeats a row that is data, so that nothing in it is infinite where the mask hides it.
+            return jnp.sum(jnp.where(mask, self.factor_at(u[0], rows), 0.0))[None]
+
+        parts = jax.shard_map(part, mesh=self.mesh, in_specs=CUT, out_specs=CUT, check_vma=False)
+        return _constrained(parts(self._copies(u), rows, mask), self.mesh, WHOLE)
+
+    def _copies(self, u: Float[Array, " d"]) -> Float[Array, "k d"]:
+        """A copy of ``u`` per device: gradients come back side by side, to be added in one order everywhere."""
+        copies = jnp.broadcast_to(u, (self.mesh.size, *u.shape))
+        return _constrained(copies, self.mesh, WHOLE)
+
+    def _identity(self) -> list[Any]:
+        return [fingerprint([self.target._identity()]), self.digest]
+
+
+def spread_rows(target: Target, mesh: Mesh) -> Target:
+    """The target with its rows shared out over a mesh along the data.
+
+    Raises
+    ------
+    UnsupportedTarget
+        It has no log likelihood for each row.
+    """
+    if isinstance(target, SpreadTarget):
+        return target
+    if "factors" not in target.structure():
+        raise UnsupportedTarget(
+            f"mesh='data' needs a target with one log likelihood per observation, and this {type(target).__name__} has "
+            f"none; build it with Target.from_factors, or from a NumPyro model whose data share a leading axis."
+        )
+    source: Any = target
+    rows = jax.tree.map(np.asarray, source.rows)
+    n = jax.tree.leaves(rows)[0].shape[0]
+    room = -(-n // mesh.size) * mesh.size
+    sharding = NamedSharding(mesh, CUT)
+    padded = np.arange(room) % n
+
+    def lay_out(leaf: np.ndarray) -> Array:
+        leaf = leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False)[padded]
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda at: leaf[at])
+
+    mask = lay_out(np.arange(room) < n)
+    return SpreadTarget(_without_rows(target), jax.tree.map(lay_out, rows), mask, np.arange(n), mesh, "")
+
+
+def from_local_rows(target: Target) -> Target:
+    """A target over the rows of all processes, made in each of them from a target with its own rows.
+
+    Rows stay where they are; only log likelihoods and gradients travel. Made of the rows in the order of processes.
+
+    Parameters
+    ----------
+    target
+        From `Target.from_factors`, with the same functions in all processes and the rows that this one has.
+
+    Raises
+    ------
+    InvalidArgument
+        A target of another kind.
+    DistributedError
+        Rows of different shapes or dtypes in different processes.
+    """
+    if not isinstance(target, FactorTarget):
+        raise InvalidArgument(
+            f"from_local_rows takes a target made with Target.from_factors, got {type(target).__name__}; write the "
+            f"model as a log prior and the log likelihood of one row."
+        )
+    rows = jax.tree.map(np.asarray, target.rows)
+    shapes = {
+        jax.tree_util.keystr(path) or "rows": [list(leaf.shape[1:]), str(leaf.dtype)]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(rows)
+    }
+    template = _without_rows(target)
+    check_same("the rows of the data", {f"shape and dtype of {name}": shape for name, shape in shapes.items()})
+    check_same("the target", {"its functions and sites": template.fingerprint()})
+    devices = jax.local_device_count()
+    counts = [told[0] for told, _ in exchange([target.num_factors, devices])]
+    if num_processes() * devices != jax.device_count():
+        raise InvalidArgument(
+            f"from_local_rows needs as many devices in each process; process {jax.process_index()} has {devices} of "
+            f"{jax.device_count()}, and there are {num_processes()} processes."
+        )
+    block = -(-max(counts) // devices)  # rows of a device
+    mesh = data_mesh(jax.devices())
+    parts = _deal(target.num_factors, devices)
+    index = np.concatenate([np.resize(part if len(part) else np.zeros(1, int), block) for part in parts])
+    masks = [np.arange(block) < len(part) for count in counts for part in _deal(count, devices)]
+    digests = [fingerprint([jax.tree.map(lambda leaf, part=part: leaf[part], rows)]) for part in parts]
+    digest = fingerprint([one for told, _ in exchange(digests) for one in told])
+    return SpreadTarget(
+        template,
+        jax.tree.map(lambda leaf: _joined(leaf[index], mesh), rows),
+        _joined(np.concatenate(masks[jax.process_index() * devices :][:devices]), mesh),
+        np.flatnonzero(np.concatenate(masks)),
+        mesh,
+        digest,
+    )
+
+
+def _deal(n: int, devices: int) -> list[np.ndarray]:
+    """Numbers of the rows of each device of a process that has ``n``."""
+    return np.array_split(np.arange(n), devices)
+
+
+def _joined(local: np.ndarray, mesh: Mesh) -> Array:
+    """The array of all devices, from the part of this process; in the user's dtype, whatever the precision in force."""
+    rows = local.shape[0] // jax.local_device_count() * mesh.size
+    with jax.enable_x64(True):
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, CUT), local, (rows, *local.shape[1:]))
+
+
+def _without_rows(target: Target) -> Target:
+    """The same target with one row of zeros, where it is known how to take its rows from it."""
+    if not isinstance(target, FactorTarget):
+        return target
+    one = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), target.data)
+    return eqx.tree_at(lambda t: t.data, target, one)
+
+
+def _constrained(x: Array, mesh: Mesh, spec: PartitionSpec) -> Array:
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))

@@ -105,9 +105,8 @@ def default_mirror(support: Any, size: int, *, barrier: bool = False) -> Abstrac
     `polytope`                                `PolytopeBarrier`                             the same
     ========================================  ============================================  ==========================
 
-    Entropies mix faster under a Metropolis test, unless the density is infinite at an edge. Without a test a step from
-    near an edge may lead far out in the dual, as the drift α/x of a density x^α is not small in the metric 1/x; it is in
-    the metric 1/x² of a barrier.
+    Entropies mix faster under a Metropolis test. Without one a step from near an edge may lead far out in the dual, as
+    the drift α/x of a density x^α is not small in the metric 1/x; it is in the metric 1/x² of a barrier.
 
     Parameters
     ----------

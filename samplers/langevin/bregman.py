@@ -51,16 +51,16 @@ class BregmanProximalLangevin(AbstractLangevin):
         envelope, and of the slope of its tails.
     target_acceptance
         Mean acceptance statistic that warm-up drives γ to, in (0, 1); default 0.574, and 0.5 where a site is
-        constrained. The warm-up of an unadjusted sampler tests too.
+        constrained (0.4 where a density is infinite at an edge). The warm-up of an unadjusted sampler tests too.
     scale
         Scale per coordinate of real sites, a number or an array of shape (d,): the mirror acts on x / scale. Default:
         standard deviations learned in warm-up.
     bias_check
         Whether an unadjusted sampler spends half the warm-up's length on estimating its bias from half the step.
     mirror
-        φ: None (Euclidean at real sites, else the mirror of the support: its entropy; its barrier without the test, and
-        where the density is seen to grow without bound towards an edge), ``"hyperbolic"`` (hyperbolic entropy of scale
-        ``scale``, for sparse and badly scaled targets), a mirror map, or a dict of sites → mirror maps.
+        φ: None (Euclidean at real sites, else the mirror of the support: its entropy, or without the test its barrier),
+        ``"hyperbolic"`` (hyperbolic entropy of scale ``scale``, for sparse and badly scaled targets), a mirror map, or
+        a dict of sites → mirror maps.
     envelope
         ψ: None (Euclidean, the Moreau envelope), ``"hyperbolic"`` (hyperbolic entropy with β = 0.7/α), or a mirror map.
     smoothing
@@ -97,7 +97,7 @@ class BregmanProximalLangevin(AbstractLangevin):
 
     def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
         """The mirror of the step."""
-        mirror = resolve_mirror(self.mirror, target, scale, barrier=self.takes_barriers)
+        mirror = resolve_mirror(self.mirror, target, scale, barrier=not self.adjusted)
         check_dual(self, mirror)
         return mirror
 
@@ -175,7 +175,7 @@ class MirrorLangevin(AbstractLangevin):
 
     def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
         """The mirror of the step."""
-        mirror = resolve_mirror(self.mirror, target, scale, barrier=self.takes_barriers)
+        mirror = resolve_mirror(self.mirror, target, scale, barrier=not self.adjusted)
         check_dual(self, mirror)
         return mirror
 

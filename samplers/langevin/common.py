@@ -32,9 +32,10 @@ from ..schedule import Schedule, frozen, step_size_schedule, window_schedule
 from .checks import check_domain, describe_edges, describe_overshoot, starting_points, steepest_edge
 
 FIRST_STEP = 0.1
-ACCEPTANCE_REAL, ACCEPTANCE = 0.574, 0.5
-"""Of MALA; and where a constraint makes the metric vary from place to place: there 1 − acceptance falls as √γ only, and
-by measurement (`benchmarks/papers/langevin_edges.py`) 0.5 is never far from the best, as 0.4 and 0.6 are."""
+ACCEPTANCE_REAL, ACCEPTANCE, ACCEPTANCE_STEEP = 0.574, 0.5, 0.4
+"""Of MALA; where a constraint makes the metric vary from place to place, so that 1 − acceptance falls as √γ, and by
+measurement 0.5 is never far from the best, as 0.4 and 0.6 are (`benchmarks/papers/langevin_edges.py`); and where a
+density is infinite at an edge, from which only long steps lead away."""
 SHRINK = 0.02
 """A window makes no variance smaller than by this factor: a chain that hardly moved tells little."""
 UNADJUSTED = 0.1
@@ -93,16 +94,12 @@ class Pair(NamedTuple):
 
 
 class LangevinState(eqx.Module):
-    """State of a chain: where it is, what warm-up learned, and the pair that tells the bias of an unadjusted one.
-
-    ``barriers`` says which mirrors its duals are of; it goes from stage to stage with them.
-    """
+    """State of a chain: where it is, what warm-up learned, and the pair that tells the bias of an unadjusted one."""
 
     local: Local
     adaptation: Adaptation
     pair: Pair | None
     coordinates: PrimalCoordinates
-    barriers: bool = eqx.field(static=True, default=False)
 
 
 class LangevinInfo(NamedTuple):
@@ -144,7 +141,6 @@ class AbstractLangevin(AbstractMethod):
     bias_check: bool = eqx.field(static=True, default=True)
     schedule: Any = None
     pair_from: Any = None
-    barriers: bool | None = eqx.field(static=True, default=None)
 
     kind: ClassVar = "chains"
     requires: ClassVar = ("support",)
@@ -220,29 +216,22 @@ class AbstractLangevin(AbstractMethod):
 
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "AbstractLangevin":
         """Refuse what only the host can see: a target without constrained coordinates, starts outside of the mirror's
-        domain, a step size at which the recursion explodes. Supports get their barriers where a density grows without
-        bound towards an edge, and without the test.
+        domain, a step size at which the recursion explodes. The acceptance to be reached is lower where a density grows
+        without bound towards an edge.
         """
         found = primal(target)
         x = found.coordinates.to_x(target.initial(key))
-        points = [found.coordinates.to_x(u) for u in starting_points(start)]
-        method = dataclasses.replace(self, barriers=self._barriers(found, points[0] if points else x, start))
-        mirror = method.mirror_for(found, jnp.ones_like(x))
+        mirror = self.mirror_for(found, jnp.ones_like(x))
         mirror.check(x.shape[0])
+        points = [found.coordinates.to_x(u) for u in starting_points(start)]
         for point in points:
             check_inside(mirror, found, point)
         check_domain(mirror, found, key)
-        method.check_step(found, points[0] if points else x)
-        return method
-
-    def _barriers(self, target: Primal, x: Array, start: Any) -> bool:
-        """Whether supports have their barriers as mirrors: as in the stage before, or by the density's edges."""
-        before = [
-            s.barriers for s in (start if isinstance(start, list | tuple) else [start]) if isinstance(s, LangevinState)
-        ]
-        if before:
-            return before[0]
-        return not self.adjusted or (not target.coordinates.real and bool(steepest_edge(target, x)[0]))
+        self.check_step(found, points[0] if points else x)
+        own = self.target_acceptance is not None or found.coordinates.real or not self._learns
+        if own or not points or not steepest_edge(found, points[0])[0]:
+            return self
+        return dataclasses.replace(self, target_acceptance=ACCEPTANCE_STEEP)
 
     def check_step(self, target: Primal, x: Array) -> None:
         """Raise where the user's step size is too large for the curvature at ``x``; default: any will do."""
@@ -271,7 +260,7 @@ class AbstractLangevin(AbstractMethod):
         step_size = self.first_step(found, mirror, local) if step_size is None else step_size
         adaptation = start_adaptation(self._settings(found), step_size, local.log_density, gradient, adaptation.metric)
         pair = Pair(local, jnp.zeros(()), jnp.zeros((2, 2, d))) if self._paired else None
-        return LangevinState(local, adaptation, pair, found.coordinates, self.takes_barriers)
+        return LangevinState(local, adaptation, pair, found.coordinates)
 
     def step(
         self, key: PRNGKeyArray, state: LangevinState, target: Target, t: Array
@@ -313,7 +302,7 @@ class AbstractLangevin(AbstractMethod):
             estimator = adaptation.estimator._replace(inverse_mass_matrix=metric)
             adaptation = Adaptation(adaptation.dual_averaging, estimator, adaptation.level)
             local = self._rescaled(found, local, adaptation, changed)
-        new = LangevinState(local, adaptation, pair, state.coordinates, state.barriers)
+        new = LangevinState(local, adaptation, pair, state.coordinates)
         info = LangevinInfo(
             acceptance_rate=acceptance if self.has_ratio else jnp.asarray(taken, acceptance.dtype),
             diverging=diverging,
@@ -361,11 +350,6 @@ class AbstractLangevin(AbstractMethod):
         mirror = self.mirror_for(found, jnp.sqrt(state.adaptation.metric[0]))
         long = describe_overshoot(mirror, state.local.point.y, steps[:, None] * state.local.drift)
         return [*describe_bias(type(self).__name__, state.pair), *edges, *long]
-
-    @property
-    def takes_barriers(self) -> bool:
-        """Whether mirrors of supports are barriers; `prepare` decides, and without it the test."""
-        return not self.adjusted if self.barriers is None else self.barriers
 
     @property
     def _fixed(self) -> bool:

@@ -56,7 +56,7 @@ class MAPLA(AbstractLangevin):
 
     def mirror_for(self, target: Primal, scale: Array) -> AbstractMirror:
         """The mirror whose Hessian is the metric."""
-        return resolve_mirror(self.mirror, target, scale, barrier=self.takes_barriers)
+        return resolve_mirror(self.mirror, target, scale)
 
     def noise(self, key: Array, mirror: AbstractMirror, point: Point) -> Array:
         """A draw of N(0, H⁻¹)."""

@@ -146,6 +146,51 @@ class Target(eqx.Module):
         return from_factors(log_prior, log_likelihood, data, example, support)
 
     @staticmethod
+    def from_stream(
+        log_prior: Callable,
+        log_likelihood: Callable,
+        source: Any,
+        example: Any,
+        support: Any = None,
+        *,
+        num_rows: int | None = None,
+        block_rows: int | None = None,
+        seed: int = 0,
+    ) -> "Target":
+        """A log prior plus one log likelihood per observation, of observations that do not fit in memory.
+
+        For methods of mini-batches (`pushforward.SGLD`, `pushforward.SGHMC`). Blocks of shuffled rows are read on a
+        thread while the block before is in use.
+
+        Parameters
+        ----------
+        log_prior, log_likelihood, example, support
+            As in `Target.from_factors`.
+        source
+            A pytree of arrays on disk with a common leading axis (NumPy memory maps, zarr arrays), or a zarr group of
+            them; or a function that returns an iterator over blocks of rows, whose order stays the same: they are
+            shuffled within what is in memory only.
+        num_rows
+            Number of rows that such an iterator gives.
+        block_rows
+            Rows in memory at a time; by default 32 MB of them. Up to four blocks are held.
+        seed
+            Of the shuffling.
+
+        Raises
+        ------
+        InvalidArgument
+            The arrays differ in length, rows are not alike, or an iterator ends before ``num_rows`` rows.
+        NonFinite
+            A row that is read has NaN or infinity.
+        """
+        from .stream import from_stream
+
+        return from_stream(
+            log_prior, log_likelihood, source, example, support, num_rows=num_rows, block_rows=block_rows, seed=seed
+        )
+
+    @staticmethod
     def composite(smooth: Any, nonsmooth: Any, example: Any = None, support: Any = None) -> "Target":
         """A smooth target minus a nonsmooth convex term: log π = f − g, in unconstrained coordinates.
 
@@ -233,9 +278,14 @@ class Target(eqx.Module):
         Any of ``"prior"`` (log density = log prior + log likelihood), ``"proper_prior"`` (and the prior can be
         sampled), ``"likelihood"`` (pointwise), ``"predictive"``, ``"support"`` (of each site, and the density in
         constrained coordinates), ``"composite"``, ``"factors"`` (one log likelihood per observation, by row of the
-        data), ``"shards"`` (these dealt out to agents), ``"numpyro"`` (the model itself, for guides).
+        data), ``"shards"`` (these dealt out to agents), ``"stream"`` (read block by block), ``"numpyro"`` (the model
+        itself, for guides).
         """
         return frozenset()
+
+    def has(self, name: str) -> bool:
+        """Whether ``name`` is in `structure`, without looking for what else there is."""
+        return name in self.structure()
 
     def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log prior density of ``u``, log-Jacobian included; `log_density` minus this is the log likelihood."""
@@ -312,6 +362,21 @@ class Target(eqx.Module):
 
         return sharded(self, by)
 
+    # -- data that do not fit in memory -------------------------------------------------------------------------------
+
+    def block_at(self, stage: int, t: int) -> Any:
+        """Which rows of the data iteration ``t`` of a stage uses, for `with_block`; None where all are there."""
+        del stage, t
+
+    def block_ends(self, t: int) -> int | None:
+        """The iteration at which the block of iteration ``t`` has served; None where all data are there."""
+        del t
+
+    def with_block(self, block: Any) -> "Target":
+        """The same target with these rows in memory."""
+        del block
+        return self
+
     def check(self, num_starts: int = 3, key: int = 0) -> Any:
         """Per site shape, support, log density and gradient at several random starts, as a table.
 
@@ -337,7 +402,7 @@ class Target(eqx.Module):
     def require(self, method_name: str, requires: tuple[str, ...], hints: dict[str, str]) -> None:
         """Raise `UnsupportedTarget` in one sentence unless all of ``requires`` is present."""
         for name in requires:
-            if name not in self.structure():
+            if not self.has(name):
                 raise UnsupportedTarget(f"{method_name} needs a target with {name}; this one has none: {hints[name]}.")
 
     def __hash__(self) -> int:

@@ -76,9 +76,15 @@ class CompositeTarget(WrappedTarget):
         return jnp.where(weights > 0, loc + u / jnp.maximum(weights, 1.0), u)
 
     def structure(self) -> frozenset[str]:
-        """What the smooth part has, and ``"composite"``; a term that was added leaves no prior to sample."""
-        lost = set() if self.included else {"proper_prior", "numpyro"}
+        """What the smooth part has, without factors, and ``"composite"``; a term that was added leaves no prior."""
+        lost = {"factors"} if self.included else {"factors", "proper_prior", "numpyro"}
         return frozenset((self.target.structure() - lost) | {"composite"})
+
+    def has(self, name: str) -> bool:
+        """See `Target.has`."""
+        if name in ("factors", "composite") or (name in ("proper_prior", "numpyro") and not self.included):
+            return name == "composite"
+        return self.target.has(name)
 
     def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log prior density of ``u``; a term that was added counts as prior."""

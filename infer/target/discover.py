@@ -128,7 +128,7 @@ def discover(call: Callable[[list[Any]], tuple[Callable, tuple, dict]], leaves: 
     found: list[Discovery] = []
 
     def run(leaves: list[Any]) -> None:
-        found.append(_read(_trace(*call(leaves)), leaves))
+        found.append(_read(run_at_zeros(*call(leaves)), leaves))
 
     with jax.enable_x64(True):
         jax.eval_shape(run, leaves)
@@ -152,7 +152,8 @@ def zeros_where_latent(site: dict[str, Any]) -> Any:
     return transform(jnp.zeros(transform.inverse_shape(shape)))
 
 
-def _trace(model: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
+def run_at_zeros(model: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """The sites of a model, with continuous latents at the image of 0."""
     from numpyro import handlers
 
     with handlers.trace() as trace, handlers.seed(rng_seed=0), handlers.substitute(substitute_fn=zeros_where_latent):

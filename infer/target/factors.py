@@ -7,20 +7,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from ..errors import InvalidArgument
-from ..validate import check_count
 from .arguments import Layout, as_array, as_given, first_line, is_array, name_of, splits
 from .base import Site
 from .labelled import LabelledTarget
 from .log_density import Coordinates, check_scalar, coordinates
+from .minibatch import FactoredTarget
 from .static import Labels
 
 FACTORS = "factors"
 
 
-class FactorTarget(LabelledTarget):
+class FactorTarget(LabelledTarget, FactoredTarget):
     """log π(x) = log prior(x) + Σᵢ log likelihood(x, dataᵢ). Make one with `Target.from_factors`.
 
     Attributes
@@ -73,29 +73,21 @@ class FactorTarget(LabelledTarget):
         params, log_det = self._params(u)
         return self._prior(params) + log_det
 
-    def factor(self, u: Float[Array, " d"], batch: Int[Array, " b"]) -> Float[Array, " b"]:
-        """Log likelihood of each observation with an index in ``batch``."""
-        return self.factor_at(u, jax.tree.map(lambda leaf: as_array(leaf)[batch], self.data))
-
     def factor_at(self, u: Float[Array, " d"], rows: Any) -> Float[Array, " b"]:
         """Log likelihood of each of some observations, given as `rows` has them."""
         return self._likelihoods(self._params(u)[0], rows)
 
-    def minibatch(self, key: PRNGKeyArray, t: Int[Array, ""] | int, size: int) -> Int[Array, " size"]:
-        """Indices of iteration ``t``: uniform with replacement, a pure function of (key, t)."""
-        size = check_count("size", size)
-        return jax.random.randint(jax.random.fold_in(key, t), (size,), 0, self.num_factors)
+    def prior_given(self, values: dict[str, Array]) -> Float[Array, ""]:
+        """Log prior density at values of the sites."""
+        return self._prior(self.coordinates.assemble(values))
 
-    def log_density_minibatch(self, u: Float[Array, " d"], batch: Int[Array, " b"]) -> Float[Array, ""]:
-        """Unbiased estimate of `log_density` from a mini-batch of b indices: log prior + n/b Σ log likelihood."""
-        values, log_det = self.coordinates.constrain(u)
-        return self.log_density_at_minibatch(values, batch) + log_det
+    def factor_given(self, values: dict[str, Array], rows: Any) -> Float[Array, " b"]:
+        """`factor_at` at values of the sites."""
+        return self._likelihoods(self.coordinates.assemble(values), rows)
 
-    def log_density_at_minibatch(self, values: dict[str, Array], batch: Int[Array, " b"]) -> Float[Array, ""]:
-        """Unbiased estimate of `log_density_at` from a mini-batch of b indices."""
-        params = self.coordinates.assemble(values)
-        part = self._likelihoods(params, jax.tree.map(lambda leaf: as_array(leaf)[batch], self.data))
-        return self._prior(params) + self.num_factors / part.shape[0] * jnp.sum(part)
+    def restricted(self, rows: Any) -> Self:
+        """The target of some of the observations alone, given as `rows` has them."""
+        return self.replace(data=rows)
 
     def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
         """Log likelihood of each observation, under the name ``"factors"``."""

@@ -22,16 +22,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..errors import InvalidArgument, NotAvailable, PushforwardError
+from ..errors import InvalidArgument, NotAvailable, PushforwardError, UnsupportedTarget
 from .arguments import Layout, as_array, first_line, first_that_traces, name_of, short_name, shown, unwrap_partial
 from .base import Site, Target
 from .discover import Plan, discover, unvalidated
 from .forward import check_nan, check_supports, observed_values, simulate
 from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
+from .minibatch import FactoredTarget
+from .rows import Rows, find_rows, row_likelihoods
 from .static import ByContent, Labels
 
 
-class NumPyroTarget(LabelledTarget):
+class NumPyroTarget(LabelledTarget, FactoredTarget):
     """The posterior of a NumPyro model. Make one with `Target.from_numpyro`."""
 
     data: list[Any]
@@ -60,16 +62,21 @@ class NumPyroTarget(LabelledTarget):
     @unvalidated
     def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log prior density of ``u``, log-Jacobian included; ``numpyro.factor`` terms count as likelihood."""
-        from numpyro import handlers
         from numpyro.infer.util import potential_energy
+
+        model, args, kwargs = self._without_data()
+        return -potential_energy(model, args, kwargs, unpack(u, self.plan.unconstrained), enum=self.plan.enumerated)
+
+    def _without_data(self) -> tuple[Callable, tuple, dict]:
+        """Model, args and kwargs with observed sites and factors left out."""
+        from numpyro import handlers
 
         jacobians = {f"_{name}_log_det" for name, _ in self.plan.unconstrained}
 
         def is_data(site: dict[str, Any]) -> bool:
             return site["type"] == "sample" and site["is_observed"] and site["name"] not in jacobians
 
-        model, args, kwargs = self.ready(lambda model: handlers.block(model, hide_fn=is_data))
-        return -potential_energy(model, args, kwargs, unpack(u, self.plan.unconstrained), enum=self.plan.enumerated)
+        return self.ready(lambda model: handlers.block(model, hide_fn=is_data))
 
     @unvalidated
     def log_densities(self, u: Float[Array, " d"]) -> dict[str, Array]:
@@ -90,10 +97,12 @@ class NumPyroTarget(LabelledTarget):
         """NumPyro constraint of each latent site."""
         return dict(zip((name for name, _ in self.plan.unconstrained), self.plan.supports, strict=True))
 
-    @unvalidated
     def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
         """Log joint density of data and latent sites, in constrained coordinates, discrete latents summed out."""
-        model, args, kwargs = self.ready()
+        return self._log_density_at(values, *self.ready())
+
+    @unvalidated
+    def _log_density_at(self, values: dict[str, Array], model: Callable, args: tuple, kwargs: dict) -> Float[Array, ""]:
         if self.plan.enumerated:
             from numpyro.contrib.funsor import log_density
         else:
@@ -162,7 +171,10 @@ class NumPyroTarget(LabelledTarget):
     # -- structure --------------------------------------------------------------------------------------------------
 
     def structure(self) -> frozenset[str]:
-        """See `Target.structure`."""
+        """See `Target.structure`; the first call looks whether the model's data come in rows (see `Target.has`)."""
+        return self._known_structure() | ({"factors"} if self.has("factors") else set())
+
+    def _known_structure(self) -> frozenset[str]:
         names = {"numpyro", "prior", "support"}
         if not self.plan.improper:
             names.add("proper_prior")
@@ -172,12 +184,69 @@ class NumPyroTarget(LabelledTarget):
             names.add("predictive")
         return frozenset(names)
 
+    def has(self, name: str) -> bool:
+        """Whether the target has this structure; only ``"factors"`` takes evaluations of the model to find out."""
+        return isinstance(find_rows(self), Rows) if name == "factors" else name in self._known_structure()
+
+    def require(self, method_name: str, requires: tuple[str, ...], hints: dict[str, str]) -> None:
+        """See `Target.require`."""
+        for name in requires:
+            if name == "factors" and isinstance(why := find_rows(self), str):
+                raise UnsupportedTarget(
+                    f"{method_name} needs a target with factors; this one has none: {why}. Or {hints[name]}."
+                )
+        super().require(method_name, requires, hints)
+
+    # -- rows of the data -----------------------------------------------------------------------------------------
+
+    @property
+    def num_factors(self) -> int:
+        """Number of rows of the data, n."""
+        return self._rows_found().length
+
+    @property
+    def rows(self) -> tuple[Any, ...]:
+        """The arrays among the arguments that have one entry per row, in their order, rows on the leading axis."""
+        return self._rows_found().cut(self)
+
+    def factor_at(self, u: Float[Array, " d"], rows: Any) -> Float[Array, " b"]:
+        """Log likelihood of each of some rows, given as `rows` has them; discrete latents are summed out."""
+        return _row_likelihoods(self, u, rows, found=self._rows_found())
+
+    def restricted(self, rows: Any) -> "NumPyroTarget":
+        """The target of some of the rows alone, given as `rows` has them."""
+        found = self._rows_found()
+        part = found.restrict(self, rows)
+        coords = {name: labels for name, labels in self.labels.coords.items() if len(labels) != found.length}
+        return _build(part.layout, part.data, self.reparam, Labels({}, coords))
+
+    def prior_given(self, values: dict[str, Array]) -> Float[Array, ""]:
+        """Log prior density at values of the latent sites, in constrained coordinates."""
+        return self._log_density_at(values, *self._without_data())
+
+    def factor_given(self, values: dict[str, Array], rows: Any) -> Float[Array, " b"]:
+        """`factor_at` at values of the latent sites."""
+        return self.factor_at(self.unconstrain(values), rows)
+
+    def likelihood_parts(self, u: Float[Array, " d"]) -> dict[str, Array]:
+        """Log likelihood by site; all of it, under the name ``""``, where discrete sites are summed out."""
+        if self.plan.enumerated:
+            return {"": self.log_density(u) - self.log_prior(u)}
+        parts = self.log_densities(u)
+        return {name: parts[name] for name in (*self._observed_names(), *self.plan.factors)}
+
+    def _rows_found(self) -> Rows:
+        found = find_rows(self)
+        if isinstance(found, str):
+            raise UnsupportedTarget(f"this target has no log likelihood for each observation: {found}.")
+        return found
+
     @unvalidated
     def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
         """Log likelihood of each datum by observed site; of ``numpyro.factor`` sites where nothing is observed."""
         from numpyro.infer.util import log_likelihood
 
-        if "likelihood" not in self.structure():
+        if not self.has("likelihood"):
             raise NotAvailable(self._lacks("log_likelihood", "likelihood"))
         model, args, kwargs = self.ready(enum=False)
         given = {s.name: values[s.name] for s in self.sites if s.kind != "deterministic" and s.name in values}
@@ -366,6 +435,11 @@ def _log_density(target: NumPyroTarget, u: Array) -> Array:
 
     model, args, kwargs = target.ready()
     return -potential_energy(model, args, kwargs, unpack(u, target.plan.unconstrained), enum=target.plan.enumerated)
+
+
+@partial(jax.jit, static_argnames="found", inline=True)
+def _row_likelihoods(target: NumPyroTarget, u: Array, rows: Any, *, found: Rows) -> Array:
+    return row_likelihoods(target, found, u, rows)
 
 
 def _reparameterised(model: Callable, reparam: tuple[tuple[str, ByContent], ...]) -> Callable:

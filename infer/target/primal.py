@@ -171,7 +171,7 @@ def primal(target: Target) -> Primal:
         term acts on coordinates of u that are not those of x.
     """
     inner = target.target if isinstance(target, CompositeTarget) else target
-    if "support" not in inner.structure():
+    if not inner.has("support"):
         raise UnsupportedTarget(
             f"{type(inner).__name__} does not tell the supports of its sites; build the target with "
             f"Target.from_numpyro or Target.from_log_density."

@@ -16,6 +16,7 @@ from ..errors import InvalidArgument, UnsupportedTarget
 from ..validate import check_count
 from .arguments import as_array
 from .base import Target
+from .sub_posterior import SubPosterior, sub_posterior
 from .wrapped import WrappedTarget
 
 
@@ -75,6 +76,34 @@ class ShardedTarget(WrappedTarget):
     def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
         """Log density in constrained coordinates."""
         return self.target.log_density_at(values)
+
+    def sub_posterior(self, agent: int, *, inflated: bool = False) -> SubPosterior:
+        """What one agent can infer alone: a target of its own data, for `pushforward.combine`.
+
+        Parameters
+        ----------
+        agent
+            Number of the agent, 0, 1, …
+        inflated
+            prior · likelihoodⁿ, for ``how="swiss"``; otherwise prior^(1/n) · likelihood, whose product over agents is
+            the posterior.
+
+        Raises
+        ------
+        InvalidArgument
+            There is no such agent.
+
+        Warns
+        -----
+        RuntimeWarning
+            The prior to the power 1/n is improper.
+        """
+        agent = check_count("agent", agent, 0)
+        if agent >= self.num_agents:
+            raise InvalidArgument(f"agent must be below {self.num_agents}, the number of shards, got {agent}.")
+        mine = np.asarray(self.mask)[agent]
+        rows = jax.tree.map(lambda leaf: np.asarray(leaf)[agent][mine], self.rows)
+        return sub_posterior(self.target, rows, agent, self.num_agents, inflated=inflated)  # type: ignore[arg-type]
 
     def structure(self) -> frozenset[str]:
         """What the target within has, and ``"shards"``."""

@@ -80,7 +80,7 @@ def _from_values(values: Mapping[str, Any], target: Target, n: int) -> Array:
 
 def _check_supports(values: Mapping[str, Any], target: Target) -> None:
     """Name the first particle and the value outside of a support."""
-    if "support" not in target.structure():
+    if not target.has("support"):
         return
     for name, support in target.supports().items():
         if support is None or name not in values:

@@ -191,6 +191,34 @@ class Target(eqx.Module):
         )
 
     @staticmethod
+    def from_local_rows(
+        log_prior: Callable, log_likelihood: Callable, rows: Any, example: Any, support: Any = None
+    ) -> "Target":
+        """The same as `from_factors`, of the rows of all processes, each of which gives those that it has.
+
+        Rows stay where they are; log likelihoods and gradients travel. All processes must call it; see
+        `pushforward.distributed`. In one process the rows are shared out over its devices.
+
+        Parameters
+        ----------
+        rows
+            Pytree of arrays with a common leading axis: the observations of this process. Together they count in the
+            order of the processes.
+        log_prior, log_likelihood, example, support
+            As in `Target.from_factors`, the same in all processes.
+
+        Raises
+        ------
+        InvalidArgument
+            See `Target.from_factors`.
+        DistributedError
+            Rows of other shapes or dtypes, or other functions, in another process.
+        """
+        from .spread import from_local_rows
+
+        return from_local_rows(log_prior, log_likelihood, rows, example, support)
+
+    @staticmethod
     def composite(smooth: Any, nonsmooth: Any, example: Any = None, support: Any = None) -> "Target":
         """A smooth target minus a nonsmooth convex term: log π = f − g, in unconstrained coordinates.
 

@@ -5,6 +5,7 @@ the devices, so that processes × devices of the same product give the same bits
 its own). Per evaluation d numbers travel to the devices (they are there already) and one back, d of the gradient.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import equinox as eqx
@@ -19,7 +20,7 @@ from ..distributed.processes import check_same, exchange, num_processes
 from ..errors import InvalidArgument, UnsupportedTarget
 from .arguments import as_array
 from .base import Target
-from .factors import FactorTarget
+from .factors import FactorTarget, from_factors
 from .static import fingerprint
 from .wrapped import WrappedTarget
 
@@ -153,28 +154,11 @@ def spread_rows(target: Target, mesh: Mesh) -> Target:
     return SpreadTarget(_without_rows(target), jax.tree.map(lay_out, rows), mask, np.arange(n), mesh, "")
 
 
-def from_local_rows(target: Target) -> Target:
-    """A target over the rows of all processes, made in each of them from a target with its own rows.
-
-    Rows stay where they are; only log likelihoods and gradients travel. Made of the rows in the order of processes.
-
-    Parameters
-    ----------
-    target
-        From `Target.from_factors`, with the same functions in all processes and the rows that this one has.
-
-    Raises
-    ------
-    InvalidArgument
-        A target of another kind.
-    DistributedError
-        Rows of different shapes or dtypes in different processes.
-    """
-    if not isinstance(target, FactorTarget):
-        raise InvalidArgument(
-            f"from_local_rows takes a target made with Target.from_factors, got {type(target).__name__}; write the "
-            f"model as a log prior and the log likelihood of one row."
-        )
+def from_local_rows(
+    log_prior: Callable, log_likelihood: Callable, rows: Any, example: Any, support: Any = None
+) -> SpreadTarget:
+    """See `Target.from_local_rows`."""
+    target = from_factors(log_prior, log_likelihood, rows, example, support)
     rows = jax.tree.map(np.asarray, target.rows)
     shapes = {
         jax.tree_util.keystr(path) or "rows": [list(leaf.shape[1:]), str(leaf.dtype)]

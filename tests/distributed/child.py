@@ -1,0 +1,93 @@
+"""One of several processes: ``child.py layouts|restart OUT``. Fits, and leaves its draws in files by process."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pushforward as pf
+
+me = pf.distributed.initialize()
+
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+N, D = 240, 3
+
+
+def data():
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((N, D))
+    return x, (rng.uniform(size=N) < 1 / (1 + np.exp(-x @ np.array([1.0, -0.5, 0.2])))).astype(float)
+
+
+def log_prior(b):
+    return -0.5 * jnp.sum(b**2) / 4
+
+
+def log_likelihood(b, row):
+    x, y = row
+    return y * (x @ b) - jnp.logaddexp(0.0, x @ b)
+
+
+def logistic(rows=None):
+    return pf.Target.from_factors(log_prior, log_likelihood, data() if rows is None else rows, jnp.zeros(D))
+
+
+def own_rows():
+    """The rows of this process: a contiguous block."""
+    at = np.array_split(np.arange(N), me.count)[me.index]
+    x, y = data()
+    return x[at], y[at]
+
+
+def layouts(out):
+    quiet = {"key": 3, "progress": False, "num_samples": 40, "num_warmup": 60}
+    target, found = logistic(), {}
+    found["chains"] = pf.fit(target, pf.NUTS(), chunk_length=25, store=out / "chains", **quiet).draws()["x"]
+    found["goal"] = pf.fit(target, pf.NUTS(), target_ess=50, **quiet | {"num_samples": 1000}).draws()["x"]
+    long = {"mesh": "data", "num_chains": 1} | quiet
+    found["data"] = pf.fit(target, pf.NUTS(), **long).draws()["x"]
+    local = pf.Target.from_local_rows(log_prior, log_likelihood, own_rows(), jnp.zeros(D))
+    found["rows"] = pf.fit(local, pf.NUTS(), num_chains=1, **quiet).draws()["x"]
+    found["particles"] = pf.fit(target, pf.SVGD(num_particles=16, num_steps=30), key=3, progress=False).draws()["x"]
+    found["batches"] = pf.fit(
+        target, pf.SVGD(num_particles=8, num_steps=10, batch_size=16, learning_rate=0.1), key=3, progress=False,
+        mesh="data",
+    ).draws()["x"]  # fmt: skip
+    found["agents"] = pf.fit(target.sharded(8), pf.DistributedADMM("ring", rho=5.0), num_chains=2, **quiet).draws()["x"]
+    said = {}
+    if me.count > 1:
+        for what, other in (("rows", logistic(tuple(x[: N - me.index] for x in data()))), ("same", target)):
+            try:
+                pf.fit(other, pf.NUTS(), **quiet | ({"num_samples": 40 + me.index} if what == "same" else {}))
+            except pf.DistributedError as error:
+                said[what] = str(error)
+    np.savez(out / f"draws-{me.index}.npz", **found, **{f"said_{k}": v for k, v in said.items()})
+
+
+def restart(out):
+    """Process 1 is killed in its first life, when a checkpoint with draws is there; the second life resumes."""
+    store, mark = out / "run", out / "killed"
+    if me.index == 1 and not mark.exists():
+        from pushforward.infer.run import driver
+
+        def after_chunk(self, stage, progress, original=driver.Run._after_chunk):
+            original(self, stage, progress)
+            if stage.keep and self.kept >= 60:
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        driver.Run._after_chunk = after_chunk
+    if (store / "zarr.json").exists():
+        posterior = pf.resume(store, logistic(), progress=False, checkpoint_every=0)
+    else:
+        posterior = pf.fit(
+            logistic(), pf.NUTS(), key=3, num_samples=120, num_warmup=60, store=store, chunk_length=20,
+            checkpoint_every=0, progress=False,
+        )  # fmt: skip
+    np.savez(out / f"draws-{me.index}.npz", x=posterior.draws()["x"])
+
+
+if __name__ == "__main__":
+    {"layouts": layouts, "restart": restart}[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,88 @@
+"""Several real processes on this machine: the same bits in all layouts, deaths, and runs that go on after them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHILD = ROOT / "tests" / "distributed" / "child.py"
+
+
+def launch(processes, devices, *arguments, status=0, **options):
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    command = ["launch", "-n", processes, "--devices-per-process", devices, "--timeout=240", *flags, CHILD, *arguments]
+    done = subprocess.run(
+        [sys.executable, "-m", "pushforward.cli", *map(str, command)], cwd=ROOT, capture_output=True, text=True,
+        check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    return done.stderr
+
+
+def draws(folder, rank=0):
+    with np.load(folder / f"draws-{rank}.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One process with four devices."""
+    folder = tmp_path_factory.mktemp("alone")
+    launch(1, 4, "layouts", folder)
+    return draws(folder)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Two processes with two devices each."""
+    folder = tmp_path_factory.mktemp("two")
+    launch(2, 2, "layouts", folder)
+    return [draws(folder, rank) for rank in range(2)]
+
+
+@pytest.mark.parametrize("what", ["chains", "goal", "data", "rows", "particles", "batches", "agents"])
+def test_processes_and_devices_change_no_bit(alone, two, what):
+    for found in two:
+        np.testing.assert_array_equal(found[what], alone[what])
+
+
+def test_rows_given_by_process_are_the_rows_given_together(alone):
+    np.testing.assert_array_equal(alone["rows"], alone["data"])
+
+
+def test_processes_that_differ_are_named(two):
+    for found in two:
+        assert "differ in what they fit: fingerprint is" in str(found["said_rows"])
+        assert "plan.num_samples is 41 in process 1 and 40 in process 0" in str(found["said_same"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_eight_devices(processes, tmp_path):
+    for count in (1, processes):
+        (tmp_path / str(count)).mkdir()
+        launch(count, 8 // count, "layouts", tmp_path / str(count))
+    expected, found = draws(tmp_path / "1"), draws(tmp_path / str(processes), processes - 1)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_and_a_restart_goes_on(tmp_path):
+    """And so does a resume in another number of processes; the draws are those of a run never interrupted."""
+    for name in ("whole", "restarted", "resumed"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "whole" / "killed").touch()
+    launch(1, 2, "restart", tmp_path / "whole")
+    said = launch(2, 1, "restart", tmp_path / "restarted", restarts=1)
+    assert "process 1 of 2 was ended by SIGKILL" in said
+    assert "starting all 2 processes again (1 of 1)" in said
+    launch(2, 1, "restart", tmp_path / "resumed", status=137)
+    launch(1, 2, "restart", tmp_path / "resumed")
+    expected = draws(tmp_path / "whole")["x"]
+    for name in ("restarted", "resumed"):
+        np.testing.assert_array_equal(draws(tmp_path / name)["x"], expected)

@@ -460,12 +460,12 @@ class Run:
 
     def _collect(self, stage: Stage, group: Group, begin: int, block: dict[str, Any]) -> None:
         """Look at the draws and infos of a chunk that began at iteration ``begin``, and keep them."""
-        check_draws(self.target, block["posterior"], group.chains, begin, self.plan.thin, stage.name)
-        loss = block["sample_stats"].get("loss")
-        check_loss(type(self.method).__name__, loss, group.chains, begin, stage.name)
         alarm = self.prepared.alarm(_Infos(block["sample_stats"]))
         if alarm is not None:
             raise NonFinite(f"{alarm} It was in iterations {begin} to {group.t - 1} of stage {stage.name!r}.")
+        check_draws(self.target, block["posterior"], group.chains, begin, self.plan.thin, stage.name)
+        loss = block["sample_stats"].get("loss")
+        check_loss(type(self.method).__name__, loss, group.chains, begin, stage.name)
         self._count(stage, block["sample_stats"])
         if stage.keep and next(iter(block["sample_stats"].values())).shape[1]:
             self.columns.add(group.index, block)

@@ -97,16 +97,21 @@ class Run:
         spreads = self.method.spreads if kind is None else kind in (PARTICLES, DATA)
         if spreads and len(devices) > 1 and len(self.groups) == 1:
             self._mesh = data_mesh(devices) if kind == DATA else particle_mesh(devices)
-            self.own, self.groups[0].device = self.groups, everywhere(self._mesh)
+            self.groups[0].device = everywhere(self._mesh)
             if kind == DATA:
                 with precision(self.plan.precision):
                     self.arranged = spread_rows(self.arranged, self._mesh)
         else:
-            self.own = self.groups if self.together is None else self.together.share_of(self.groups)
             for i, group in enumerate(self.own):
                 group.device = local[i % len(local)]
         self.workers = len(local) if len(local) > 1 or local[0].platform != "cpu" else _num_cores()
         self._one_device = len(devices) == 1
+
+    @property
+    def own(self) -> list[Group]:
+        """The groups that this process runs."""
+        alone = self.together is None or self._mesh is not None
+        return self.groups if alone else self.together.share_of(self.groups)  # type: ignore[union-attr]
 
     # -- the whole run ------------------------------------------------------------------------------------------------
 
@@ -263,10 +268,11 @@ class Run:
                     blocks = self._go_up_to(stage, pool, length, look)
                 except Exception as raised:  # told to the others before it ends this process
                     error = raised
-            own = [] if self._mesh is not None and together.index else self.own
             iterations = max((group.t - begin for group, begin, _ in blocks), default=0)
-            told = together.meet(own, [] if self._mesh is not None else blocks, self._signals.reason, error,
-                                 (self.seconds, time.monotonic() - begun, iterations))  # fmt: skip
+            clock = (self.seconds, time.monotonic() - begun, iterations)
+            # What runs on all devices is known everywhere already.
+            news = (self.own, blocks) if self._mesh is None else ([], [])
+            told = together.meet(*news, self._signals.reason, error, clock)
             self.stopped = told.signal
             if self._mesh is None:
                 together.take_over(self.groups, told)
@@ -275,7 +281,8 @@ class Run:
                 for group, begin, block in blocks:
                     self._collect(stage, group, begin, block)
                 self._after_chunk(stage, progress)
-                if look is not None and self.stopped is None and self._done(stage) >= look * self.plan.thin:
+                waits = look is not None and self._done(stage) >= look * self.plan.thin
+                if waits and self.stopped is None and any(not group.finished for group in self.groups):
                     self.stopped, self.looked = together.agree(self._goal_reached), look
                     look = self._next_look(stage)
             except DistributedError:

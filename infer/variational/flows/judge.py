@@ -84,7 +84,10 @@ def _broken_draw(q: Flow, target: Target) -> str:
     if not broken.any():
         return ""
     example = np.array2string(np.asarray(u)[np.argmax(broken)], precision=4, threshold=8)
-    return f" Of {broken.size:,} draws, {int(broken.sum()):,} have no finite log density; one is u = {example}."
+    return (
+        f" Of {broken.size:,} draws, {int(broken.sum()):,} have no finite log density; one is u = {example}. If such "
+        "values are not allowed, give the support of the constrained parameters to the target."
+    )
 
 
 @jax.jit

@@ -226,6 +226,7 @@ def test_a_log_density_that_is_not_finite_at_many_draws_is_shown_at_one() -> Non
             pf.NonFinite, match=r"Of 2,000 draws, \d+ have no finite log density; one is u = \["
         ) as found:
             best_flow(state, half, None)
+    assert "give the support of the constrained parameters to the target" in str(found.value)
     counted = int(str(found.value).split("draws, ")[1].split()[0])
     assert counted == pytest.approx(2000 * 0.3085, abs=5 * np.sqrt(2000 * 0.3085 * 0.6915))  # 1 − Φ(0.5)
 

@@ -628,9 +628,9 @@ class Posterior:
         return getattr(found, what, "")
 
     def _remarks(self) -> list[dict[str, Any]]:
-        """What the method says of its run; nothing where the run's states are not at hand."""
+        """What the method says of its run; nothing where the run's states are not at hand. Or what was recorded."""
         if self._run is None or not self._run.complete:
-            return []
+            return list(self.record.get("remarks", []))
         result = self.particles if self.approximation is None else self.approximation
         with precision(self._bits):
             return self._run.prepared.remarks(self._run.final_states(), self._run.arranged, result)

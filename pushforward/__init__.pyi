@@ -1,3 +1,4 @@
+from . import distributed as distributed
 from . import infer as infer
 from . import models as models
 from . import samplers as samplers
@@ -42,6 +43,7 @@ from .samplers.agents.decentralised import DULA as DULA
 from .samplers.agents.federated import FALD as FALD
 from .samplers.agents.federated import SplitGibbs as SplitGibbs
 from .samplers.blackjax_adapter import as_sampling_algorithm as as_sampling_algorithm
+from .samplers.combine import combine as combine
 from .samplers.hmc import HMC as HMC
 from .samplers.hmc import MALA as MALA
 from .samplers.hmc import NUTS as NUTS
@@ -52,6 +54,8 @@ from .samplers.langevin.mapla import MAPLA as MAPLA
 from .samplers.langevin.primal_dual import PrimalDualLangevin as PrimalDualLangevin
 from .samplers.langevin.proximal import ProximalLangevin as ProximalLangevin
 from .samplers.mclmc import MCLMC as MCLMC
+from .samplers.sgmcmc.sghmc import SGHMC as SGHMC
+from .samplers.sgmcmc.sgld import SGLD as SGLD
 from .samplers.smc import SMC as SMC
 from .samplers.stein.svgd import SVGD as SVGD
 from .samplers.stein.svgd import MirroredSVGD as MirroredSVGD

@@ -150,6 +150,8 @@ METHODS: dict[str, Entry] = {
     "FALD": Entry(
         lambda: pf.FALD(tolerance=0.15, communication=0.5), _set(communication=0.6, refresh=0.1), 0.25, target=shares
     ),
+    "SGLD": Entry(lambda: pf.SGLD(batch_size=4), _set(step_size=0.05), bias=0.1),
+    "SGHMC": Entry(lambda: pf.SGHMC(batch_size=4), _set(step_size=0.1, friction=0.2), bias=0.1),
     "Laplace": Entry(lambda: pf.Laplace(max_iterations=40), None),
 }
 

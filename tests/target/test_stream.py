@@ -143,8 +143,8 @@ def test_bits_do_not_depend_on_chunks_nor_on_a_stop(kind, maps, tmp_path):
     whole = run(target()).draws()["x"]
     chunked = run(target(), chunk_length=7).draws()["x"]
     np.testing.assert_array_equal(whole, chunked)
-    part = run(target(), store=tmp_path / "run", max_evaluations=160)
-    assert part.draws()["x"].shape[1] < 60
+    part = run(target(), store=tmp_path / "run", max_evaluations=440, chunk_length=7)
+    assert 0 < part.draws()["x"].shape[1] < 60
     resumed = pf.resume(tmp_path / "run", target(), num_samples=60, progress=False)
     np.testing.assert_array_equal(whole, resumed.draws()["x"])
 

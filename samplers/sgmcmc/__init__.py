@@ -1,0 +1,1 @@
+"""Samplers that see a mini-batch of the data at each step."""

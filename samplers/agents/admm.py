@@ -102,7 +102,7 @@ class DistributedADMM(AbstractPlanned):
     noise: Any = eqx.field(static=True, default="shared")
     prox: str = eqx.field(static=True, default="exact")
     links: Any = eqx.field(default=None, kw_only=True)
-    quadratic: Quadratic | None = eqx.field(default=None, kw_only=True)
+    solvers: Quadratic | None = eqx.field(default=None, kw_only=True)
 
     source: ClassVar[str] = "Tzikas et al. 2024"
     warning: ClassVar[str] = (
@@ -160,8 +160,8 @@ class DistributedADMM(AbstractPlanned):
             nothing = jnp.zeros(x.shape[0], x.dtype)
             moved = centre - self.gradients(target, x) / kappa[:, None]
             return Solved(moved, nothing, jnp.ones(x.shape[0], int), nothing > 0)
-        if self.quadratic is not None:
-            return vmap_rows(prox_quadratic, self.quadratic.factor, self.quadratic.linear, centre, kappa)
+        if self.solvers is not None:
+            return vmap_rows(prox_quadratic, self.solvers.factor, self.solvers.linear, centre, kappa)
         tolerated = self._tolerated(kappa, x)
 
         def one(shard: Any, x: Array, v: Array, kappa: Array, tolerance: Array) -> Solved:
@@ -197,7 +197,7 @@ class DistributedADMM(AbstractPlanned):
         if self.prox == "linearised":
             return method
         kappa = 2 * jnp.asarray(method.rho) * jnp.asarray(method.links.degrees)
-        return dataclasses.replace(method, quadratic=as_quadratic(method, target, kappa))
+        return dataclasses.replace(method, solvers=as_quadratic(method, target, kappa))
 
     @classmethod
     def tunable(cls) -> tuple[str, ...]:

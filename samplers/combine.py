@@ -345,10 +345,12 @@ def _remarks(how: str, draws: list[np.ndarray], moments: list[Moments]) -> list[
     worst = int(np.argmax(skews))
     value = float(skews[worst])
     large = value > SKEWED and how != "semiparametric"
-    message = (
-        f"Exact for normal sub-posteriors; the largest skewness of one is {value:.2f} (agent {worst}, threshold "
-        f"{SKEWED}).{' Compare with fewer shards, or how=semiparametric.' if large else ''}"
+    when = (
+        "Exact for any sub-posteriors as draws grow in number" if how == "semiparametric" else "Exact for normal ones"
     )
+    message = f"{when}; the largest skewness of a sub-posterior is {value:.2f} (agent {worst}, threshold {SKEWED})."
+    if large:
+        message += " Compare with fewer shards, or in few dimensions with how='semiparametric'."
     level = "warning" if large else "note"
     found = [{"level": level, "name": "combination", "message": message, "value": value, "threshold": SKEWED}]
     shrunk = max(m.shrunk for m in moments)
@@ -363,10 +365,9 @@ def _remarks(how: str, draws: list[np.ndarray], moments: list[Moments]) -> list[
 
 def _acceptance(rate: float) -> dict[str, Any]:
     low = rate < SLOW
-    text = (
-        f"The sampler over tuples of draws accepted {100 * rate:.1f} % of its proposals (threshold {100 * SLOW:.0f} %)."
-    )
+    text = f"The sampler over tuples of draws replaced {100 * rate:.0f} % of them in a sweep"
+    text += f" (threshold {100 * SLOW:.0f} %)."
     if low:
-        text += " It moves hardly at all, as it does in ten dimensions and more: use how='consensus'."
+        text += " It moves hardly at all, as it does in many dimensions: use how='consensus'."
     level = "warning" if low else "ok"
     return {"level": level, "name": "acceptance", "message": text, "value": rate, "threshold": SLOW}

@@ -153,17 +153,23 @@ def edge_exponents(target: Primal, x: Array) -> tuple[list[str], np.ndarray]:
     if not found:
         return [], np.zeros((0, 2))
     index, edge, side = (jnp.asarray(np.array(v)) for v in zip(*found, strict=True))
-    x = jnp.asarray(x)
+    return names[:200], np.asarray(_exponents(target, jnp.asarray(x), index, edge.astype(x.dtype), side))
+
+
+@jax.jit
+def _exponents(target: Primal, x: Array, index: Array, edge: Array, side: Array) -> Array:
     slope = jax.grad(target.log_density)
 
-    def exponent(i: Array, edge: Array, side: Array, share: float) -> Array:
-        away = share * (x[i] - edge)
-        return side * jnp.abs(away) * slope(x.at[i].set(edge + away))[i]
+    def one(at: tuple[Array, Array, Array]) -> Array:
+        i, edge, side = at
 
-    def both(at: tuple[Array, Array, Array]) -> Array:
-        return jnp.stack([exponent(*at, 1e-6), exponent(*at, 1e-8)])
+        def exponent(share: float) -> Array:
+            away = share * (x[i] - edge)
+            return side * jnp.abs(away) * slope(x.at[i].set(edge + away))[i]
 
-    return names[:200], np.asarray(jax.jit(lambda: jax.lax.map(both, (index, edge.astype(x.dtype), side)))())
+        return jnp.stack([exponent(1e-6), exponent(1e-8)])
+
+    return jax.lax.map(one, (index, edge, side))
 
 
 def lower_edges(block: Block) -> np.ndarray:

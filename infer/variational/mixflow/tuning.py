@@ -134,7 +134,8 @@ class Look(NamedTuple):
     @property
     def lower(self) -> float:
         """By which step sizes are compared."""
-        return float(np.nan_to_num(self.elbo - 2.0 * self.se, nan=-np.inf))
+        value = self.elbo - 2.0 * self.se
+        return value if np.isfinite(value) else -np.inf
 
 
 @partial(jax.jit, static_argnames=("room",))

@@ -92,9 +92,14 @@ def spread(x: Array) -> Array:
 
 def gathered(tree: Any) -> Any:
     """The same arrays, whole on each device, so that what a program returns is laid out like what it was given."""
-    if jax.sharding.get_abstract_mesh().size <= 1:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1 or not {PARTICLES, DATA} & set(mesh.axis_names):
         return tree
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree)
+
+    def whole(x: Any) -> Any:
+        return jax.lax.with_sharding_constraint(x, PartitionSpec()) if isinstance(x, jax.Array) else x
+
+    return jax.tree.map(whole, tree)
 
 
 def map_rows(function: Callable[[Any, Any], Array], rows: Any, shared: Any) -> Array:
@@ -116,7 +121,8 @@ def map_rows(function: Callable[[Any, Any], Array], rows: Any, shared: Any) -> A
     if num_shards() == 1:
         return one_shard(rows, shared)
     cut, whole = PartitionSpec(PARTICLES), PartitionSpec()
-    return jax.shard_map(one_shard, in_specs=(cut, whole), out_specs=cut, check_vma=False)(rows, shared)
+    mapped = jax.shard_map(one_shard, in_specs=(cut, whole), out_specs=cut, check_vma=False)
+    return gathered(mapped(gathered(rows), gathered(shared)))
 
 
 def vmap_rows(function: Callable, *rows: Any) -> Any:
@@ -133,4 +139,5 @@ def vmap_rows(function: Callable, *rows: Any) -> Any:
     if shards == 1 or jax.tree.leaves(rows)[0].shape[0] % shards:
         return jax.vmap(function)(*rows)
     cut = PartitionSpec(PARTICLES)
-    return gathered(jax.shard_map(jax.vmap(function), in_specs=cut, out_specs=cut, check_vma=False)(*rows))
+    # Without the first of these the compiler may share out what rows are made from too, and add it up in its own order.
+    return gathered(jax.shard_map(jax.vmap(function), in_specs=cut, out_specs=cut, check_vma=False)(*gathered(rows)))

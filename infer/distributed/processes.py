@@ -203,7 +203,8 @@ def check_same(what: str, value: dict[str, Any]) -> None:
             if mine.get(name) != other.get(name):
                 raise DistributedError(
                     f"Processes differ in {what}: {name} is {_short(other.get(name))} in process {rank} and "
-                    f"{_short(mine.get(name))} in process 0; start all with the same code, data and arguments."
+                    f"{_short(mine.get(name))} in process 0; start all with the same code, data and arguments, on "
+                    f"processors of one kind."
                 )
 
 

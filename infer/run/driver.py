@@ -347,14 +347,11 @@ class Run:
         self._compile(stage)
 
     def _prepare(self, stage: Stage, key: Any) -> AbstractMethod:
-        """The method as prepared; in several processes by each of them, alone, from the same numbers."""
+        """The method as prepared; in several processes by each of them, from the same numbers."""
         states = [group.states for group in self.groups]
         if self.together is None:
             return stage.method.prepare(key, self.arranged, states)
-        states = [jax.device_get(state) for state in states]
-        alone = nullcontext() if self.plan.mesh == DATA else jax.set_mesh(particle_mesh(jax.local_devices()[:1]))
-        with alone:
-            prepared = stage.method.prepare(key, self.arranged, states)
+        prepared = stage.method.prepare(key, self.arranged, [jax.device_get(state) for state in states])
         self.together.check_same("what was prepared", prepared)
         return prepared
 

@@ -153,8 +153,8 @@ def fit(
     whole = whole and chains_per_program >= num_chains
     if shared in (PARTICLES, DATA) and len(devices) > 1 and not whole:
         raise InvalidArgument(
-            f"chains_per_program={chains_per_program} parts {num_chains} chains, and with mesh={shared!r} all share one "
-            f"program; leave it out."
+            f"chains_per_program={chains_per_program} parts {num_chains} chains, which share one with "
+            f"mesh={shared!r}; leave it out."
         )
     plan = Plan(
         key=words,

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ...infer.approximation import Particles
-from ...infer.distributed.mesh import spread
+from ...infer.distributed.mesh import gathered, spread
 from ...infer.errors import InvalidArgument, NonFinite
 from ...infer.kernels.bandwidth import RULES, choose_bandwidth
 from ...infer.kernels.radial import KERNELS
@@ -197,7 +197,9 @@ class AbstractStein(AbstractMethod):
         """One velocity, one step of the optimiser."""
         key_batch, key_bandwidth = jax.random.split(key)
         batch = None if self.batch_size is None else target.minibatch(key_batch, t, self.batch_size)  # type: ignore
-        cloud = self.locate(target, spread(state.y), batch)
+        # Particles are shared out where each is by itself; what sums over them is the same on any devices.
+        state = dataclasses.replace(state, y=gathered(state.y))
+        cloud = gathered(self.locate(target, spread(state.y), batch))
         h = self._bandwidth(key_bandwidth, cloud.x, state.bandwidth, t)
         phi = velocity(self.kernel, cloud.x, cloud.drift, h, cloud.metric, tile=self.tile, backend=self.backend)
         phi = self.turn(target, cloud, h, phi)

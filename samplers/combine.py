@@ -130,7 +130,7 @@ def combine(
 def consensus(draws: list[np.ndarray], moments: list[Moments]) -> np.ndarray:
     """Weighted averages of draws (chain, draw, d), one of each set, shape (chain, draw, d)."""
     weights = [_inverse(m.covariance) for m in moments]
-    total = sum(x @ w for x, w in zip(draws, weights, strict=True))
+    total = np.sum([x @ w for x, w in zip(draws, weights, strict=True)], axis=0)
     return cho_solve(cho_factor(sum(weights)), total.reshape(-1, total.shape[-1]).T).T.reshape(total.shape)
 
 

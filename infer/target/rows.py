@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -188,9 +189,9 @@ def _layouts(target: "NumPyroTarget", length: int) -> Iterator[Rows]:
     # NumPy's integers are no arrays here: they count rows like Python's.
     rest = [None if leaf is None else leaf.value for leaf in target.layout.rest]
     numbers = tuple(i for i, x in enumerate(rest) if _is_count(x) and int(x) == length)
-    for axes in itertools.product(*options):
-        if any(axis is not None for axis in axes):
-            yield from (Rows(length, axes, counts) for counts in dict.fromkeys((numbers, ())))
+    for chosen in itertools.product(*options):
+        if any(axis is not None for axis in chosen):
+            yield from (Rows(length, chosen, counts) for counts in dict.fromkeys((numbers, ())))
 
 
 def _is_count(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""One of several processes: ``child.py layouts|restart OUT``. Fits, and leaves its draws in files by process."""
+"""One of several processes: ``child.py chains|layouts|restart OUT``. Fits, leaves its draws in files by process."""
 
 import os
 import signal
@@ -41,29 +41,40 @@ def own_rows():
     return x[at], y[at]
 
 
+QUIET = {"key": 3, "progress": False, "num_samples": 40, "num_warmup": 60}
+
+
+def some_chains(**options):
+    return pf.fit(logistic(), pf.NUTS(), chunk_length=25, **QUIET | options)
+
+
+def chains(out):
+    """Chains dealt out, to a store; then what is said where processes differ in their data, or in an argument."""
+    found = {"chains": some_chains(store=out / "chains").draws()["x"]}
+    if me.count > 1:
+        others = {"rows": (tuple(x[: N - me.index] for x in data()), 40), "same": (None, 40 + me.index)}
+        for what, (rows, num_samples) in others.items():
+            try:
+                pf.fit(logistic(rows), pf.NUTS(), **QUIET | {"num_samples": num_samples})
+            except pf.DistributedError as error:
+                found[what] = str(error)
+    np.savez(out / f"draws-{me.index}.npz", **found)
+
+
 def layouts(out):
-    quiet = {"key": 3, "progress": False, "num_samples": 40, "num_warmup": 60}
+    """Everything that devices of all processes share out."""
     target, found = logistic(), {}
-    found["chains"] = pf.fit(target, pf.NUTS(), chunk_length=25, store=out / "chains", **quiet).draws()["x"]
-    found["goal"] = pf.fit(target, pf.NUTS(), target_ess=50, **quiet | {"num_samples": 1000}).draws()["x"]
-    long = {"mesh": "data", "num_chains": 1} | quiet
-    found["data"] = pf.fit(target, pf.NUTS(), **long).draws()["x"]
+    found["goal"] = pf.fit(target, pf.NUTS(), target_ess=50, **QUIET | {"num_samples": 1000}).draws()["x"]
+    found["data"] = pf.fit(target, pf.NUTS(), mesh="data", num_chains=1, **QUIET).draws()["x"]
     local = pf.Target.from_local_rows(log_prior, log_likelihood, own_rows(), jnp.zeros(D))
-    found["rows"] = pf.fit(local, pf.NUTS(), num_chains=1, **quiet).draws()["x"]
+    found["rows"] = pf.fit(local, pf.NUTS(), num_chains=1, **QUIET).draws()["x"]
     found["particles"] = pf.fit(target, pf.SVGD(num_particles=16, num_steps=30), key=3, progress=False).draws()["x"]
     found["batches"] = pf.fit(
         target, pf.SVGD(num_particles=8, num_steps=10, batch_size=16, learning_rate=0.1), key=3, progress=False,
         mesh="data",
     ).draws()["x"]  # fmt: skip
-    found["agents"] = pf.fit(target.sharded(8), pf.DistributedADMM("ring", rho=5.0), num_chains=2, **quiet).draws()["x"]
-    said = {}
-    if me.count > 1:
-        for what, other in (("rows", logistic(tuple(x[: N - me.index] for x in data()))), ("same", target)):
-            try:
-                pf.fit(other, pf.NUTS(), **quiet | ({"num_samples": 40 + me.index} if what == "same" else {}))
-            except pf.DistributedError as error:
-                said[what] = str(error)
-    np.savez(out / f"draws-{me.index}.npz", **found, **{f"said_{k}": v for k, v in said.items()})
+    found["agents"] = pf.fit(target.sharded(8), pf.DistributedADMM("ring", rho=5.0), num_chains=2, **QUIET).draws()["x"]
+    np.savez(out / f"draws-{me.index}.npz", **found)
 
 
 def restart(out):
@@ -90,4 +101,4 @@ def restart(out):
 
 
 if __name__ == "__main__":
-    {"layouts": layouts, "restart": restart}[sys.argv[1]](Path(sys.argv[2]))
+    {"chains": chains, "layouts": layouts, "restart": restart}[sys.argv[1]](Path(sys.argv[2]))

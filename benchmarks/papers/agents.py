@@ -211,7 +211,7 @@ def calibration():
             warnings.simplefilter("ignore", UserWarning)
             method = ready(pf.DistributedADMM("ring", rho=rho, noise=noise, plan=rho == "auto"), target)
         begun = time.perf_counter()
-        iterates, average = simulate(method, target, 550, 500, thin=20)
+        iterates, average = simulate(method, target, 550, 500 if rho == "auto" else 100, thin=20)
         row = {"rho": rho, "noise": noise, "seconds": time.perf_counter() - begun}
         for name, z in (("agent", iterates[50:, :, 0]), ("average", average[50:])):
             by_chain = z if method.coordinates is None else transported(method.coordinates, z)
@@ -251,7 +251,7 @@ def german_data(path):
     with gzip.open(path) as file:
         features, labels = _Numbers(io.BytesIO(file.read()), encoding="latin1").load()
     x = np.column_stack([np.asarray(features[f"feat{i}"], float) for i in range(1, 25)])
-    return standard(x), (np.asarray(labels).ravel() > 0).astype(float)
+    return standard(x), (np.asarray(labels).ravel().astype(float) > 0).astype(float)
 
 
 def credit_data(path):
@@ -362,7 +362,8 @@ def figure(results):
             for k, r in enumerate(rows):
                 ax.plot(np.array(r["law"])[:, row], f"C{k}", lw=1.3, label=r["method"])
                 ax.plot(np.arange(0, 100, 7), np.array(r["chains"])[::7, row], f"C{k}.", ms=4)
-            ax.set(yscale="log", title=f"{graph}, {agents} agents × {size}: {what}", ylim=(2e-3, 6))
+            ax.set(yscale="log", ylim=(2e-3, 6))
+            ax.set_title(f"{graph}, {agents} agents × {size}: {what}", fontsize=9)
     axes[1, 0].set_xlabel("iteration")
     axes[0, 0].set_ylabel("W2 to the posterior")
     axes[0, 0].legend(fontsize=7)

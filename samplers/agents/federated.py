@@ -151,7 +151,7 @@ class SplitGibbs(AbstractFederated):
 
             def moves(shard: Any, factor: Array, z: Array, xi: Array, tests: Array) -> Array:
                 f = lambda z: self.potential(target, z, shard) + 0.5 * tie * jnp.sum((z - memory) ** 2)  # noqa: E731
-                return _mala(f, z, factor, xi, tests)
+                return mala(f, z, factor, xi, tests)
 
             x, spent = vmap_rows(moves, target.shards, self.conditional.factor, x, *drawn), self.num_inner + 1
         server = jnp.mean(x, axis=0) + self.rho / jnp.sqrt(x.shape[0]) * server
@@ -294,7 +294,7 @@ def _spread(factor: Float[Array, "d d"], xi: Float[Array, " d"]) -> Float[Array,
     return solve_triangular(factor, xi, lower=True, trans=1)
 
 
-def _mala(f: Any, z: Array, factor: Array, normals: Array, uniforms: Array) -> Array:
+def mala(f: Any, z: Array, factor: Array, normals: Array, uniforms: Array) -> Array:
     """Steps of MALA on exp(−f) from ``z``, preconditioned by the precision C Cᵀ."""
     half = 0.5 * (MALA_STEP / z.shape[0] ** (1 / 6)) ** 2
     value_and_grad = jax.value_and_grad(f)

@@ -45,8 +45,8 @@ from ...infer.validate import check_choice, check_positive
 from .common import OWN, Advanced, agent_normals, shared_normals
 from .graph import agents_in, as_graph, given_graph
 from .planned import TINY, AbstractPlanned
-from .prox import Quadratic, Solved, prox_newton, prox_quadratic
-from .tuning import as_quadratic
+from .prox import Quadratic, Solved, prox_chord, prox_newton, prox_quadratic
+from .tuning import factorised
 
 NOISES = ("shared", "langevin", "paper", "none")
 PROXES = ("exact", "linearised")
@@ -68,7 +68,8 @@ class DistributedADMM(AbstractPlanned):
         ``"shared"``, ``"langevin"``, ``"paper"``, ``"none"`` or a number τ in [0, 1]; see the module. With
         ``"shared"`` agents draw from a common stream and so know each other's noise, but not each other's data.
     prox
-        ``"exact"``: solved by a factorisation made once where a share is quadratic, else by damped Newton steps;
+        ``"exact"``: solved by a factorisation made once where a share is quadratic, else to a tolerance, by steps with
+        the curvature of one point or damped Newton steps;
         ``"linearised"``: one gradient step in its place, stable for ρ large against the curvature only.
     tolerance
         Relative error of a variance that ``rho="auto"`` aims at; iterations to mix go as 1/tolerance.
@@ -160,14 +161,16 @@ class DistributedADMM(AbstractPlanned):
             nothing = jnp.zeros(x.shape[0], x.dtype)
             moved = centre - self.gradients(target, x) / kappa[:, None]
             return Solved(moved, nothing, jnp.ones(x.shape[0], int), nothing > 0)
-        if self.solvers is not None:
+        if self.solvers is not None and self.solvers.linear is not None:
             return vmap_rows(prox_quadratic, self.solvers.factor, self.solvers.linear, centre, kappa)
         tolerated = self._tolerated(kappa, x)
 
-        def one(shard: Any, x: Array, v: Array, kappa: Array, tolerance: Array) -> Solved:
-            return prox_newton(lambda z: self.potential(target, z, shard), x, v, kappa, tolerance)
+        def one(shard: Any, factor: Any, *given: Array) -> Solved:
+            f = lambda z: self.potential(target, z, shard)  # noqa: E731
+            return prox_newton(f, *given) if factor is None else prox_chord(f, factor, *given)
 
-        return vmap_rows(one, target.shards, x, centre, kappa, tolerated)
+        factors = None if self.solvers is None else self.solvers.factor
+        return vmap_rows(one, target.shards, factors, x, centre, kappa, tolerated)
 
     def centre(self, x: Float[Array, "n d"], memory: Any) -> Float[Array, " d"]:
         """The degree-weighted average Σ d_i x_i / Σ d_i, which is the Langevin chain."""
@@ -192,12 +195,12 @@ class DistributedADMM(AbstractPlanned):
         return agents_in(self.graph)
 
     def fix(self, target: ShardedTarget) -> "DistributedADMM":
-        """Factorise quadratic shares."""
+        """Factorise the shares' curvature."""
         method = super().fix(target)
         if self.prox == "linearised":
             return method
         kappa = 2 * jnp.asarray(method.rho) * jnp.asarray(method.links.degrees)
-        return dataclasses.replace(method, solvers=as_quadratic(method, target, kappa))
+        return dataclasses.replace(method, solvers=factorised(method, target, kappa))
 
     @classmethod
     def tunable(cls) -> tuple[str, ...]:
@@ -242,7 +245,7 @@ class DistributedADMM(AbstractPlanned):
 
     def warn(self) -> None:
         """Say what is wrong with the settings, once, before the run."""
-        found = self.forecast
+        found: Any = self.forecast
         if self.noise == "none":
             warnings.warn(f"noise={self.noise!r}: the run ends at the mode, and its draws are no sample.", stacklevel=2)
         elif abs(found.temperature - 1) > TEMPERATURE:

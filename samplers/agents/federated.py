@@ -27,7 +27,7 @@ References
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import equinox as eqx
 import jax
@@ -44,7 +44,7 @@ from .common import OWN, Advanced, agent_normals, shared_normals
 from .decentralised import langevin
 from .planned import TINY, AbstractPlanned, Forecast
 from .prox import Quadratic
-from .tuning import as_quadratic, bare, curvature, eigenvalues
+from .tuning import eigenvalues, factorised
 
 MALA_STEP = 1.3
 """Step of MALA in units of d^(−1/6), in coordinates in which the conditional law is about standard normal."""
@@ -68,13 +68,6 @@ class AbstractFederated(AbstractPlanned):
     def agents(self) -> int | None:
         """As given."""
         return self.num_agents
-
-
-class Conditional(NamedTuple):
-    """What split Gibbs needs of the shares: Cholesky factors of H_i + I/ρ², and b_i where they are quadratic."""
-
-    factor: Float[Array, "n d d"]
-    linear: Float[Array, "n d"] | None
 
 
 class SplitGibbs(AbstractFederated):
@@ -101,7 +94,7 @@ class SplitGibbs(AbstractFederated):
 
     rho: Any = OWN
     num_inner: int = eqx.field(static=True, default=5)
-    conditional: Conditional | None = eqx.field(default=None, kw_only=True)
+    conditional: Quadratic | None = eqx.field(default=None, kw_only=True)
 
     source: ClassVar[str] = "Vono, Dobigeon & Chainais 2019"
     warning: ClassVar[str] = (
@@ -146,7 +139,7 @@ class SplitGibbs(AbstractFederated):
             def exact(factor: Array, linear: Array, xi: Array) -> Array:
                 return cho_solve((factor, True), linear + tie * memory) + _spread(factor, xi)
 
-            x, spent = vmap_rows(exact, *self.conditional, drawn), 1
+            x, spent = vmap_rows(exact, self.conditional.factor, self.conditional.linear, drawn), 1
         else:
 
             def moves(shard: Any, factor: Array, z: Array, xi: Array, tests: Array) -> Array:
@@ -165,14 +158,7 @@ class SplitGibbs(AbstractFederated):
         """Factorise H_i + I/ρ²: for exact draws where shares are quadratic, else as MALA's metric."""
         method = super().fix(target)
         kappa = jnp.full(target.num_agents, 1 / jnp.asarray(method.rho) ** 2)
-        found = as_quadratic(method, target, kappa)
-        if found is not None:
-            return dataclasses.replace(method, conditional=Conditional(found.factor, found.linear))
-        seen = curvature(bare(method), target, jnp.zeros(target.dim))
-        values, vectors = jnp.linalg.eigh(seen.hessians)
-        convex = jnp.einsum("nij,nj,nkj->nik", vectors, jnp.maximum(values, 0.0), vectors)
-        factor = Quadratic.factorised(convex, seen.linear, kappa).factor
-        return dataclasses.replace(method, conditional=Conditional(factor, None))
+        return dataclasses.replace(method, conditional=factorised(method, target, kappa))
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "SplitGibbs":
         """ρ²h_max = ε."""

@@ -145,7 +145,7 @@ def agents_in(given: Any) -> int | None:
 def check_adjacency(matrix: Any) -> Bool[np.ndarray, "n n"]:
     """The matrix as booleans; raise unless it is that of a connected undirected graph without loops."""
     try:
-        numbers = np.asarray(matrix, float)
+        numbers: Any = np.asarray(matrix, float)
     except (TypeError, ValueError):
         numbers = np.zeros(0)
     if numbers.ndim != 2 or numbers.shape[0] != numbers.shape[1] or len(numbers) < 2:

@@ -128,10 +128,11 @@ class AbstractPlanned(AbstractAgents):
         aim = self.tolerance
         for _ in range(TRIES):
             chosen = self.choose(eigenvalues(found.hessians), found.hessians.shape[0], aim)
-            chosen = dataclasses.replace(chosen, forecast=chosen.foresee(found))
-            if not left_open or chosen.forecast.variance <= ENOUGH * self.tolerance:
+            forecast = chosen.foresee(found)
+            chosen = dataclasses.replace(chosen, forecast=forecast)
+            if not left_open or forecast.variance <= ENOUGH * self.tolerance:
                 break
-            aim = aim * self.tolerance / chosen.forecast.variance
+            aim = aim * self.tolerance / forecast.variance
         return chosen
 
     def fix(self, target: ShardedTarget) -> Self:

@@ -1,9 +1,11 @@
 """The proximal step of an agent, argmin_x f(x) + (κ/2)‖x − v‖²: by a factorisation if f is quadratic, else Newton's.
 
-A quadratic share costs one Cholesky factorisation (d³/3) before the run and 2d² per chain and step. Newton's method
-costs d Hessian–vector products and d³/3 per iteration; above `DENSE_DIM` dimensions its systems are solved by conjugate
-gradients. Undamped it diverges on logistic shares at small κ (overshooting the flat tails), so that every step is
-halved until the objective falls (Nocedal & Wright 2006, section 3.1).
+A quadratic share costs one Cholesky factorisation (d³/3) before the run and 2d² per chain and step. Other shares keep
+the factorisation of their curvature at one point, with which a few gradients solve a step as long as curvature does not
+change much against κ. Newton's method, where it does, costs d Hessian–vector products and d³/3 per iteration; above
+`DENSE_DIM` dimensions its systems are solved by conjugate gradients. Undamped it diverges on logistic shares at small κ
+(overshooting the flat tails), so that every step is halved until the objective falls (Nocedal & Wright 2006, section
+3.1).
 """
 
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Bool, Float, Int
 
 DENSE_DIM = 64
-MAX_NEWTON = 50
+MAX_NEWTON, MAX_CHORD = 50, 20
 MAX_HALVINGS = 30
 SUFFICIENT = 1e-4
 CG_TOLERANCE = 1e-3
@@ -33,13 +35,18 @@ class Solved(NamedTuple):
 
 
 class Quadratic(eqx.Module):
-    """Shares ½xᵀH_i x − b_iᵀx, factorised: lower Cholesky factors of H_i + κ_i I, and b_i, by agent."""
+    """Shares ½xᵀH_i x − b_iᵀx, factorised: lower Cholesky factors of H_i + κ_i I, and b_i, by agent.
+
+    Without b_i the shares are not quadratic, and the factors are those of their curvature at one point.
+    """
 
     factor: Float[Array, "n d d"]
-    linear: Float[Array, "n d"]
+    linear: Float[Array, "n d"] | None
 
     @classmethod
-    def factorised(cls, hessians: Float[Array, "n d d"], linear: Float[Array, "n d"], kappa: Float[Array, " n"]) -> Any:
+    def factorised(
+        cls, hessians: Float[Array, "n d d"], linear: Float[Array, "n d"] | None, kappa: Float[Array, " n"]
+    ) -> Any:
         """Of these Hessians and penalties."""
         eye = jnp.eye(hessians.shape[-1], dtype=hessians.dtype)
         return cls(jnp.linalg.cholesky(hessians + kappa[:, None, None] * eye), linear)
@@ -104,6 +111,43 @@ def prox_newton(
     carry = (start, g, jnp.linalg.norm(g), jnp.zeros((), int), jnp.ones((), int), no, no)
     x, _, residual, _, spent, indefinite, _ = jax.lax.while_loop(going, body, carry)
     return Solved(x, residual, spent, indefinite)
+
+
+def prox_chord(
+    f: Callable[[Float[Array, " d"]], Float[Array, ""]],
+    factor: Float[Array, "d d"],
+    start: Float[Array, " d"],
+    v: Float[Array, " d"],
+    kappa: Float[Array, ""],
+    tolerance: Float[Array, ""],
+) -> Solved:
+    """As `prox_newton`, with the curvature of one point, ``factor`` of its H + κI, for as long as it serves.
+
+    An iteration costs one gradient, and the residual falls by a factor ‖H(x) − H‖/(H + κ); where it does not fall by
+    half, Newton's method takes over.
+    """
+
+    def gradient(x: Array) -> Array:
+        return jax.grad(f)(x) + kappa * (x - v)
+
+    def going(carry: tuple) -> Array:
+        _, _, residual, i, falling = carry
+        return (residual > tolerance) & (i < MAX_CHORD) & falling
+
+    def body(carry: tuple) -> tuple:
+        x, g, residual, i, _ = carry
+        new = x - cho_solve((factor, True), g)
+        slope = gradient(new)
+        size = jnp.linalg.norm(slope)
+        falling = size < 0.5 * residual
+        kept = jax.tree.map(lambda a, b: jnp.where(falling, a, b), (new, slope, size), (x, g, residual))
+        return *kept, i + 1, falling
+
+    g = gradient(start)
+    carry = (start, g, jnp.linalg.norm(g), jnp.zeros((), int), jnp.ones((), bool))
+    x, _, _, spent, _ = jax.lax.while_loop(going, body, carry)
+    solved = prox_newton(f, x, v, kappa, tolerance)
+    return solved._replace(num_evaluations=solved.num_evaluations + spent + 1)
 
 
 def line_search(objective: Callable[[Array], Array], x: Array, step: Array, slope: Array) -> tuple[Array, Array]:

@@ -103,12 +103,19 @@ class Bare(eqx.Module):
         return -target.share(u, shard) - log_det / target.num_agents
 
 
-def as_quadratic(method: Any, target: ShardedTarget, kappa: Float[Array, " n"]) -> Quadratic | None:
-    """The shares factorised, if they are quadratic, and few and small enough to be kept."""
+def factorised(method: Any, target: ShardedTarget, kappa: Float[Array, " n"]) -> Quadratic | None:
+    """The shares' curvature at the origin of the method's coordinates, plus κI, factorised; None if it is too large.
+
+    With b_i where the shares are quadratic; without, and with what is concave in them left out, where they are not.
+    """
     if target.num_agents * target.dim**2 > MAX_ENTRIES:
         return None
     found = curvature(bare(method), target, jnp.zeros(target.dim))
-    return Quadratic.factorised(found.hessians, found.linear, kappa) if bool(found.quadratic) else None
+    if bool(found.quadratic):
+        return Quadratic.factorised(found.hessians, found.linear, kappa)
+    values, vectors = jnp.linalg.eigh(found.hessians)
+    convex = jnp.einsum("nij,nj,nkj->nik", vectors, jnp.maximum(values, 0.0), vectors)
+    return Quadratic.factorised(convex, None, kappa)
 
 
 def eigenvalues(hessians: Float[Array, "n d d"]) -> np.ndarray:

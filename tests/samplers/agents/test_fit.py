@@ -12,7 +12,7 @@ import pushforward as pf
 from pushforward.infer.target.shards import ShardedTarget
 from pushforward.samplers.agents import law, prox
 from pushforward.samplers.agents.graph import as_graph
-from pushforward.samplers.agents.prox import prox_newton
+from pushforward.samplers.agents.prox import prox_chord, prox_newton
 
 from .regression import linear_target, posterior
 
@@ -182,6 +182,12 @@ def test_the_proximal_step_solves_its_equation(dense, monkeypatch):
         solved = jax.jit(lambda: prox_newton(f, start, v, kappa, jnp.asarray(1e-8)))()
         gradient = jax.grad(f)(solved.x) + kappa * (solved.x - v)
         assert float(jnp.linalg.norm(gradient)) < 1e-8
+        # With the curvature of another point, from which a few steps are enough, or none: Newton goes on.
+        for where, most in ((solved.x + 0.01, 12), (start, 1000)):
+            factor = jnp.linalg.cholesky(jax.hessian(f)(where) + kappa * jnp.eye(3))
+            again = jax.jit(lambda factor: prox_chord(f, factor, solved.x + 0.02, v, kappa, jnp.asarray(1e-8)))(factor)
+            np.testing.assert_allclose(again.x, solved.x, atol=1e-6)
+            assert int(again.num_evaluations) < most
     assert not solved.indefinite
 
 

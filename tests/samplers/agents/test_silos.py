@@ -29,7 +29,7 @@ def load(silo: int) -> pf.Target:
 def test_split_gibbs_over_silos_has_the_law_of_its_target():
     make = partial(split_gibbs_step, load, 5, RHO)
     server = SplitGibbsServer(2, 5, RHO)
-    run = federate(server, InProcess(make, 5), num_rounds=6000, seed=1)
+    run = federate(server, InProcess(make, 5), num_rounds=3000, seed=1)
     theta = run.draws["theta"][100:]
     _, x, y = regression(5, 50)
     hessians = np.array([one.T @ one / XI**2 + np.eye(2) / (5 * LAMBDA) for one in x])
@@ -38,9 +38,9 @@ def test_split_gibbs_over_silos_has_the_law_of_its_target():
     covariance = np.linalg.inv(tied.sum(0))
     mean = covariance @ np.einsum("nij,njk,nk->i", tied, np.linalg.inv(hessians), linear)
     sd = np.sqrt(np.diag(covariance))
-    # ρ²h is about 0.8: some 2,000 of the draws are independent.
-    np.testing.assert_allclose(theta.mean(0), mean, atol=0.08 * sd.max())
-    np.testing.assert_allclose(theta.std(0), sd, rtol=0.06)
+    # ρ²h is about 0.8: some 1,000 of the draws are independent.
+    np.testing.assert_allclose(theta.mean(0), mean, atol=0.11 * sd.max())
+    np.testing.assert_allclose(theta.std(0), sd, rtol=0.08)
     again = federate(server, InProcess(make, 5), num_rounds=50, seed=1)
     np.testing.assert_array_equal(again.draws["theta"], run.draws["theta"][:50])
 

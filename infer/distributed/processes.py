@@ -24,7 +24,7 @@ from .meeting import Member, meet
 
 SHORT = 4096  # bytes that one collective always has room for
 TIMEOUT = 60.0
-HEARTBEAT = 20.0
+HEARTBEAT = 60.0
 COORDINATOR, NUM_PROCESSES, PROCESS_ID = (
     f"PUSHFORWARD_{name}" for name in ("COORDINATOR", "NUM_PROCESSES", "PROCESS_ID")
 )
@@ -70,7 +70,8 @@ def initialize(
     timeout
         Seconds to wait for the others, 60 by default.
     heartbeat
-        Seconds of silence after which a process counts as dead, which ends the others; 20 by default.
+        Seconds of silence after which a process counts as dead, which ends the others; 60 by default. A machine with far more to do
+        than it has cores may keep a process silent for that long.
     local_device_ids
         Accelerators of this host that belong to this process.
 

@@ -18,7 +18,7 @@ from .supervise import Job, supervise
 @click.option("--devices-per-process", type=click.IntRange(1), help="CPU devices that each process has.")
 @click.option("--restarts", type=click.IntRange(0), default=0, show_default=True, help="Starts after a failure.")
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds for all to meet.")
-@click.option("--heartbeat", type=float, default=20.0, show_default=True, help="Seconds of silence that mean death.")
+@click.option("--heartbeat", type=float, default=60.0, show_default=True, help="Seconds of silence that mean death.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Where process 0 listens.  [default: a free one]")
 @click.option("--logs", type=click.Path(path_type=Path), help="Directory for the logs of processes 1, 2, …")
 @click.argument("script", type=click.Path(path_type=Path))

@@ -42,7 +42,7 @@ class Job:
     devices_per_process: int | None = None
     restarts: int = 0
     timeout: float = 60.0
-    heartbeat: float = 20.0
+    heartbeat: float = 60.0
     port: int | None = None
     logs: Path | None = None
 
@@ -59,7 +59,7 @@ class Job:
         if self.devices_per_process is not None:
             own["JAX_NUM_CPU_DEVICES"] = str(self.devices_per_process)
         # Through a proxy the processes would not find each other.
-        for name in ("no_proxy", "NO_PROXY"):
+        for name in ("no_proxy", "NO_PROXY") if any(k.lower().endswith("_proxy") for k in os.environ) else ():
             own[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
         return {**os.environ, **own}
 

@@ -16,7 +16,18 @@ CHILD = ROOT / "tests" / "distributed" / "child.py"
 
 def launch(processes, devices, *arguments, status=0, **options):
     flags = [f"--{name}={value}" for name, value in options.items()]
-    command = ["launch", "-n", processes, "--devices-per-process", devices, "--timeout=240", *flags, CHILD, *arguments]
+    command = [
+        "launch",
+        "-n",
+        processes,
+        "--devices-per-process",
+        devices,
+        "--timeout=240",
+        "--heartbeat=240",
+        *flags,
+        CHILD,
+        *arguments,
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pushforward.cli", *map(str, command)], cwd=ROOT, capture_output=True, text=True,
         check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},

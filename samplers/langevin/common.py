@@ -33,8 +33,8 @@ from .checks import check_domain, describe_edges, describe_overshoot, starting_p
 
 FIRST_STEP = 0.1
 ACCEPTANCE_REAL, ACCEPTANCE, ACCEPTANCE_STEEP = 0.574, 0.5, 0.4
-"""Of MALA; where a constraint makes the metric vary from place to place, so that 1 − acceptance falls as √γ, and by
-measurement 0.5 is never far from the best, as 0.4 and 0.6 are (`benchmarks/papers/langevin_edges.py`); and where a
+"""Of MALA; where a constraint makes the metric vary from place to place, so that 1 − acceptance falls as √γ, and 0.5
+is never far from the best by measurement, while 0.4 and 0.6 may be (`benchmarks/papers/langevin_edges.py`); and where a
 density is infinite at an edge, from which only long steps lead away."""
 SHRINK = 0.02
 """A window makes no variance smaller than by this factor: a chain that hardly moved tells little."""

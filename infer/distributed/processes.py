@@ -70,8 +70,8 @@ def initialize(
     timeout
         Seconds to wait for the others, 60 by default.
     heartbeat
-        Seconds of silence after which a process counts as dead, which ends the others; 60 by default. A machine with far more to do
-        than it has cores may keep a process silent for that long.
+        Seconds of silence after which a process counts as dead, which ends the others; 60 by default. On a machine
+        with far more to do than it has cores a process that lives may be silent for long.
     local_device_ids
         Accelerators of this host that belong to this process.
 

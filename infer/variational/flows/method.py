@@ -5,9 +5,8 @@ by default the ELBO, with path gradients, whose noise vanishes as q approaches t
 et al. 2024). A step costs ``num_draws`` gradients of log π and as many passes forward and back through the flow; none
 of the draws is kept.
 
-A flow begins as a normal, that of Pathfinder paths made up to three times as wide: its layers are the identity, its
-last map whitens. In the first part of a run log π is multiplied by a temperature that rises to 1, so that q covers what
-is far apart before it settles.
+A flow begins as the normal of Pathfinder paths: its layers are the identity, its last map whitens. In the first part
+of a run log π is multiplied by a temperature that rises to 1, so that q covers what is far apart before it settles.
 """
 
 from typing import Any, ClassVar
@@ -69,14 +68,16 @@ class NormalizingFlow(AbstractMethod):
     learning_rate
         Of Adam; falls along a cosine to 2 %. Planar and radial layers, which have no networks, take 0.01 to 0.02.
     anneal
-        Share of the steps in which the temperature rises from 0.05 to 1, from a start that is wider than the normal
-        found (three times, in short runs less); 0 for none, and the normal as it is.
+        Share of the steps in which the temperature rises from 0.05 to 1; 0 for none.
     clip
         Longest gradient.
     plateau
         In nats; None: never stop early.
     whiten
         ``"pathfinder"``, ``"laplace"`` or None (unit scale at the start).
+    width
+        How many times as wide as that normal the flow begins (in short runs less). About 3 for curved posteriors, which
+        reach much further than the normal at a mode; not for those with several modes or walls.
     optimizer
         An optax optimiser in place of Adam. Reuse the same object: a new one compiles anew.
 
@@ -113,6 +114,7 @@ class NormalizingFlow(AbstractMethod):
     clip: Any = 10.0
     plateau: Any = 0.01
     whiten: str | None = eqx.field(static=True, default="pathfinder")
+    width: Any = 1.0
     optimizer: Any = eqx.field(static=True, default=None)
 
     kind: ClassVar = "approximation"
@@ -132,6 +134,7 @@ class NormalizingFlow(AbstractMethod):
             check_fraction("anneal", self.anneal)
         if self.whiten is not None:
             check_choice("whiten", self.whiten, WHITENINGS)
+        check_positive("width", self.width)
         if self.estimator is not None and not isinstance(self.estimator, Estimator):
             raise InvalidArgument(f"estimator must be one of infer.variational.estimators, got {self.estimator!r}.")
         if self.objective is not None and self.draws is not None:
@@ -177,7 +180,7 @@ class NormalizingFlow(AbstractMethod):
         family = self.family if self.bijection is None else self.bijection
         flow = build(key_layers, family, target.dim, self._shape())
         if self.draws is None:
-            wider = first_width(self.anneal, self.num_steps, self.learning_rate)
+            wider = first_width(self.width, self.num_steps, self.learning_rate)
             last = whitening(key_path, target, u, self.whiten, wider)
         else:
             last = whitening_of(self.draws)

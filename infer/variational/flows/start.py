@@ -6,8 +6,7 @@ found. Splines act within a box of some standard deviations around the centre, s
 leave the other out of their reach.
 
 A normal at a mode is narrow where the posterior is curved: of a banana it knows the width at its top, not the length
-of its arms, and what lies beyond the box is never found again. So a flow that is annealed begins up to three times as
-wide, which at the first temperature, where a normal posterior is 4.5 times as wide, is also the better fit. Steps of
+of its arms, and what lies beyond the box is found late or never. A flow may therefore begin wider (``width``). Steps of
 Adam are no longer than its rate: a short run begins only as wide as it can take back.
 """
 
@@ -24,8 +23,6 @@ from .linear import Whitening
 DENSE_DIM = 500
 NUM_PATHS = 8
 WHITENINGS = ("pathfinder", "laplace")
-WIDEST = 3.0
-"""How many times as wide as the normal found an annealed flow begins, at most."""
 TAKEN_BACK = 2 / 3
 """Of the width beyond the normal's, by all steps of a run, in units of steps × rate."""
 NUM_PROBES = 32
@@ -70,10 +67,9 @@ def whitening(
     return Whitening.make(loc, jnp.where(jnp.mean(jnp.isfinite(at)) >= FINITE, wider, 1.0) * scale)
 
 
-def first_width(anneal: Any, num_steps: Any, learning_rate: Any) -> Float[Array, ""]:
-    """How many times as wide as the normal found a flow begins: 1 if it is not annealed, else up to `WIDEST`."""
-    wider = jnp.minimum(WIDEST, 1 + TAKEN_BACK * jnp.asarray(num_steps * learning_rate, float))
-    return jnp.where(jnp.asarray(anneal) > 0, wider, 1.0)
+def first_width(width: Any, num_steps: Any, learning_rate: Any) -> Float[Array, ""]:
+    """How many times as wide as the normal found a flow begins: as asked, but no more than its steps can take back."""
+    return jnp.minimum(width, 1 + TAKEN_BACK * jnp.asarray(num_steps * learning_rate, float))
 
 
 def _paths_moments(key: PRNGKeyArray, target: Target, start: Array) -> tuple[Array, Array]:

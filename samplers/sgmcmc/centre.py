@@ -120,7 +120,7 @@ def find_centre(
     shape = _positive(hessian)
     scale = _scale(shape) if precondition else jnp.ones_like(point)
     curvature = _curvature(target, point, scale, hessian)
-    likelihood = gradient - jax.grad(target.log_prior)(point)
+    likelihood = gradient - _prior(target, point, full=full)[1]
     found = Centre(point, likelihood, scale, curvature, jnp.zeros(()), jnp.asarray(decrement, point.dtype))
     around = _scale(shape)
     noise = _noise(key, target, found, around, batch_size=batch_size, control=control)

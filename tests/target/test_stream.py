@@ -232,7 +232,7 @@ def test_an_iterator_that_ends_early_or_changes_shape():
         return itertools.islice(blocks(), 12)
 
     with pytest.raises(
-        InvalidArgument, match=r"source ended after 336 rows, and num_rows is 1003; it must give as many"
+        InvalidArgument, match=r"source ended after 328 rows, and num_rows is 1003; it must give as many"
     ):
         run(stream(short, num_rows=N))
 

@@ -77,7 +77,7 @@ class NormalizingFlow(AbstractMethod):
         ``"pathfinder"``, ``"laplace"`` or None (unit scale at the start).
     width
         How many times as wide as that normal the flow begins (in short runs less). About 3 for curved posteriors, which
-        reach much further than the normal at a mode; not for those with several modes or walls.
+        reach much further than the normal at a mode; it takes more steps elsewhere.
     optimizer
         An optax optimiser in place of Adam. Reuse the same object: a new one compiles anew.
 

@@ -159,7 +159,7 @@ class DistributedADMM(AbstractPlanned):
         """The proximal steps of all agents, or what stands for them."""
         if self.prox == "linearised":
             nothing = jnp.zeros(x.shape[0], x.dtype)
-            moved = centre - self.gradients(target, x) / kappa[:, None]
+            moved = centre - self.share_gradients(target, x) / kappa[:, None]
             return Solved(moved, nothing, jnp.ones(x.shape[0], int), nothing > 0)
         if self.solvers is not None and self.solvers.linear is not None:
             return vmap_rows(prox_quadratic, self.solvers.factor, self.solvers.linear, centre, kappa)

@@ -239,7 +239,7 @@ class AbstractAgents(AbstractMethod):
         """One agent's f_i at ``z``, in the coordinates of the steps."""
         return Bare(self.coordinates).potential(target, z, shard)
 
-    def gradients(self, target: ShardedTarget, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    def share_gradients(self, target: ShardedTarget, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """∇f_i(x_i) of all agents."""
         return vmap_rows(jax.grad(lambda z, shard: self.potential(target, z, shard)), x, target.shards)
 

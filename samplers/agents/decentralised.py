@@ -104,7 +104,7 @@ class DSGLD(AbstractDecentralised):
     def advance(self, x: Float[Array, "n d"], memory: Any, normals: Any, target: ShardedTarget, t: Array) -> Advanced:
         """One iteration of all agents."""
         eta = self.step_size
-        return Advanced(self.links.mix(x) - eta * self.gradients(target, x) + jnp.sqrt(2 * eta) * normals, memory)
+        return Advanced(self.links.mix(x) - eta * self.share_gradients(target, x) + jnp.sqrt(2 * eta) * normals, memory)
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "DSGLD":
         """1/(1 − ηh/2) = 1 + ε."""
@@ -158,7 +158,7 @@ class DSGHMC(AbstractDecentralised):
     def advance(self, x: Float[Array, "n d"], memory: Any, normals: Any, target: ShardedTarget, t: Array) -> Advanced:
         """One iteration of all agents."""
         eta, gamma = self.step_size, self.friction
-        drift = gamma * memory + self.gradients(target, x)
+        drift = gamma * memory + self.share_gradients(target, x)
         velocity = memory - eta * drift + jnp.sqrt(2 * gamma * eta) * normals
         return Advanced(self.links.mix(x) + eta * velocity, velocity)
 
@@ -231,7 +231,9 @@ class DULA(AbstractDecentralised):
         alpha = x.shape[0] * self.step_size / later**self.step_decay
         beta = self.coupling / later**self.coupling_decay
         apart = jnp.asarray(self.links.degrees)[:, None].astype(x.dtype) * x - self.links.neighbour_sum(x)
-        return Advanced(x - beta * apart - alpha * self.gradients(target, x) + jnp.sqrt(2 * alpha) * normals, memory)
+        return Advanced(
+            x - beta * apart - alpha * self.share_gradients(target, x) + jnp.sqrt(2 * alpha) * normals, memory
+        )
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "DULA":
         """1/(1 − nαh/2) = 1 + ε, and βℓ_max = 1."""

@@ -240,7 +240,7 @@ class FALD(AbstractFederated):
         """A local step of all agents; perhaps an average; perhaps a new reference."""
         own, shared, (average, renew) = normals
         n, gamma, tau = x.shape[0], self.step_size, self.common
-        drift = self.gradients(target, x)
+        drift = self.share_gradients(target, x)
         if self.control_variates:
             # The first iteration sets the reference.
             memory = jax.lax.cond((renew < self.refresh) | (t == 0), lambda: self._reference(x, target), lambda: memory)
@@ -253,7 +253,7 @@ class FALD(AbstractFederated):
     def _reference(self, x: Float[Array, "n d"], target: ShardedTarget) -> tuple[Array, Array]:
         """The average, and n⁻¹Σ_j∇f_j − ∇f_i there."""
         y = jnp.mean(x, axis=0)
-        gradients = self.gradients(target, jnp.broadcast_to(y, x.shape))
+        gradients = self.share_gradients(target, jnp.broadcast_to(y, x.shape))
         return y, jnp.mean(gradients, axis=0) - gradients
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> Self:

@@ -11,6 +11,7 @@ import pytest
 import pushforward as pf
 from pushforward.infer.target.shards import ShardedTarget
 from pushforward.samplers.agents import law, prox
+from pushforward.samplers.agents.findings import PATIENCE, unsolved
 from pushforward.samplers.agents.graph import as_graph
 from pushforward.samplers.agents.prox import prox_chord, prox_newton
 
@@ -260,3 +261,12 @@ def test_one_device_and_eight_give_the_same_draws():
         runs[count] = [np.frombuffer(bytes.fromhex(line)) for line in out.stdout.split()]
     for one, eight in zip(runs[1], runs[8], strict=True):
         np.testing.assert_allclose(one, eight, rtol=1e-10, atol=1e-12)
+
+
+def test_proximal_steps_that_are_never_solved_end_the_run():
+    residual, slowest = np.zeros((2, 60)), np.full((2, 60), 3)
+    residual[1, 10 : 10 + PATIENCE - 1] = 7.0
+    assert unsolved("DistributedADMM", residual, slowest) is None
+    residual[1, 10 : 10 + PATIENCE] = 7.0
+    said = unsolved("DistributedADMM", residual, slowest)
+    assert "agent 3 was not solved in 20 iterations on end (residual 7 times what is tolerated); raise rho" in said

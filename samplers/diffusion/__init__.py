@@ -1,0 +1,1 @@
+"""Sampling by the probability-flow ODE of a diffusion: schedules, scores, solvers, exact densities."""

@@ -162,15 +162,15 @@ class DistributedADMM(AbstractPlanned):
             moved = centre - self.share_gradients(target, x) / kappa[:, None]
             return Solved(moved, nothing, jnp.ones(x.shape[0], int), nothing > 0)
         if self.solvers is not None and self.solvers.linear is not None:
-            return vmap_rows(prox_quadratic, self.solvers.factor, self.solvers.linear, centre, kappa)
+            return vmap_rows(prox_quadratic, self.solvers.inverse, self.solvers.linear, centre, kappa)
         tolerated = self._tolerated(kappa, x)
 
-        def one(shard: Any, factor: Any, *given: Array) -> Solved:
+        def one(shard: Any, inverse: Any, *given: Array) -> Solved:
             f = lambda z: self.potential(target, z, shard)  # noqa: E731
-            return prox_newton(f, *given) if factor is None else prox_chord(f, factor, *given)
+            return prox_newton(f, *given) if inverse is None else prox_chord(f, inverse, *given)
 
-        factors = None if self.solvers is None else self.solvers.factor
-        return vmap_rows(one, target.shards, factors, x, centre, kappa, tolerated)
+        inverses = None if self.solvers is None else self.solvers.inverse
+        return vmap_rows(one, target.shards, inverses, x, centre, kappa, tolerated)
 
     def centre(self, x: Float[Array, "n d"], memory: Any) -> Float[Array, " d"]:
         """The degree-weighted average Σ d_i x_i / Σ d_i, which is the Langevin chain."""

@@ -136,10 +136,11 @@ class SplitGibbs(AbstractFederated):
         tie = 1 / self.rho**2
         if self.conditional.linear is not None:
 
-            def exact(factor: Array, linear: Array, xi: Array) -> Array:
-                return cho_solve((factor, True), linear + tie * memory) + _spread(factor, xi)
+            def exact(factor: Array, inverse: Array, linear: Array, xi: Array) -> Array:
+                return inverse @ (linear + tie * memory) + _spread(factor, xi)
 
-            x, spent = vmap_rows(exact, self.conditional.factor, self.conditional.linear, drawn), 1
+            given = self.conditional
+            x, spent = vmap_rows(exact, given.factor, given.inverse, given.linear, drawn), 1
         else:
 
             def moves(shard: Any, factor: Array, z: Array, xi: Array, tests: Array) -> Array:

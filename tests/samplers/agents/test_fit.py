@@ -185,8 +185,8 @@ def test_the_proximal_step_solves_its_equation(dense, monkeypatch):
         assert float(jnp.linalg.norm(gradient)) < 1e-8
         # With the curvature of another point, from which a few steps are enough, or none: Newton goes on.
         for where, most in ((solved.x + 0.01, 12), (start, 1000)):
-            factor = jnp.linalg.cholesky(jax.hessian(f)(where) + kappa * jnp.eye(3))
-            again = jax.jit(lambda factor: prox_chord(f, factor, solved.x + 0.02, v, kappa, jnp.asarray(1e-8)))(factor)
+            inverse = jnp.linalg.inv(jax.hessian(f)(where) + kappa * jnp.eye(3))
+            again = jax.jit(lambda given: prox_chord(f, given, solved.x + 0.02, v, kappa, jnp.asarray(1e-8)))(inverse)
             np.testing.assert_allclose(again.x, solved.x, atol=1e-6)
             assert int(again.num_evaluations) < most
     assert not solved.indefinite

@@ -72,7 +72,8 @@ def by_hand(q, state, density=cross):
 @pytest.mark.parametrize(
     ("family", "burn_in", "name"),
     [(family, burn_in, "gaussian") for family, burn_in in CASES]
-    + [(family, burn_in, "mala") for family, burn_in in (*SLOW, ("ensemble", 0))],
+    + [("backward_irf", 2, "mala")]
+    + [slow((*case, "mala")) for case in (SLOW[0], SLOW[2], ("ensemble", 0))],
 )
 def test_densities_are_those_of_the_components(family, burn_in, name):
     q, length = flow(family, burn_in, maps()[name]), jnp.asarray(LENGTH)
@@ -120,8 +121,9 @@ def test_a_reference_that_is_the_target_is_found_whole(family, burn_in):
 def test_averages_are_those_of_the_points_of_a_trajectory(family, burn_in):
     q, length = flow(family, burn_in, maps()["mala"]), jnp.asarray(LENGTH)
     key = jax.random.key(4)
-    found = families.average(key, lambda x: {"x": x, "near": x[0] > 0}, q, cross, length)
-    begin, place = families.begin_draw(key, q, cross)
+    average = lambda key: families.average(key, lambda x: {"x": x, "near": x[0] > 0}, q, cross, length)  # noqa: E731
+    found = jax.jit(average)(key)
+    begin, place = jax.jit(lambda key: families.begin_draw(key, q, cross))(key)
     if family in ("homogeneous", "forward_irf"):
         points, at = [], begin
         for n in range(LENGTH):
@@ -154,17 +156,18 @@ def test_weights_of_draws_have_mean_one(family):
 def test_the_curve_with_burn_in_is_that_of_its_draws():
     """The bound of a trajectory is the mean of log π − log q over its points from b on."""
     flow_map, length, burn_in = maps(step=0.02)["laplace"], 12, 4
-    orbits = orbit.begin(jax.random.key(1), flow_map, REFERENCE, cross, 3, length)
+    orbits = jax.jit(lambda key: orbit.begin(key, flow_map, REFERENCE, cross, 3, length))(jax.random.key(1))
     starts = orbits.front
-    orbits = orbit.grow(orbits, flow_map, REFERENCE, cross, jnp.asarray(length - 1))
+    orbits = jax.jit(lambda o: orbit.grow(o, flow_map, REFERENCE, cross, jnp.asarray(length - 1)))(orbits)
     q = Flow(flow_map, REFERENCE, None, "homogeneous", burn_in)
+    log_density = jax.jit(jax.vmap(lambda s: families.log_density_at(s, q, cross, jnp.asarray(length))))
+    forward = jax.jit(jax.vmap(lambda s: flow_map.forward(s, cross).state))
     gaps, at = [], starts
     for n in range(length):
         if n >= burn_in:
-            log_q = jax.vmap(lambda s: families.log_density_at(s, q, cross, jnp.asarray(length)))(at)
-            gaps.append(at.at.log_density - log_q)
-        at = jax.vmap(lambda s: flow_map.forward(s, cross).state)(at)
-    found = orbit.bounds(orbits, jnp.array([length]), burn_in)[:, 0]
+            gaps.append(at.at.log_density - log_density(at))
+        at = forward(at)
+    found = jax.jit(orbit.bounds, static_argnums=2)(orbits, jnp.array([length]), burn_in)[:, 0]
     np.testing.assert_allclose(found, np.mean(gaps, axis=0), atol=1e-9)
 
 

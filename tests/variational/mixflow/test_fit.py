@@ -255,19 +255,22 @@ def test_proposals_that_diverge_are_rejected_and_counted():
 
 
 def test_augmented_densities_are_those_of_draws(laplace):
+    def both(q, key):
+        u, _, log_q = q.sample_augmented(key, 20)
+        return u, q.sample_and_log_prob(key, 20)[1], log_q
+
     drawn = laplace.sample(20, augmented=True, key=3)
     assert set(drawn["auxiliary"]) == {"momentum", "phase"}
     found = laplace.log_prob(drawn, augmented=True)
     with jax.enable_x64(True):
-        u, _, expected = laplace.approximation.sample_augmented(jax.random.key(3), 20)
+        u, log_q, expected = jax.jit(both)(laplace.approximation, jax.random.key(3))
         np.testing.assert_allclose(found, expected, atol=1e-6)
-        log_q = np.asarray(laplace.approximation.sample_and_log_prob(jax.random.key(3), 20)[1])
-        expected = np.asarray(expected)
+        log_q, expected = np.asarray(log_q), np.asarray(expected)
     momentum = np.abs(drawn["auxiliary"]["momentum"]).sum(-1) + 2 * np.log(2.0)
     np.testing.assert_allclose(expected + momentum, log_q, atol=1e-10)
     one = {"x": drawn["x"][4], "auxiliary": {k: v[4] for k, v in drawn["auxiliary"].items()}}
     np.testing.assert_allclose(laplace.log_prob(one, augmented=True), found[4], atol=1e-10)
-    assert "auxiliary" not in laplace.sample(2)
+    assert "auxiliary" not in laplace.sample(20)
     assert u.shape == (20, 2)
 
 

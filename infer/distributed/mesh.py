@@ -67,7 +67,7 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 def place(x: Any, sharding: NamedSharding) -> Array:
     """An array that each process has (all of it), laid out; without talking to other processes."""
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    if isinstance(x, jax.Array) and (not x.is_fully_addressable or _in_place(x, sharding.mesh)):
         return x
     if sharding.is_fully_addressable:
         return jax.device_put(x, sharding)
@@ -76,6 +76,11 @@ def place(x: Any, sharding: NamedSharding) -> Array:
     whole = np.asarray(x)
     whole = whole.astype(jax.dtypes.canonicalize_dtype(whole.dtype), copy=False)
     return jax.make_array_from_callback(whole.shape, sharding, lambda at: whole[at])
+
+
+def _in_place(x: jax.Array, mesh: Any) -> bool:
+    """Whether an array is laid out over these devices already."""
+    return isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh
 
 
 def num_shards() -> int:
@@ -125,19 +130,22 @@ def map_rows(function: Callable[[Any, Any], Array], rows: Any, shared: Any) -> A
     return gathered(mapped(gathered(rows), gathered(shared)))
 
 
-def vmap_rows(function: Callable, *rows: Any) -> Any:
-    """``jax.vmap(function)(*rows)``, each device its rows (agents) where they come out even; then all have all of it.
+def vmap_rows(function: Callable, *rows: Any, held: tuple = ()) -> Any:
+    """``jax.vmap(function)(*held, *rows)``, each device its rows (agents) where they come out even; then all have it.
 
     Parameters
     ----------
     function
-        Of one row of each of ``rows``; it may close over what all rows need.
+        Of one row of each of ``held`` and ``rows``; it may close over what all rows need.
     *rows
-        Pytrees of arrays with a common leading axis.
+        Pytrees of arrays with a common leading axis, which all devices have.
+    held
+        The same, of data that are not computed and may lie on the devices of their rows only: they stay there.
     """
     shards = num_shards()
-    if shards == 1 or jax.tree.leaves(rows)[0].shape[0] % shards:
-        return jax.vmap(function)(*rows)
+    if shards == 1 or jax.tree.leaves((held, rows))[0].shape[0] % shards:
+        return jax.vmap(function)(*held, *rows)
     cut = PartitionSpec(PARTICLES)
-    # Without the first of these the compiler may share out what rows are made from too, and add it up in its own order.
-    return gathered(jax.shard_map(jax.vmap(function), in_specs=cut, out_specs=cut, check_vma=False)(*gathered(rows)))
+    mapped = jax.shard_map(jax.vmap(function), in_specs=cut, out_specs=cut, check_vma=False)
+    # Without the second of these the compiler may share out what rows are made from, and add it up in its own order.
+    return gathered(mapped(*held, *gathered(rows)))

@@ -576,7 +576,7 @@ class Run:
         return jax.tree.map(lambda x: put(x) if isinstance(x, np.ndarray | np.generic | jax.Array) else x, tree)
 
     def _rows_in_force(self) -> Any:
-        return jax.set_mesh(self._mesh) if self._mesh is not None and self.plan.mesh == DATA else nullcontext()
+        return jax.set_mesh(self._mesh) if self._mesh is not None and self.plan.mesh else nullcontext()
 
     @contextmanager
     def _scope(self) -> Iterator[None]:

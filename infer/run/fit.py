@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from ..distributed.mesh import CHAINS, DATA, PARTICLES, read_mesh
+from ..distributed.mesh import DATA, PARTICLES, read_mesh
 from ..distributed.processes import barrier, check_same, is_first, num_processes
 from ..errors import InvalidArgument
 from ..method import AbstractMethod
 from ..target import Target
 from ..target.spread import SpreadTarget
+from ..target.spread_shards import SpreadShards
 from ..validate import check_count, check_nonnegative
 from .checkpoint import check_origin, read_checkpoint, rebuild_run, versions, write_checkpoint
 from .driver import CHECKPOINT_SECONDS, Run
@@ -46,6 +47,7 @@ HINTS = {
     "support": "build it with Target.from_log_density(..., support=...)",
     "composite": "build it with Target.composite(smooth, nonsmooth) or target.split(site)",
     "factors": "build it with Target.from_factors(log_prior, log_likelihood, data)",
+    "shards": "build it with Target.from_factors(log_prior, log_likelihood, data)",
     "numpyro": "build it with Target.from_numpyro(model, ...)",
 }
 
@@ -146,7 +148,7 @@ def fit(
     num_chains = type(method).default_chains if num_chains is None else check_count("num_chains", num_chains)
     words, generator = read_key(key)
     shared, devices = _check_mesh(mesh, target, method)
-    whole = len(devices) > 1 and (shared == DATA or (shared != CHAINS and method.spreads))
+    whole = len(devices) > 1 and (shared in (PARTICLES, DATA) or (shared is None and method.spreads))
     if chains_per_program is None:
         backend = jax.default_backend()
         chains_per_program = num_chains if whole else default_chains_per_program(num_chains, backend, len(devices))
@@ -332,6 +334,10 @@ def _check_mesh(mesh: Any, target: Target, method: AbstractMethod) -> tuple[str 
         if shared not in (None, DATA):
             raise InvalidArgument(f"mesh={shared!r} does not go with a target whose rows are spread; leave it out.")
         return DATA, list(target.mesh.devices.flat)
+    if isinstance(target, SpreadShards):
+        if shared not in (None, PARTICLES):
+            raise InvalidArgument(f"mesh={shared!r} does not go with a target whose agents are spread; leave it out.")
+        return PARTICLES, list(target.mesh.devices.flat)
     if shared == PARTICLES and not method.spreads:
         raise InvalidArgument(
             f"mesh='particles' needs a method that spreads its particles or agents over devices, and "

@@ -430,7 +430,7 @@ class Target(eqx.Module):
     def require(self, method_name: str, requires: tuple[str, ...], hints: dict[str, str]) -> None:
         """Raise `UnsupportedTarget` in one sentence unless all of ``requires`` is present."""
         for name in requires:
-            if not self.has(name):
+            if not self.has(name) and not (name == "shards" and self.has("factors")):  # which can be dealt out
                 raise UnsupportedTarget(f"{method_name} needs a target with {name}; this one has none: {hints[name]}.")
 
     def __hash__(self) -> int:

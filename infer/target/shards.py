@@ -5,13 +5,14 @@ supports, is counted once, split here and nowhere else. Shards of different size
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ..distributed.mesh import vmap_rows
 from ..errors import InvalidArgument, UnsupportedTarget
 from ..validate import check_count
 from .arguments import as_array
@@ -71,7 +72,13 @@ class ShardedTarget(WrappedTarget):
 
     def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log prior and the log likelihoods of all agents."""
-        return self.log_prior(u) + jnp.sum(jax.vmap(self.shard_log_likelihood, (None, 0))(u, self.shards))
+        return self.log_prior(u) + jnp.sum(self.log_likelihoods(u))
+
+    def log_likelihoods(self, u: Float[Array, " d"]) -> Float[Array, " n"]:
+        """Log likelihood of each agent's data."""
+        # A copy of u for each agent: gradients come back side by side, and are added in one order everywhere.
+        copies = jnp.broadcast_to(u, (self.num_agents, *u.shape))
+        return vmap_rows(lambda shard, u: self.shard_log_likelihood(u, shard), copies, held=(self.shards,))
 
     def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
         """Log density in constrained coordinates."""
@@ -121,14 +128,18 @@ def sharded(target: Target, by: Any) -> ShardedTarget:
             f"none; build it with Target.from_factors, or from a NumPyro model whose data share a leading axis."
         )
     source: Any = target
-    members = _members(by, source.num_factors)
-    size = max(len(rows) for rows in members)
+    members = members_of(by, source.num_factors)
+    return ShardedTarget(target, *dealt(source.rows, members, max(map(len, members))))
+
+
+def dealt(rows: Any, members: list[np.ndarray], size: int) -> tuple[Any, Bool[np.ndarray, "n m"]]:
+    """Rows (…) of each agent as arrays (n, m, …), and which of them are data, m being ``size``."""
     index = np.stack([np.resize(rows, size) for rows in members])
     mask = np.stack([np.arange(size) < len(rows) for rows in members])
-    return ShardedTarget(target, jax.tree.map(lambda leaf: np.asarray(leaf)[index], source.rows), mask)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], rows), mask
 
 
-def _members(by: Any, num_rows: int) -> list[np.ndarray]:
+def members_of(by: Any, num_rows: int) -> list[np.ndarray]:
     """Indices of each agent's observations."""
     if np.ndim(by) == 0:
         num_agents = check_count("by", by)
@@ -172,7 +183,7 @@ def deal(method: str, target: Target, num_agents: int | None) -> ShardedTarget:
         )
     if have is not None and num_agents not in (None, have):
         raise InvalidArgument(f"{method} has a graph of {num_agents} agents, and the target has {have} shards.")
-    return target if isinstance(target, ShardedTarget) else sharded(target, num_agents)
+    return target if isinstance(target, ShardedTarget) else cast("ShardedTarget", target.sharded(num_agents))
 
 
 def concatenated(shards: Sequence[Any]) -> tuple[Any, np.ndarray]:

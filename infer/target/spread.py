@@ -21,6 +21,7 @@ from ..errors import InvalidArgument, UnsupportedTarget
 from .arguments import as_array
 from .base import Target
 from .factors import FactorTarget, from_factors
+from .spread_shards import joined, local_part, spread_shards
 from .static import fingerprint
 from .wrapped import WrappedTarget
 
@@ -120,6 +121,17 @@ class SpreadTarget(WrappedTarget):
         copies = jnp.broadcast_to(u, (self.mesh.size, *u.shape))
         return _constrained(copies, self.mesh, WHOLE)
 
+    def sharded(self, by: Any) -> Any:
+        """See `Target.sharded`; rows stay in their process, of which each has as many agents.
+
+        Parameters
+        ----------
+        by
+            A number of agents of all processes together; or the agent 0, 1, … *of this process* of each of its rows.
+        """
+        mine = local_part(self.mask)
+        return spread_shards(self.target, jax.tree.map(lambda leaf: local_part(leaf)[mine], self.spread_rows), by)
+
     def _identity(self) -> list[Any]:
         return [fingerprint([self.target._identity()]), self.digest]
 
@@ -183,8 +195,8 @@ def from_local_rows(
     digest = fingerprint([one for told, _ in exchange(digests) for one in told])
     return SpreadTarget(
         template,
-        jax.tree.map(lambda leaf: _joined(leaf[index], mesh), rows),
-        _joined(np.concatenate(masks[jax.process_index() * devices :][:devices]), mesh),
+        jax.tree.map(lambda leaf: joined(leaf[index], mesh, DATA), rows),
+        joined(np.concatenate(masks[jax.process_index() * devices :][:devices]), mesh, DATA),
         np.flatnonzero(np.concatenate(masks)),
         mesh,
         digest,
@@ -194,13 +206,6 @@ def from_local_rows(
 def _deal(n: int, devices: int) -> list[np.ndarray]:
     """Numbers of the rows of each device of a process that has ``n``."""
     return np.array_split(np.arange(n), devices)
-
-
-def _joined(local: np.ndarray, mesh: Mesh) -> Array:
-    """The array of all devices, from the part of this process; in the user's dtype, whatever the precision in force."""
-    rows = local.shape[0] // jax.local_device_count() * mesh.size
-    with jax.enable_x64(True):
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, CUT), local, (rows, *local.shape[1:]))
 
 
 def _without_rows(target: Target) -> Target:

@@ -170,7 +170,7 @@ class DistributedADMM(AbstractPlanned):
             return prox_newton(f, *given) if inverse is None else prox_chord(f, inverse, *given)
 
         inverses = None if self.solvers is None else self.solvers.inverse
-        return vmap_rows(one, target.shards, inverses, x, centre, kappa, tolerated)
+        return vmap_rows(one, inverses, x, centre, kappa, tolerated, held=(target.shards,))
 
     def centre(self, x: Float[Array, "n d"], memory: Any) -> Float[Array, " d"]:
         """The degree-weighted average Σ d_i x_i / Σ d_i, which is the Langevin chain."""

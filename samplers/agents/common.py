@@ -106,7 +106,7 @@ class AbstractAgents(AbstractMethod):
     planned: Any = eqx.field(default=None, kw_only=True)
 
     kind: ClassVar = "chains"
-    requires: ClassVar[tuple[str, ...]] = ("factors",)
+    requires: ClassVar[tuple[str, ...]] = ("shards",)
     exact: ClassVar[bool] = False
     spreads: ClassVar[bool] = True
 
@@ -241,7 +241,9 @@ class AbstractAgents(AbstractMethod):
 
     def share_gradients(self, target: ShardedTarget, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """∇f_i(x_i) of all agents."""
-        return vmap_rows(jax.grad(lambda z, shard: self.potential(target, z, shard)), x, target.shards)
+        return vmap_rows(
+            lambda shard, x: jax.grad(lambda z: self.potential(target, z, shard))(x), x, held=(target.shards,)
+        )
 
     def _nothing_seen(self, x: Float[Array, "n d"]) -> Seen:
         zeros = jnp.zeros(x.shape[-1], x.dtype)

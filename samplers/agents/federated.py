@@ -147,7 +147,10 @@ class SplitGibbs(AbstractFederated):
                 f = lambda z: self.potential(target, z, shard) + 0.5 * tie * jnp.sum((z - memory) ** 2)  # noqa: E731
                 return mala(f, z, factor, xi, tests)
 
-            x, spent = vmap_rows(moves, target.shards, self.conditional.factor, x, *drawn), self.num_inner + 1
+            x, spent = (
+                vmap_rows(moves, self.conditional.factor, x, *drawn, held=(target.shards,)),
+                self.num_inner + 1,
+            )
         server = jnp.mean(x, axis=0) + self.rho / jnp.sqrt(x.shape[0]) * server
         return Advanced(x, server, num_evaluations=spent)
 

@@ -8,6 +8,7 @@ dimensions for that, a sampler's closed form for equal curvatures stands in.
 import abc
 import dataclasses
 import warnings
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Self
 
 import equinox as eqx
@@ -168,7 +169,9 @@ class AbstractPlanned(AbstractAgents):
             warnings.simplefilter("ignore", UserWarning)
             arranged: Any = self.arrange(target)
             point = jnp.zeros(arranged.dim) if start is None else jnp.asarray(start, float)
-            found = self.tune(jax.random.key(0), arranged, point).forecast
+            mesh = getattr(arranged, "mesh", None)  # of agents that live on several devices
+            with nullcontext() if mesh is None else jax.set_mesh(mesh):
+                found = self.tune(jax.random.key(0), arranged, point).forecast
         if found is None:
             raise InvalidArgument(
                 f"{type(self).__name__}: no mode was found from start={point.tolist()}, so that nothing can be "

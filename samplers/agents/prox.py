@@ -1,12 +1,12 @@
-"""The proximal step of an agent, argmin_x f(x) + (κ/2)‖x − v‖²: by a factorisation if f is quadratic, else Newton's.
+"""The proximal step of an agent, argmin_x f(x) + (κ/2)‖x − v‖²: by an inverse if f is quadratic, else Newton's.
 
 A quadratic share costs one inversion (d³) before the run and 2d² per chain and step. Other shares keep the inverse of
 their curvature at one point, with which a few gradients solve a step as long as curvature does not change much against
-κ. Inverses are formed because a product for all chains and agents at once is a matrix product: ten times as fast as
-triangular solves, and as exact, since H + κI is no worse conditioned than what was factorised. Newton's method, where it does, costs d Hessian–vector products and d³/3 per iteration; above
-`DENSE_DIM` dimensions its systems are solved by conjugate gradients. Undamped it diverges on logistic shares at small κ
-(overshooting the flat tails), so that every step is halved until the objective falls (Nocedal & Wright 2006, section
-3.1).
+κ. Inverses are formed because a product for all chains and agents at once is a matrix product: many times as fast as
+triangular solves, and as exact, since H + κI is well conditioned wherever κ matters. Newton's method, where curvature
+does change, costs d Hessian–vector products and d³/3 per iteration; above `DENSE_DIM` dimensions its systems are solved
+by conjugate gradients. Undamped it diverges on logistic shares at small κ (overshooting the flat tails), so that every
+step is halved until the objective falls (Nocedal & Wright 2006, section 3.1).
 """
 
 from collections.abc import Callable

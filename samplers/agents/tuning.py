@@ -61,7 +61,7 @@ def curvature(method: Any, target: ShardedTarget, point: Float[Array, " d"]) -> 
             f = lambda z: method.potential(target, z, shard)  # noqa: E731
             return jax.hessian(f)(z), jax.grad(f)(z)
 
-        return vmap_rows(one, target.shards)
+        return vmap_rows(one, held=(target.shards,))
 
     hessians, gradients = at(point)
     away = jnp.cos(jnp.arange(point.shape[0]) + 1.0) + 0.5

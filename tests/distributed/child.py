@@ -74,6 +74,11 @@ def layouts(out):
         mesh="data",
     ).draws()["x"]  # fmt: skip
     found["agents"] = pf.fit(target.sharded(8), pf.DistributedADMM("ring", rho=5.0), num_chains=2, **QUIET).draws()["x"]
+    # The same agents, whose data nobody else has.
+    held, admm = local.sharded(8), pf.DistributedADMM("ring")
+    found["held"] = pf.fit(held, pf.DistributedADMM("ring", rho=5.0), num_chains=2, **QUIET).draws()["x"]
+    found["predicted"] = np.array([admm.predict(held).variance, admm.predict(target.sharded(8)).variance])
+    found["federated"] = pf.fit(held, pf.SplitGibbs(rho=0.3), num_chains=2, **QUIET).draws()["x"]
     np.savez(out / f"draws-{me.index}.npz", **found)
 
 

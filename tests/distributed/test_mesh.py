@@ -84,3 +84,35 @@ def test_a_mesh_that_does_not_suit_is_refused():
         pf.fit(local, pf.NUTS(), mesh="chains")
     with pytest.raises(pf.UnsupportedTarget, match="one log likelihood per observation"):
         spread_rows(gaussian(), data_mesh(jax.devices()[:1]))
+
+
+def test_agents_that_hold_their_rows():
+    """The same densities and shares as from rows in one place, and the same draws."""
+    held = pf.Target.from_local_rows(log_prior, log_likelihood, ROWS, jnp.zeros(2)).sharded(3)
+    target = regression().sharded(3)
+    assert held.sizes.tolist() == target.sizes.tolist() == [3, 2, 2]
+    with jax.enable_x64(True):
+        u = jnp.array([0.3, -1.2])
+        for name in ("log_density", "log_likelihoods"):
+            value, slope = getattr(held, name)(u), jax.jacobian(getattr(held, name))(u)
+            np.testing.assert_allclose(value, getattr(target, name)(u), rtol=1e-12)
+            np.testing.assert_allclose(slope, jax.jacobian(getattr(target, name))(u), rtol=1e-12)
+        np.testing.assert_allclose(held.log_density_at({"x": u}), target.log_density_at({"x": u}), rtol=1e-12)
+        mine, theirs = held.sub_posterior(1), target.sub_posterior(1)
+        np.testing.assert_allclose(mine.log_density(u), theirs.log_density(u), rtol=1e-12)
+    options = {"num_samples": 20, "num_warmup": 0, "num_chains": 1, "progress": False}
+    draws = [pf.fit(t, pf.DistributedADMM("ring", rho=2.0), **options).draws()["x"] for t in (held, target)]
+    np.testing.assert_allclose(*draws, rtol=1e-10)
+    other = pf.Target.from_local_rows(log_prior, log_likelihood, (ROWS[0], ROWS[1] + 1), jnp.zeros(2)).sharded(3)
+    assert held.fingerprint() != other.fingerprint()
+
+
+def test_agents_of_rows_by_number():
+    local = pf.Target.from_local_rows(log_prior, log_likelihood, ROWS, jnp.zeros(2))
+    assert local.sharded([0, 1, 1, 1, 1, 0, 1]).sizes.tolist() == [2, 5]
+    with pytest.raises(pf.InvalidArgument, match="by must number the agents 0, 1, … without gaps"):
+        local.sharded([0, 2, 2, 2, 2, 0, 2])
+    with pytest.raises(pf.InvalidArgument, match="mesh='data' does not go with a target whose agents are spread"):
+        pf.fit(local.sharded(2), pf.DistributedADMM("complete"), mesh="data")
+    with pytest.raises(pf.InvalidArgument, match="agent must be one whose data this process has, 0 to 1, got 2"):
+        local.sharded(2).sub_posterior(2)

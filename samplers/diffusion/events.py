@@ -47,7 +47,7 @@ class EventScore(AbstractScore):
     regularisation: float = REGULARISATION
 
     def log_probability(self, y: Float[Array, " d"], rho: Level) -> Float[Array, ""]:
-        """log Φ(C(x̂)/s), the log probability of the event given y."""
+        """The log probability of the event given y, log Φ(C(x̂)/s)."""
         value, pulled = jax.value_and_grad(lambda y: self.event(self.base.denoise(y, rho)))(y)
         gradient = jax.grad(self.event)(self.base.denoise(y, rho))
         spread = jnp.maximum(gradient @ pulled, 0) + self.regularisation

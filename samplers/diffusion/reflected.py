@@ -49,7 +49,7 @@ def fold(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def log_heat_kernel(x: Array, x0: Array, tau: Array) -> Array:
-    """log k_τ(x, x₀) of one coordinate."""
+    """The logarithm of k_τ(x, x₀), of one coordinate."""
     k = jnp.arange(1, TERMS + 1, dtype=x.dtype) * jnp.pi
     large = jnp.maximum(tau, SWITCH)  # so that the branch that is not used is finite too
     waves = jnp.log(1 + 2 * jnp.sum(jnp.exp(-(k**2) * large) * jnp.cos(k * x) * jnp.cos(k * x0)))
@@ -92,7 +92,7 @@ class CubeScore(AbstractScore):
         return sine / jnp.sqrt(sine**2 + sigma**2) * self.net(jnp.concatenate(inputs))
 
     def denoise(self, y: Float[Array, " d"], rho: Level) -> Float[Array, " d"]:
-        """x + σ² ∇ log p_σ, which drives the flow; not a mean."""
+        """The point x + σ² ∇ log p_σ, which drives the flow; not a mean."""
         return y + rho * self.over_level(y, rho)
 
 
@@ -122,11 +122,14 @@ class ReflectedFlow(eqx.Module):
         Levels σ₀ > … > σ_n.
     solver
         One of `solvers`.
+    dim
+        d.
     """
 
     score: AbstractScore
     grid: Float[Array, " levels"]
     solver: AbstractSolver
+    dim: int = eqx.field(static=True)
 
     def transform(self, x: Point) -> tuple[Point, Float[Array, ""], Int[Array, ""]]:
         """The draw that a uniform point becomes, its log density, and the number of folded steps."""
@@ -135,7 +138,7 @@ class ReflectedFlow(eqx.Module):
 
     def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         """``n`` independent draws and their log densities; NaN where a step folds the map."""
-        starts = jax.random.uniform(key, (n, self.score.net.dim_out), self.grid.dtype)
+        starts = jax.random.uniform(key, (n, self.dim), self.grid.dtype)
         x, log_q, folds = jax.vmap(self.transform)(starts)
         return x, jnp.where(folds > 0, jnp.nan, log_q)
 
@@ -189,7 +192,7 @@ def fit_reflected(
     optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
     score, losses = _train(key_train, score, jnp.asarray(points, dtype), optimiser, num_steps, batch_size, sigma_min)
     grid = jnp.asarray(log_grid(SIGMA_MAX, sigma_min, solver_steps), dtype)
-    return ReflectedFlow(score, grid, RK4()), losses
+    return ReflectedFlow(score, grid, RK4(), points.shape[1]), losses
 
 
 @eqx.filter_jit

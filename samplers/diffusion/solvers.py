@@ -19,7 +19,9 @@ step's Jacobian like any other.
 
 **Third order.** The exact step is y' = e^−h y + ∫₀^h e^(s−h) D(s) ds, s = log ρ − log ρ(s), h = log ρ/ρ'. With D(s) the
 parabola through the last three values it is e^−h y − φ₁ D + φ₂ h Ḋ − φ₃ h² D̈, where φ₁ = e^−h − 1, φ₂ = φ₁/h + 1,
-φ₃ = φ₂/h − ½. (The divided difference of second order is D̈/2; with it in place of D̈ the order falls to two.)
+φ₃ = φ₂/h − ½. (The divided difference of second order is D̈/2; with it in place of D̈ the order falls to two.) The first
+two steps know fewer values and are of lower order; as D hardly varies at high noise, their errors are small, but it is
+they that remain on very fine grids.
 
 References
 ----------

@@ -1,0 +1,166 @@
+"""Events, the reflected diffusion of the cube, and the one-step student."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from pushforward.infer.errors import InvalidArgument
+from pushforward.samplers.diffusion.density import DiscreteFlow
+from pushforward.samplers.diffusion.events import EventScore, event_probability
+from pushforward.samplers.diffusion.rectified import distil, draw_times
+from pushforward.samplers.diffusion.reflected import (
+    CubeScore,
+    ReflectedFlow,
+    fit_reflected,
+    fold,
+    heat_score,
+    log_heat_kernel,
+    reflected_loss,
+)
+from pushforward.samplers.diffusion.schedules import edm_grid, log_grid
+from pushforward.samplers.diffusion.scores import AbstractScore, GaussianScore
+from pushforward.samplers.diffusion.solvers import RK4, solve
+
+BASE = np.sqrt(1601)
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def beyond(x):
+    return x[0] - 2.0
+
+
+def test_linear_events_of_a_gaussian_are_exact():
+    score = EventScore(GaussianScore.from_moments([0.0], [1.0]), beyond, 0.0)
+    for y, rho in [(0.3, 0.5), (-2.0, 1.0), (30.0, 20.0)]:
+        mean = lambda y, rho=rho: y / (1 + rho**2)  # noqa: E731
+        sd = rho / np.sqrt(1 + rho**2)
+        step = 1e-6
+        log_p = lambda y, m=mean, s=sd: stats.norm.logcdf((m(y) - 2) / s)  # noqa: E731
+        wanted = -mean(y) + (log_p(y + step) - log_p(y - step)) / (2 * step)
+        np.testing.assert_allclose(score.score(jnp.array([y]), rho)[0], wanted, rtol=1e-6)
+
+
+def test_probability_of_an_event():
+    """P(x > 2) of N(0, 1) in two dimensions, by the flow given the event: draws inside, exact weights."""
+    free = GaussianScore.from_moments([0.0, 0.0], [1.0, 1.0])
+    q = DiscreteFlow.make(EventScore(free, beyond, 0.0), edm_grid(40.0, 0.02, 24), RK4())
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(2000, 2)))
+    y, log_q, folds = jax.jit(jax.vmap(q.transform))(z)
+    assert not folds.any()
+    inside = y[:, 0] > 2
+    log_p = jax.vmap(lambda y: free.log_density(y, 0.0))(y)
+    found = event_probability(log_p, log_q, inside)
+    truth = stats.norm.logsf(2)
+    assert found.inside > 0.97
+    assert found.log_probability == pytest.approx(truth, abs=4 * float(found.standard_error))
+    assert found.standard_error < 0.02
+    assert found.mean_log_ratio == pytest.approx(truth, abs=0.05)
+
+
+class Cosine(AbstractScore):
+    """Of p₀ = Π (1 + .8 cos πx) on the cube, in closed form; ``sign`` −1 is a wrong one."""
+
+    def denoise(self, y, rho):
+        """The drift's point, x + σ² ∇ log p_σ."""
+        return y + rho**2 * jax.vmap(jax.grad(lambda x: jnp.log(density(x, rho))))(y)
+
+
+def density(x, sigma):
+    return 1 + 0.8 * jnp.exp(-(jnp.pi**2) * sigma**2 / 2) * jnp.cos(jnp.pi * x)
+
+
+def test_the_flow_of_the_cube_conserves_probability():
+    """F_τ(x) = x + (.8/π) e^(−π²τ) sin πx is the same along a path, and densities follow."""
+    starts = jnp.linspace(0.01, 0.99, 9)[:, None]
+    q = ReflectedFlow(Cosine(), jnp.asarray(log_grid(2.0, 1e-3, 160)), RK4(), 1)
+    mass = lambda x, s: x + 0.8 / np.pi * np.exp(-(np.pi**2) * s**2 / 2) * np.sin(np.pi * x)  # noqa: E731
+    x, log_q, folds = jax.jit(jax.vmap(q.transform))(starts)
+    np.testing.assert_allclose(mass(x, 1e-3), mass(starts, 2.0), atol=1e-7)
+    assert not folds.any()
+    np.testing.assert_allclose(log_q, np.log(density(x[:, 0], 1e-3)), atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.vmap(q.log_prob))(x), log_q, atol=1e-8)
+    assert q.log_prob(jnp.array([1.5])) == -jnp.inf
+
+
+def test_heat_kernels():
+    """Both forms agree and integrate to one; the kernel smooths a density as the heat equation does."""
+    x = (np.arange(4000) + 0.5) / 4000
+    for tau in (1e-4, 0.009999, 0.010001, 0.3):
+        kernel = np.exp(jax.vmap(lambda x, t=tau: log_heat_kernel(x, jnp.asarray(0.3), jnp.asarray(t)))(x))
+        assert kernel.mean() == pytest.approx(1, abs=1e-6)
+        smoothed = np.mean(kernel * (1 + 0.8 * np.cos(np.pi * x)))
+        assert smoothed == pytest.approx(1 + 0.8 * np.exp(-(np.pi**2) * tau) * np.cos(0.3 * np.pi), abs=1e-6)
+    sides = [
+        heat_score(jnp.array([0.05, 0.7]), jnp.array([0.1, 0.4]), np.sqrt(2 * t)) for t in (0.0099999999, 0.01000001)
+    ]
+    np.testing.assert_allclose(*sides, rtol=1e-5)
+    # Noise folded at the faces has this density: E cos πx = e^(−π²τ) cos πx₀.
+    noise = np.random.default_rng(0).normal(size=200_000)
+    folded = fold(jnp.asarray(0.2 + 0.9 * noise))
+    assert folded.min() >= 0
+    assert folded.max() <= 1
+    assert np.mean(np.cos(np.pi * folded)) == pytest.approx(np.exp(-(np.pi**2) * 0.405) * np.cos(0.2 * np.pi), abs=6e-3)
+
+
+def test_a_score_of_the_cube_is_learned():
+    rng = np.random.default_rng(0)
+    draws = rng.uniform(size=(20_000, 2))
+    draws = draws[rng.uniform(size=len(draws)) * 1.8 < 1 + 0.8 * np.cos(np.pi * draws[:, 0])][:4000]
+    q, losses = fit_reflected(jax.random.key(0), draws, hidden=(32, 32), num_steps=600, sigma_min=0.03)
+    assert np.mean(losses[-50:]) < np.mean(losses[:5])
+    x, log_q = jax.jit(q.sample_and_log_prob, static_argnums=1)(jax.random.key(1), 2000)
+    assert np.all((x >= 0) & (x <= 1))
+    w = np.asarray(1 + 0.8 * np.cos(np.pi * x[:, 0])) / np.exp(log_q)
+    assert w.mean() == pytest.approx(1, abs=4 * w.std() / np.sqrt(len(w)))
+    assert w.mean() ** 2 / np.mean(w**2) > 0.9
+    with pytest.raises(InvalidArgument, match=r"values from -1 to 1; rescale them"):
+        fit_reflected(jax.random.key(0), np.linspace(-1, 1, 40)[:, None])
+
+
+def test_the_loss_of_the_cube_is_least_at_the_score():
+    """Of one point the kernel's score is the answer: its regression has no error there."""
+    score = CubeScore.make(jax.random.key(0), 1)
+    points = jnp.full((512, 1), 0.3)
+    loss = reflected_loss(score, points, jax.random.key(1), 0.05, 2.0)
+
+    class Exact(CubeScore):
+        def over_level(self, x, sigma):
+            return sigma * heat_score(x, jnp.array([0.3]), sigma)
+
+    assert reflected_loss(Exact(score.net), points, jax.random.key(1), 0.05, 2.0) < 1e-20
+    assert loss > 0.1
+
+
+def test_a_student_takes_one_step():
+    score = GaussianScore.from_moments([0.5, -1.0], [[0.5, 0.3], [0.3, 0.6]])
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(4000, 2)))
+    grid = jnp.asarray(edm_grid(40.0, 0.02, 24))
+    x = jax.jit(jax.vmap(lambda z: solve(score, RK4(), grid, BASE * z)))(z)
+    student, losses = distil(jax.random.key(0), z, x, hidden=(32, 32), training_steps=800, batch_size=256)
+    assert losses[-1] < 0.2 * losses[0]
+    fresh = jnp.asarray(np.random.default_rng(1).normal(size=(2000, 2)))
+    y, log_q, folds = jax.jit(jax.vmap(student.transform))(fresh)
+    assert not folds.any()
+    truth = jax.jit(jax.vmap(lambda z: solve(score, RK4(), grid, BASE * z)))(fresh)
+    assert np.sqrt(np.mean((y - truth) ** 2)) < 0.08
+    w = np.exp(jax.vmap(lambda y: score.log_density(y, 0.0))(y) - log_q)  # its own density: no bias
+    assert w.mean() == pytest.approx(1, abs=4 * w.std() / np.sqrt(len(w)))
+    with pytest.raises(
+        InvalidArgument, match=r"pairs of points of the same shape \(n, d\), got \(4000, 2\) and \(5, 2\)"
+    ):
+        distil(jax.random.key(0), z, x[:5])
+
+
+def test_times_are_dense_at_both_ends():
+    t = np.asarray(draw_times(jax.random.key(0), 20_000, jnp.float64))
+    assert t.min() >= 0
+    assert t.max() <= 1
+    middle = np.mean(np.abs(t - 0.5) < 0.25)
+    assert middle == pytest.approx(np.sinh(1) / np.sinh(2), abs=1e-3)

@@ -99,7 +99,7 @@ def first_block(num_steps: Any, window: int) -> Array:
 
 def upper_gain(cells: Float[Array, " cells"], tests: Int[Array, ""]) -> Float[Array, ""]:
     """Upper confidence limit of the gain over one block, from its cell means, at the level of test number ``tests``."""
-    x = np.arange(CELLS) - (CELLS - 1) / 2
+    x = (np.arange(CELLS) - (CELLS - 1) / 2).astype(cells.dtype)  # parameters may be in 32 bits where others have 64
     square = np.sum(x**2)
     centred = cells - jnp.mean(cells)
     slope = jnp.sum(x * centred) / square

@@ -314,7 +314,8 @@ class Posterior:
         """
         if self.approximation is not None:
             target = self._need_target("expect")
-            default = TRAJECTORIES if isinstance(self.approximation, Augmented) else np.size(self.log_weights())
+            kept = next(iter(self.draws().values())).shape[1]
+            default = TRAJECTORIES if isinstance(self.approximation, Augmented) else kept
             n = check_count("num_samples", default if num_samples is None else num_samples, 2)
             with precision(self._bits):
                 found = evaluate.expectation(self.approximation, target, _key(key), f=f, n=n)
@@ -426,7 +427,7 @@ class Posterior:
         """Evidence lower bound and its standard error, from the kept draws of the approximation."""
         if self.approximation is None:
             raise NotAvailable(f"elbo needs a method with a density, and {self._method_name} has none; see evidence().")
-        weights = np.asarray(self.log_weights())
+        weights = self._need_weights("elbo")
         return float(weights.mean()), float(weights.std(ddof=1) / np.sqrt(weights.size))
 
     def evidence(self, *, key: Any = 2) -> Any:
@@ -439,7 +440,7 @@ class Posterior:
         if self.particles is not None and self.particles.log_evidence is not None:
             return evidence_from_runs(np.asarray(self.particles.log_evidence))
         if self.approximation is not None:
-            return evidence_from_weights(self.log_weights())
+            return evidence_from_weights(self._need_weights("evidence"))
         target = self._need_target("evidence")
         with precision(self._bits):
             u = self.unconstrained()
@@ -654,6 +655,16 @@ class Posterior:
         with precision(self._bits):
             out = evaluate.over_draws(f, target, flat, *extra, key=_key(key), batch=batch)
         return self._set_group(group, _unflatten(out, next(iter(draws.values())).shape[:lead]))
+
+    def _need_weights(self, what: str) -> np.ndarray:
+        """Log weights of an approximation; of one learned from simulations there are none."""
+        weights = self.log_weights()
+        if weights is None:
+            raise NotAvailable(
+                f"{what} needs the likelihood, and this posterior by {self._method_name} was made without; write the "
+                f"model as a Target for it."
+            )
+        return weights
 
     def _need_target(self, what: str) -> "Target":
         if self.target is None:

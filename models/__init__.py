@@ -7,8 +7,9 @@ import importlib
 from typing import Any
 
 from .examples import Example, get, names
+from .simulator import Simulator
 
-__all__ = ["Example", "get", "names", "posteriordb"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["Example", "Simulator", "get", "names", "posteriordb"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

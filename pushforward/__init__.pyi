@@ -44,6 +44,7 @@ from .samplers.agents.federated import FALD as FALD
 from .samplers.agents.federated import SplitGibbs as SplitGibbs
 from .samplers.blackjax_adapter import as_sampling_algorithm as as_sampling_algorithm
 from .samplers.combine import combine as combine
+from .samplers.diffusion.method import ProbabilityFlow as ProbabilityFlow
 from .samplers.hmc import HMC as HMC
 from .samplers.hmc import MALA as MALA
 from .samplers.hmc import NUTS as NUTS

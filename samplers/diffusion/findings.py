@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from .method import ProbabilityFlow
 
 R_HAT = 1.01
+DIVERGING = 0.01
+"""Share of the draws' transitions that may diverge without a warning."""
 MEMORISED = 1.25
 """Loss held out, in units of that at draws learned from, above which a score repeats its draws."""
 FEW = 1 / 50
@@ -19,7 +21,8 @@ def remarks(method: "ProbabilityFlow", state: Any, result: Any) -> list[dict[str
     prepared, found = method.prepared, []
     r_hat = float(prepared.r_hat)
     if np.isfinite(r_hat):
-        found.append(_draws(r_hat, int(prepared.divergences)))
+        count = len(prepared.draws.points) + len(prepared.draws.held)
+        found.append(_draws(r_hat, int(prepared.divergences), count))
     learned = getattr(result, "learned", None)
     if learned is not None:
         found.append(_training(learned))
@@ -30,10 +33,10 @@ def remarks(method: "ProbabilityFlow", state: Any, result: Any) -> list[dict[str
     return found
 
 
-def _draws(r_hat: float, divergences: int) -> dict[str, Any]:
-    text = f"The draws that the score was learned from have a largest R-hat of {r_hat:.3f}"
+def _draws(r_hat: float, divergences: int, count: int) -> dict[str, Any]:
+    text = f"The {count:,} draws that the score was learned from have a largest R-hat of {r_hat:.3f}"
     text += f" and {divergences} divergences" if divergences else ""
-    if r_hat < R_HAT and not divergences:
+    if r_hat < R_HAT and divergences <= DIVERGING * count:
         return {"level": "ok", "name": "draws", "message": f"{text}.", "value": r_hat, "threshold": R_HAT}
     text += (
         f" (threshold {R_HAT}): what chains have missed or weighed wrongly the score has too. Weights put right what "

@@ -121,6 +121,11 @@ METHODS: dict[str, Entry] = {
         _set(step_size=0.4, tolerance=0.02),
         bias=0.15,
     ),
+    "ProbabilityFlow": Entry(
+        lambda: pf.ProbabilityFlow(num_draws=250, hidden=(16, 16), num_steps=300, solver_steps=12),
+        _set(learning_rate=3e-3, patience=1500),
+        bias=0.1,
+    ),
     "BregmanProximalLangevin": Entry(
         lambda: pf.BregmanProximalLangevin(smoothing=0.1, target_acceptance=0.6),
         _set(smoothing=0.2, target_acceptance=0.5),

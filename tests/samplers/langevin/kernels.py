@@ -1,5 +1,6 @@
 """The kernels of the Langevin samplers in one dimension, as means and standard deviations for `stationary_law`."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +32,7 @@ def make(method: Any, target: Any, step: float) -> Kernel:
     return Kernel(method, found, method.mirror_for(found, jnp.ones(1)), jnp.asarray(step))
 
 
+@functools.cache
 def laplace(quadratic: float) -> Any:
     """π ∝ exp(−quadratic · x²/2 − |x|)."""
     return pf.Target.composite(lambda x: -0.5 * quadratic * jnp.sum(x**2), L1(1.0), np.zeros(1))
@@ -38,6 +40,12 @@ def laplace(quadratic: float) -> Any:
 
 def proposals(kernel: Kernel, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
     """Mean and standard deviation of the proposal from each point of the grid, in the dual, and the points."""
+    mean, sd, locals_ = _proposals(kernel, grid)
+    return np.asarray(mean), np.asarray(sd), locals_
+
+
+@jax.jit
+def _proposals(kernel: Kernel, grid: Any) -> tuple[Any, Any, Any]:
     key = jax.random.key(7)
     origin = kernel.local(0.1).point
     xi = kernel.mirror.noise(key, origin)[0] / jnp.sqrt(kernel.mirror.hess_mv(origin, jnp.ones(1))[0])
@@ -48,7 +56,7 @@ def proposals(kernel: Kernel, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
     mean = jax.vmap(lambda x: end(x, lambda p: jnp.zeros(1)))(locals_)
     there = jax.vmap(lambda x: end(x, lambda p: kernel.method.noise(key, kernel.mirror, p)))(locals_)
-    return np.asarray(mean), np.asarray(jnp.abs((there - mean) / xi)), locals_
+    return mean, jnp.abs((there - mean) / xi), locals_
 
 
 def ratios(locals_: Any, log_ratio: Any) -> np.ndarray:

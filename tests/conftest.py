@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -48,6 +49,16 @@ CHECKED = (
     "pushforward.samplers",
 )
 install_import_hook(CHECKED, f"{check_shapes.__module__}.{check_shapes.__name__}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One file, one worker, unless ``--dist`` asks for something else."""
+    if config.getoption("dist") != "load":
+        return None
+    from tests.workers import ByFile
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="module")

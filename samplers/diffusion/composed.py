@@ -15,12 +15,13 @@ References
    arXiv:2404.07593.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .network import NetScore
 from .scores import AbstractScore, Level
 
 INFORMATIVE = 0.999
@@ -32,15 +33,15 @@ class ComposedScore(AbstractScore):
 
     Parameters
     ----------
-    score
-        Conditional; a context of zeros is the prior.
+    network
+        A conditional score, a `NetScore`; a context of zeros is the prior.
     contexts
         One per observation, shape (n, c).
     precisions
         Σ_i⁻¹, shape (n, d, d).
     """
 
-    score: NetScore
+    network: Any
     contexts: Float[Array, "n c"]
     precisions: Float[Array, "n d d"]
 
@@ -49,8 +50,8 @@ class ComposedScore(AbstractScore):
         n, d = self.precisions.shape[:2]
         rho = jnp.asarray(rho, y.dtype)
         eye = jnp.eye(d, dtype=y.dtype)
-        prior = self.score.given(jnp.zeros_like(self.contexts[0])).denoise(y, rho)
-        each = jax.vmap(lambda context: self.score.given(context).denoise(y, rho))(self.contexts)
+        prior = self.network.given(jnp.zeros_like(self.contexts[0])).denoise(y, rho)
+        each = jax.vmap(lambda context: self.network.given(context).denoise(y, rho))(self.contexts)
         # All times ρ², which is finite at both ends.
         own = eye + rho**2 * self.precisions
         total = jnp.sum(own, 0) + (1 - n) * (1 + rho**2) * eye

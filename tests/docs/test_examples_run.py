@@ -15,7 +15,15 @@ def test_there_are_some():
     assert SCRIPTS
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+FAST = ("eight_schools", "flows")
+"""The blocks of the pages run the other families by default; their scripts take a minute each."""
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(path, marks=() if path.stem in FAST else pytest.mark.slow) for path in SCRIPTS],
+    ids=lambda path: path.stem,
+)
 def test_script_runs(script, tmp_path):
     if "sklearn" in script.read_text(encoding="utf-8"):
         pytest.importorskip("sklearn", reason="the example's data are scikit-learn's")

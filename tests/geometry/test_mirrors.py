@@ -46,8 +46,16 @@ CASES: dict[str, tuple[Any, list, list]] = {
     "Batch": (geo.Batch(geo.SimplexBarrier(), 2), [[0.3, 0.5, 0.1, 0.2]], [[1e-6, 0.5, 0.2, 1e-3]]),
 }
 INVERTIBLE = [name for name in CASES if name != "PolytopeBarrier"]
-each = pytest.mark.parametrize("name", CASES)
-each_invertible = pytest.mark.parametrize("name", INVERTIBLE)
+SLOW = ("PowerMirror 2", "EllipsoidBarrier axes", "Affine simplex")
+"""Other parameters of what the other cases hold to the laws."""
+
+
+def some(names: Any) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
+
+
+each = pytest.mark.parametrize("name", some(CASES))
+each_invertible = pytest.mark.parametrize("name", some(INVERTIBLE))
 
 
 @pytest.fixture(autouse=True)
@@ -228,7 +236,9 @@ def test_divergence_of_the_inverse_hessian(name):
         np.testing.assert_allclose(f["div"], f["divergence_in_the_dual"], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "Batch"])  # whose Gaussians are drawn under vmap
+@pytest.mark.parametrize(
+    "name", some(name for name in CASES if name != "Batch")
+)  # whose Gaussians are drawn under vmap
 def test_covariance_of_the_noise(name):
     """Exactly: a draw is linear in Gaussians, and the square of its matrix is H, or P."""
     f = facts(name)

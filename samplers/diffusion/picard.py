@@ -97,7 +97,7 @@ def picard(
         path = jax.lax.dynamic_update_slice_in_dim(path, jnp.concatenate([old[:1], new]), first, 0)
         # What lies beyond the window starts where the window ends.
         beyond = jnp.arange(len(path)) > first + width
-        return jnp.where(beyond[:, None], new[-1], path), first + slide, sweeps + 1
+        return jnp.where(beyond[:, None], new[-1], path), (first + slide).astype(first.dtype), sweeps + 1
 
     def go_on(state: tuple) -> Array:
         return (state[1] < count) & (state[2] < most)

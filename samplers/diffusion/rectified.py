@@ -92,8 +92,8 @@ def rectified_loss(student: Student, z: Float[Array, "n d"], x: Float[Array, "n 
 
 def distil(
     key: PRNGKeyArray,
-    z: Float[Array, "n d"],
-    x: Float[Array, "n d"],
+    z: Float[Array, "..."],
+    x: Float[Array, "..."],
     *,
     num_steps: int = 1,
     hidden: tuple[int, ...] = (128, 128, 128),

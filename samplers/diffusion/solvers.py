@@ -288,7 +288,7 @@ def trajectory(
     return jnp.concatenate([y[None], path])
 
 
-def steps(grid: Float[Array, " levels"], y: Point) -> tuple[Array, Array, Array]:
+def steps(grid: Float[Array, " levels"], y: Float[Array, "..."]) -> tuple[Array, Array, Array]:
     """Number, beginning and end of each step of a grid, in the dtype of y."""
     levels = jnp.asarray(grid, y.dtype)
     return jnp.arange(len(levels) - 1), levels[:-1], levels[1:]

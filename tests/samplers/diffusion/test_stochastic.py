@@ -74,10 +74,10 @@ def test_the_corrector_removes_error():
     grid, ys = jnp.asarray(log_grid(40.0, 0.05, 6)), BASE * normals(n, 2)
     plain = jax.vmap(lambda y: solve(score, DDIM(), grid, y))(ys)
     truth = np.sqrt(0.16 + 0.05**2)
-    assert abs(plain.std() / truth - 1) > 0.15
+    assert np.max(np.abs(plain.std(0) / truth - 1)) > 0.1
     run = jax.jit(lambda key, k: predictor_corrector(key, score, DDIM(), grid, ys, num_corrections=k), static_argnums=1)
     better = run(jax.random.key(0), 20)
-    assert abs(better.std() / truth - 1) < 0.05
+    assert np.max(np.abs(better.std(0) / truth - 1)) < 0.06
     with pytest.raises(InvalidArgument, match="num_corrections must be a whole number >= 1, got 0"):
         run(jax.random.key(0), 0)
 
@@ -92,7 +92,7 @@ def test_sweeps_of_picard(solver):
         path, count = sweep(most)
         assert count == most
         np.testing.assert_allclose(path[: most + 1], exact[: most + 1], rtol=1e-10, atol=1e-12)
-        assert np.max(np.abs(path[most + 1 :] - exact[most + 1 :])) > 1e-6
+        assert np.max(np.abs(path[most + 1 :] - exact[most + 1 :])) > 1e-9
     for window in (None, 6, 1):
         swept = jax.jit(lambda w=window: picard(score, solver, grid, y, window=w, tolerance=1e-4))()
         np.testing.assert_allclose(swept.path, exact, atol=5e-3 * BASE)

@@ -162,7 +162,9 @@ def test_the_curve_is_that_of_separate_flows(name):
     np.testing.assert_allclose(curve[:, -1], terms.mean(1), atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["hmc", "rwmh", "gaussian", "laplace"])
+@pytest.mark.parametrize(
+    "name", ["hmc", "laplace", *(pytest.param(n, marks=pytest.mark.slow) for n in ("rwmh", "gaussian"))]
+)
 def test_a_flow_of_length_one_is_the_reference(name):
     flow_map = maps()[name]
     orbits = grown(flow_map, 1)

@@ -41,6 +41,12 @@ def fit(target, **settings):
 
 
 @pytest.fixture(scope="module")
+def plain(target):
+    """A short exact flow."""
+    return fit(target)
+
+
+@pytest.fixture(scope="module")
 def laplace(target):
     """A short uncorrected flow in the coordinates of a correlated normal, whose orbits can be inverted."""
     leaning = GaussianApproximation(MEAN + 0.1, Triangular(np.array([[0.8, 0.0], [-0.3, 0.6]])))
@@ -224,14 +230,13 @@ def test_a_bound_that_falls_is_said(target):
     assert "energy" in posterior.diagnose()["energy error"].message
 
 
-def test_lost_trajectories_are_counted_and_avoided(target):
+def test_lost_trajectories_are_counted_and_avoided(target, plain):
     bounds = np.array([[-1.0, -0.5, -0.1], [-1.0, -0.7, np.nan], [-1.0, -0.6, -np.inf]])
     mean, se, lost = mean_over_trajectories(jnp.asarray(bounds))
     np.testing.assert_allclose(mean, [-1.0, -0.6, -0.1], atol=1e-6)
     np.testing.assert_allclose(se, [0.0, 0.1 / np.sqrt(3), 0.0], atol=1e-6)
     np.testing.assert_array_equal(lost, [0, 0, 2])
-    posterior = fit(target, max_length=3)
-    run = posterior._run
+    run = plain._run
     with jax.enable_x64(True):
         state = run.final_states()
         seen = (jnp.asarray(bounds)[None], jnp.asarray([3]))
@@ -308,9 +313,8 @@ def test_densities_that_rounding_has_destroyed_are_refused():
     assert np.isfinite(chaotic.elbo()[0])
 
 
-def test_expectations_have_honest_errors(target, laplace):
-    flow = fit(target)
-    found = flow.expect(lambda v: {"x": v["x"], "right": v["x"][0] > 1.0}, num_samples=200)
+def test_expectations_have_honest_errors(target, plain, laplace):
+    found = plain.expect(lambda v: {"x": v["x"], "right": v["x"][0] > 1.0}, num_samples=200)
     assert np.all(np.abs(found.value["x"] - MEAN) < 4 * found.error["x"] + 1e-9)
     assert abs(found.value["right"] - 0.5) < 4 * found.error["right"]
     assert np.all(found.error["x"] < 0.2 * SD)

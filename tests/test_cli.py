@@ -217,8 +217,10 @@ def test_debug_shows_where(files, monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_keep_what_there_is(number, status, tmp_path):
+def test_signals_keep_what_there_is(number, status, tmp_path, tmp_path_factory, monkeypatch):
     out = tmp_path / "run"
+    # What the first one compiles, the other loads.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "compiled"))
     command = [sys.executable, "-m", "pushforward.cli", "fit", "eight_schools", "--num-samples", "100000000"]
     child = subprocess.Popen([*command, "--out", str(out), "--quiet"], stderr=subprocess.PIPE, text=True)
     try:

@@ -1,6 +1,7 @@
 """Runs that are killed, interrupted or stopped, and what is wrong with a store."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -17,8 +18,20 @@ ROOT = Path(__file__).resolve().parents[2]
 DRAWS = 1500
 
 
-def child(*args):
-    return subprocess.Popen([sys.executable, "-m", "tests.run.child", *map(str, args)], cwd=ROOT)
+@pytest.fixture(scope="module")
+def child(tmp_path_factory):
+    """Starts `tests.run.child`; what the first one compiles, the others load."""
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+    def start(*args):
+        command = [sys.executable, "-m", "tests.run.child", *map(str, args)]
+        return subprocess.Popen(command, cwd=ROOT, env=os.environ | cache)
+
+    return start
 
 
 def wait_for(condition, process, seconds=120):
@@ -40,7 +53,7 @@ def uninterrupted():
     return pf.fit(schools(), pf.NUTS(), key=5, num_samples=DRAWS, num_warmup=300, progress=False).draws()
 
 
-def test_sigkill_at_any_moment_loses_nothing(uninterrupted, tmp_path):
+def test_sigkill_at_any_moment_loses_nothing(child, uninterrupted, tmp_path):
     """Killed before the first checkpoint, in warm-up, and twice while sampling: bit for bit the same draws."""
     path = tmp_path / "run"
     process = child("new", path, DRAWS)
@@ -60,7 +73,7 @@ def test_sigkill_at_any_moment_loses_nothing(uninterrupted, tmp_path):
         np.testing.assert_array_equal(draws[name], expected)
 
 
-def test_sigterm_saves_and_exits(uninterrupted, tmp_path):
+def test_sigterm_saves_and_exits(child, uninterrupted, tmp_path):
     path = tmp_path / "run"
     process = child("new", path, DRAWS)
     wait_for(lambda: checkpoint_time(path), process)

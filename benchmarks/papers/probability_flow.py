@@ -59,8 +59,8 @@ def form(schedule):
 
 
 def initialisation():
-    """W2 of the exact flow from the wrong base, and its bound: d = 10, sd .2 … 1, mean .5."""
-    sd, mean, rows = np.linspace(0.2, 1, 10), 0.5, []
+    """W2 of the exact flow from the wrong base, and its bound: d = 10, sd .2 … 1 in ratios, mean .5."""
+    sd, mean, rows = np.geomspace(0.2, 1, 10), 0.5, []
     for name, schedule, times in [("VP", ConstantVP(1.0), (1, 2, 4, 8)), ("VE", ExponentialVE(1.0, 1.0), (1, 2, 4, 8))]:
         for t in times if name == "VP" else (1.0, 2.0, 4.0, 8.0):
             alpha, sigma, rho = (float(f(float(t))) for f in (schedule.alpha, schedule.sigma, schedule.rho))
@@ -87,7 +87,7 @@ def uniform(schedule, t, count, padded):
 
 
 def order():
-    sd, mean = jnp.linspace(0.2, 1, 10), 0.5 * jnp.ones(10)
+    sd, mean = jnp.geomspace(0.2, 1, 10), 0.5 * jnp.ones(10)
     schedule, rows = ConstantVP(1.0), []
     for count in (50, 100, 200, 400, 800, 1600):
         grid = uniform(schedule, 12.0, count, count)
@@ -101,15 +101,15 @@ SCHEDULES = {
     "VP linear, β = t": (PolynomialVP(1.0, 0.0, 1.0), 6.0),
     "VP linear, β = 1 + t": (PolynomialVP(1.0, 1.0, 1.0), 6.0),
     "VP linear, β = .1 + 19.9 t": (LinearVP(), 2.0),
-    "VE e^(t/2)": (ExponentialVE(1.0, 0.5), 12.0),
-    "VE 1 + t": (PolynomialVE(1.0, 1.0, 1.0), 12.0),
-    "VE (1 + t)^½": (PolynomialVE(1.0, 1.0, 0.5), 40.0),
+    "VE e^(t/2)": (ExponentialVE(1.0, 0.5), 16.0),
+    "VE 1 + t": (PolynomialVE(1.0, 1.0, 1.0), 60.0),
+    "VE (1 + t)^½": (PolynomialVE(1.0, 1.0, 0.5), 250.0),
 }
 
 
 def fewest(schedule, longest, epsilon, most):
     """The least K with min_T W2 ≤ ε for d = 1, sd .7, mean .5; None if above ``most``."""
-    times = jnp.linspace(longest / 400, longest, 400)
+    times = jnp.geomspace(0.2, longest, 400)
     mean, sd = jnp.array([0.5]), jnp.array([0.7])
 
     def best(count):

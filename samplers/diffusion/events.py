@@ -1,7 +1,7 @@
 """A distribution given an event {C(x) > 0}, from its score, and the probability of the event.
 
 Given y, x₀ has mean x̂ = D(y, ρ) and covariance ρ² ∂D/∂y. To first order C(x₀) is then normal with mean C(x̂) and
-variance s² = ρ² (∇C(x̂) · ∇_y C(D(y)) + r), so that
+variance s² = ρ² (∇C(x̂) · ∇_y C(D(y)) + r |∇C(x̂)|²), so that
 
     ∇ log p̃_ρ(y | C > 0) ≈ ∇ log p̃_ρ(y) + ∇_y log Φ(C(x̂)/s)                                        ([1]_, section 4)
 
@@ -29,6 +29,20 @@ from .scores import AbstractScore, Level
 REGULARISATION = 1e-3
 
 
+class Fixed(eqx.Module):
+    """A function that is no pytree, as one: a part of the program."""
+
+    function: Callable = eqx.field(static=True)
+
+    def __call__(self, x: Array) -> Array:
+        """Its value."""
+        return self.function(x)
+
+
+def _as_module(event: Callable) -> Callable:
+    return event if isinstance(event, eqx.Module) else Fixed(event)
+
+
 class EventScore(AbstractScore):
     """The score given C(x) > 0.
 
@@ -37,20 +51,20 @@ class EventScore(AbstractScore):
     base
         Of the distribution.
     event
-        C, a differentiable function (d,) → ().
+        C, a differentiable function (d,) → (); an `equinox.Module` if it holds arrays.
     regularisation
         r, keeps the variance above 0 where a learned denoiser's Jacobian is not positive.
     """
 
     base: AbstractScore
-    event: Callable[[Float[Array, " d"]], Float[Array, ""]]
+    event: Callable = eqx.field(converter=_as_module)
     regularisation: float = REGULARISATION
 
     def log_probability(self, y: Float[Array, " d"], rho: Level) -> Float[Array, ""]:
         """The log probability of the event given y, log Φ(C(x̂)/s)."""
         value, pulled = jax.value_and_grad(lambda y: self.event(self.base.denoise(y, rho)))(y)
         gradient = jax.grad(self.event)(self.base.denoise(y, rho))
-        spread = jnp.maximum(gradient @ pulled, 0) + self.regularisation
+        spread = jnp.maximum(gradient @ pulled, 0) + self.regularisation * (gradient @ gradient)
         return log_ndtr(value / (rho * jnp.sqrt(spread)))
 
     def denoise(self, y: Float[Array, " d"], rho: Level) -> Float[Array, " d"]:

@@ -27,7 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ...infer.errors import InvalidArgument
+from ...infer.approximation import Approximation
+from ...infer.errors import InvalidArgument, UnsupportedTarget
+from ...infer.target import Target
+from ...infer.target.words import describe
 from ...infer.validate import check_count
 from ...infer.variational.flows.networks import Network
 from .density import inverse_and_log_det, transform_and_log_det
@@ -148,6 +151,54 @@ class ReflectedFlow(eqx.Module):
         inside = jnp.all((x >= 0) & (x <= 1))
         found = pulled.residual < jnp.sqrt(jnp.finfo(x.dtype).eps)
         return jnp.where(inside, jnp.where(found, -pulled.log_det, jnp.nan), -jnp.inf)
+
+
+class CubeApproximation(Approximation):
+    """A flow on the cube as the approximation of a target all of whose sites lie between two bounds.
+
+    Such a site is mapped to the real line by the log odds of x = (value − lower)/(upper − lower), so that log q(u) =
+    log q(x) + Σ log x (1 − x): mass at a face, x → 0, is a tail e^u.
+
+    Parameters
+    ----------
+    flow
+        On the cube.
+    """
+
+    flow: ReflectedFlow
+
+    def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """``n`` independent u and their log densities; NaN where a step folds the map."""
+        x, log_q = self.flow.sample_and_log_prob(key, n)
+        return jnp.log(x) - jnp.log1p(-x), log_q + jnp.sum(jnp.log(x) + jnp.log1p(-x), axis=-1)
+
+    def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log density at any u."""
+        inside = jnp.sum(jax.nn.log_sigmoid(u) + jax.nn.log_sigmoid(-u))
+        return self.flow.log_prob(jax.nn.sigmoid(u)) + inside
+
+    @classmethod
+    def fit(
+        cls, key: PRNGKeyArray, target: Target, draws: Any, **options: Any
+    ) -> tuple["CubeApproximation", Float[Array, " steps"]]:
+        """From unconstrained draws (n, d) of a target; the options are those of `fit_reflected`.
+
+        Raises
+        ------
+        UnsupportedTarget
+            A site's support is not an interval.
+        """
+        for name, support in target.supports().items():
+            given = None if support is None else support.value
+            kind = type(getattr(given, "base_constraint", given)).__name__.strip("_").lower()
+            if kind not in ("unitinterval", "interval", "openinterval"):
+                found = "of a support that depends on others" if given is None else describe(given)
+                raise UnsupportedTarget(
+                    f"A reflected diffusion needs sites between two bounds, and {name!r} is {found}; use "
+                    f"ProbabilityFlow(), which maps any support to the real line."
+                )
+        flow, losses = fit_reflected(key, jax.nn.sigmoid(jnp.asarray(draws)), **options)
+        return cls(flow), losses
 
 
 def fit_reflected(

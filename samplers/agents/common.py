@@ -73,7 +73,8 @@ class AgentInfo(NamedTuple):
     residual, slowest
         Largest residual of an agent's inner solve, in units of what is tolerated, and that agent.
     fault
-        The agent whose share is not convex enough for a solve, plus one; 0 for none.
+        The agent whose share is not convex enough for a solve, plus one; minus (the agent whose iterate is no longer
+        finite, plus one); 0 for none.
     num_evaluations
         Of all shares together.
     """
@@ -207,7 +208,9 @@ class AbstractAgents(AbstractMethod):
         centre = self.centre(new.x, new.memory)
         gap = jnp.mean(jnp.sum((new.x - centre) ** 2, axis=1))
         residual = jnp.asarray(new.residual, gap.dtype)
-        counts = (jnp.asarray(x, jnp.int32) for x in (new.slowest, new.fault, new.num_evaluations))
+        lost = ~jnp.all(jnp.isfinite(new.x), axis=1)
+        fault = jnp.where((new.fault == 0) & lost.any(), -1 - jnp.argmax(lost), new.fault)
+        counts = (jnp.asarray(x, jnp.int32) for x in (new.slowest, fault, new.num_evaluations))
         info = AgentInfo(jnp.sqrt(gap), residual, *counts)
         seen = _update(state.seen, centre, gap)
         return AgentState(new.x, new.memory, state.count + 1, seen, state.tuned), info
@@ -222,10 +225,10 @@ class AbstractAgents(AbstractMethod):
         return {"disagreement": np.mean(infos.disagreement)}
 
     def alarm(self, infos: Any) -> str | None:
-        """A share that is not convex enough, or inner solves that keep failing."""
-        fault = int(np.max(infos.fault, initial=0))
-        if fault:
-            return findings.indefinite(type(self).__name__, fault - 1)
+        """A share that is not convex enough, an iterate that is not finite, or inner solves that keep failing."""
+        faults = np.asarray(infos.fault)
+        if faults.any():
+            return findings.fault(type(self).__name__, faults)
         return findings.unsolved(type(self).__name__, np.asarray(infos.residual), np.asarray(infos.slowest))
 
     def remarks(self, state: AgentState, target: Target, result: Any) -> list[dict[str, Any]]:

@@ -11,8 +11,16 @@ APART = 0.1
 PATIENCE = 20
 
 
-def indefinite(method: str, agent: int) -> str:
-    """Of a share whose proximal problem is not convex."""
+def fault(method: str, faults: np.ndarray) -> str:
+    """Of the first iteration that failed; ``faults`` (chain, step) as in `AgentInfo`, one of them not 0."""
+    step = int(np.argmax(faults.any(axis=0)))
+    chain = int(np.argmax(faults[:, step] != 0))
+    agent = abs(int(faults[chain, step])) - 1
+    if faults[chain, step] < 0:
+        return (
+            f"{method}: the iterate of agent {agent} became infinite or NaN in chain {chain}; give a smaller "
+            f"step size (a larger rho), or look at the model with target.check()."
+        )
     return (
         f"{method}: the share of agent {agent} is not convex at its iterate, more so than the penalty can make up "
         f"for (its Hessian plus 2ρ·degree is indefinite); raise rho, or use NUTS on the whole target."

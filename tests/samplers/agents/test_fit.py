@@ -270,3 +270,14 @@ def test_proximal_steps_that_are_never_solved_end_the_run():
     residual[1, 10 : 10 + PATIENCE] = 7.0
     said = unsolved("DistributedADMM", residual, slowest)
     assert "agent 3 was not solved in 20 iterations on end (residual 7 times what is tolerated); raise rho" in said
+
+
+def test_an_iterate_that_runs_away_is_named_by_its_agent():
+    """Agent 2 alone has data that make the step unstable."""
+    x = np.where(np.arange(12) // 4 == 2, 30.0, 0.1)
+    target = pf.Target.from_factors(lambda b: -0.5 * b**2, lambda b, x: -0.5 * (x * b - 1) ** 2, x, np.zeros(()))
+    with pytest.raises(pf.NonFinite, match=r"DSGLD: the iterate of agent 2 became infinite or NaN in chain 0;"):
+        pf.fit(
+            target.sharded(3), pf.DSGLD("path", step_size=0.9, plan=False), num_samples=300, num_warmup=0, num_chains=1,
+            progress=False,
+        )  # fmt: skip

@@ -43,7 +43,7 @@ from .frame import Prepared
 from .network import NetScore
 from .schedules import edm_grid, log_grid
 from .scores import AbstractScore
-from .snis import FEWEST, LARGEST_DIM, SNISScore, ess_by_level
+from .snis import DEGENERATE, FEWEST, LARGEST_DIM, SNISScore, ess_by_level
 from .solvers import SOLVERS, AbstractSolver
 from .training import ScoreState, held_out_loss, split_draws, training_loss
 

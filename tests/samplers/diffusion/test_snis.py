@@ -114,6 +114,15 @@ def test_a_fit_without_training():
     assert "effective draws" in str(posterior.diagnose())
 
 
+def test_draws_of_the_sde_with_chains_where_weights_degenerate():
+    target = normal(np.full(6, 1.0), np.full(6, 0.5))
+    options = {"score": "snis", "num_particles": 64, "dynamics": "sde", "num_levels": 30, "num_moves": 6}
+    posterior = pf.fit(target, pf.ProbabilityFlow(**options), num_samples=200, progress=False)
+    assert posterior.approximation.score.num_moves == 6
+    found = posterior.evidence()
+    assert abs(found.log_evidence) < 4 * found.se + 0.05
+
+
 # -- learned from the density -----------------------------------------------------------------------------------------
 
 

@@ -7,9 +7,12 @@ from xdist.scheduler import LoadScopeScheduling
 BY_CASE = ("tests/laws/test_method_laws.py", "tests/docs/test_docs.py", "tests/docs/test_examples_run.py")
 """Long files whose cases share nothing with one another."""
 
+TOGETHER = ("tests/run/",)
+"""Folders whose files fit the same few models by the same method."""
+
 
 class ByFile(LoadScopeScheduling):
-    """A file is a unit of work, or one case of it, in the order of collection."""
+    """A file is a unit of work, or one case of it, or a folder, in the order of collection."""
 
     def __init__(self, config: Any, log: Any) -> None:
         super().__init__(config, log)
@@ -17,4 +20,6 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
-        return file + "[" + test.partition("[")[2] if file in BY_CASE else file
+        if file in BY_CASE:
+            return file + "[" + test.partition("[")[2]
+        return next((folder for folder in TOGETHER if file.startswith(folder)), file)

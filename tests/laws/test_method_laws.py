@@ -90,8 +90,8 @@ def test_save_and_load(name: str, tmp_path: Path) -> None:
     loaded = pf.load(tmp_path / "saved", target_of(name), method=method_of(name))
     assert loaded.kind == first.kind
     assert_same(first, loaded)
-    for site, values in first.sample(50, key=4).items():
-        np.testing.assert_array_equal(values, loaded.sample(50, key=4)[site])
+    for site, values in first.sample(200, key=4).items():
+        np.testing.assert_array_equal(values, loaded.sample(200, key=4)[site])
     if method_of(name).density:
         u = np.zeros(3)
         assert loaded.log_prob(u) == first.log_prob(u)

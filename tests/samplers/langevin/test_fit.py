@@ -81,7 +81,10 @@ LAPLACE = {
 }
 
 
-@pytest.mark.parametrize("options", LAPLACE.values(), ids=LAPLACE)
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(v, id=k, marks=pytest.mark.slow if k == "both" else ()) for k, v in LAPLACE.items()],
+)
 def test_laplace_of_three_scales(options) -> None:
     """π ∝ exp(−Σ wᵢ|xᵢ|): variance 2/wᵢ²."""
     weights = np.array([0.1, 1.0, 10.0])

@@ -2,6 +2,7 @@
 
 from .infer.distributed import Federated as Federated
 from .infer.distributed import InProcess as InProcess
+from .infer.distributed import Outcome as Outcome
 from .infer.distributed import Processes as Processes
 from .infer.distributed import ProcessPool as ProcessPool
 from .infer.distributed import Server as Server
@@ -12,4 +13,5 @@ from .infer.distributed import exchange as exchange
 from .infer.distributed import federate as federate
 from .infer.distributed import initialize as initialize
 from .infer.distributed import self_test as self_test
+from .infer.distributed import sweep as sweep
 from .infer.distributed.ray_silos import RayActors as RayActors

@@ -12,3 +12,5 @@ from .silos import InProcess as InProcess
 from .silos import Server as Server
 from .silos import SiloRunner as SiloRunner
 from .silos import federate as federate
+from .sweep import Outcome as Outcome
+from .sweep import sweep as sweep

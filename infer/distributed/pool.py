@@ -155,6 +155,11 @@ def _serve(pipe: Connection, make_step: MakeStep) -> None:
                 steps[silo] = make_step(silo)
             answer = (to_host(steps[silo](state, round, silo, seed)), None)
         except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            answer = (None, f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
+            answer = (None, told(error))
         pipe.send(answer)
+
+
+def told(error: Exception) -> str:
+    """An error in a line: kind, message, and where it was raised, if that is known."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__}: {error}" + (f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else "")

@@ -187,8 +187,8 @@ def ends(score, solver, grid, starts):
 def by_calls(quick):
     score, rows = four_modes(), []
     sets = [np.sqrt(1601) * np.random.default_rng(seed).normal(size=(512, 2)) for seed in range(1 if quick else 5)]
-    truths = [ends(score, RK4(), jnp.asarray(log_grid(40.0, 0.005, 3000)), starts) for starts in sets]
-    again = ends(score, RK4(), jnp.asarray(log_grid(40.0, 0.005, 1500)), sets[0])
+    truths = [ends(score, RK4(), jnp.asarray(log_grid(40.0, 0.005, 800)), starts) for starts in sets]
+    again = ends(score, RK4(), jnp.asarray(log_grid(40.0, 0.005, 400)), sets[0])
     print(
         f"reference: its own difference to half the steps {np.sqrt(np.mean(np.sum((again - truths[0]) ** 2, 1))):.1e}"
     )

@@ -9,8 +9,11 @@ from numpyro.distributions import constraints
 import pushforward as pf
 from pushforward.infer.diagnostics.psis import psis, weights_ess
 from pushforward.samplers.diffusion import findings, frame
-from pushforward.samplers.diffusion.approximation import Learned
-from pushforward.samplers.diffusion.scores import MixtureScore
+from pushforward.samplers.diffusion.approximation import DiffusionApproximation, Learned
+from pushforward.samplers.diffusion.density import DiscreteFlow
+from pushforward.samplers.diffusion.schedules import edm_grid
+from pushforward.samplers.diffusion.scores import GaussianScore, MixtureScore
+from pushforward.samplers.diffusion.solvers import RK4
 
 SMALL = {"hidden": (48, 48), "num_steps": 800, "batch_size": 128, "learning_rate": 4e-3}
 
@@ -38,6 +41,26 @@ def learned():
 
 def share(posterior):
     return weights_ess(posterior.log_weights()) / posterior.log_weights().size
+
+
+def whitened_normal(scale):
+    """The flow of N(loc, L Lᵀ (1 + ρ_n²)): whitened it is a line from N(0, 1 + ρ₀²) to N(0, 1 + ρ_n²)."""
+    score = GaussianScore(jnp.zeros(2), jnp.ones(2))
+    flow = DiscreteFlow.make(score, edm_grid(40.0, 0.05, 48), RK4())
+    flow = jax.tree.map(jnp.asarray, flow)
+    return DiffusionApproximation(flow, jnp.array([1.0, -2.0]), jnp.asarray(scale))
+
+
+def test_the_whitening_is_part_of_the_density():
+    with jax.enable_x64(True):
+        scale = np.array([[10.0, 0.0], [0.4, 0.3]])
+        q = whitened_normal(scale)
+        u, log_q = q.sample_and_log_prob(jax.random.key(0), 20)
+        covariance = scale @ scale.T * (1 + 0.05**2)
+        exact = jax.scipy.stats.multivariate_normal.logpdf(u, q.loc, covariance)
+        np.testing.assert_allclose(log_q, exact, atol=2e-4)
+        np.testing.assert_allclose(q.log_prob(u[0]), log_q[0], atol=1e-9)
+        np.testing.assert_allclose(q.transport(q.pull(u[0]))[0], u[0], rtol=1e-8)
 
 
 def test_evidence_and_moments_of_a_banana(learned):
@@ -175,7 +198,7 @@ def test_scales_that_differ_are_warned_of():
 
 
 def test_few_draws_have_a_covariance_all_the_same():
-    loc, scale = frame.whitening(np.random.default_rng(0).normal(size=(20, 40)), True)
+    _, scale = frame.whitening(np.random.default_rng(0).normal(size=(20, 40)), True)
     assert np.all(np.isfinite(scale))
     assert np.linalg.eigvalsh(scale @ scale.T).min() > 0.05
     with pytest.raises(pf.InvalidArgument, match="draws do not move"):

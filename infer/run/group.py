@@ -9,6 +9,9 @@ from ..method import AbstractMethod
 from ..target import Target
 from .chunk import SLOT_BYTES, SLOTS
 
+FIRST_CHUNK = 10
+GROWTH = 100
+
 
 class Group:
     """Chains that share a program: their states, iteration, keys and device.

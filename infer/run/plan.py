@@ -102,6 +102,12 @@ def read_key(key: Any) -> tuple[tuple[int, ...], str]:
     return tuple(int(word) for word in words), str(jax.random.key_impl(key))
 
 
+def jax_key(key: Any) -> PRNGKeyArray:
+    """A JAX key from what `read_key` takes."""
+    words, generator = read_key(key)
+    return jax.random.wrap_key_data(np.asarray(words, np.uint32), impl=generator)
+
+
 def default_chains_per_program(num_chains: int, backend: str, num_devices: int) -> int:
     """One on the CPU, where chains run side by side on threads and none waits for the longest tree of another.
 

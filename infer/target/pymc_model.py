@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from ..errors import InvalidArgument, NotAvailable, UnsupportedTarget
 from .base import Site
 from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
-from .static import ByContent, Labels, content_digest
+from .static import ByContent, Labels, fingerprint
 from .words import describe
 
 PYMC_INSTALL = 'pip install "pushforward[pymc]"'
@@ -29,8 +29,8 @@ PYMC_INSTALL = 'pip install "pushforward[pymc]"'
 class Programs(eqx.Module):
     """The JAX functions of one PyMC model; compared by identity.
 
-    Each takes the unconstrained values in the order of ``u``, `unconstrain` the constrained ones; ``log_density_at`` is
-    the log density without the log-Jacobian.
+    Each takes the unconstrained values in the order of ``u``, `unconstrain` the constrained ones; ``log_density_at``
+    and ``prior_densities`` are without the log-Jacobian, ``parts`` of the log density are with it.
     """
 
     log_density: Callable = eqx.field(static=True)
@@ -39,6 +39,8 @@ class Programs(eqx.Module):
     constrain: Callable = eqx.field(static=True)
     unconstrain: Callable = eqx.field(static=True)
     log_density_at: Callable = eqx.field(static=True)
+    prior_densities: Callable = eqx.field(static=True)
+    parts: Callable = eqx.field(static=True)
     digest: str = eqx.field(static=True)
 
 
@@ -50,6 +52,7 @@ class PyMCTarget(LabelledTarget):
     unconstrained: tuple[tuple[str, tuple[int, ...]], ...] = eqx.field(static=True)
     constraints: tuple[tuple[str, ByContent | None], ...] = eqx.field(static=True)
     likelihoods: tuple[str, ...] = eqx.field(static=True)
+    parts: tuple[str, ...] = eqx.field(static=True)
     data: dict[str, Any]
     labels: Labels = eqx.field(static=True)
 
@@ -77,6 +80,15 @@ class PyMCTarget(LabelledTarget):
     def log_prior(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log prior density of ``u``, log-Jacobian included; potentials count as likelihood."""
         return jnp.asarray(self.programs.log_prior(*self._values(u))[0])
+
+    def log_densities(self, u: Float[Array, " d"]) -> dict[str, Array]:
+        """Log density of each free and observed variable and of each potential, log-Jacobian included."""
+        return dict(zip(self.parts, map(jnp.asarray, self.programs.parts(*self._values(u))), strict=True))
+
+    def prior_densities(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Log prior density of each free variable at one draw, without log-Jacobian."""
+        found = self.programs.prior_densities(*self._values(self.unconstrain(values)))
+        return {name: jnp.asarray(value) for (name, _), value in zip(self.unconstrained, found, strict=True)}
 
     def constrain(self, u: Float[Array, " d"]) -> dict[str, Array]:
         """Values of free and deterministic variables."""
@@ -133,6 +145,7 @@ def _build(model: Any) -> PyMCTarget:
     kept = get_default_varnames([*model.free_RVs, *model.deterministics], include_transformed=False)
     by_variable = {variable.name: variable for variable in kept}
     at_values = model.replace_rvs_by_values([by_variable[name] for name in by_variable])
+    terms = [*model.basic_RVs, *model.potentials]
     programs = Programs(
         log_density=get_jaxified_graph(model.value_vars, [model.logp()]),
         log_prior=get_jaxified_graph(model.value_vars, [model.logp(vars=model.free_RVs)]),
@@ -142,7 +155,11 @@ def _build(model: Any) -> PyMCTarget:
         constrain=get_jaxified_graph(model.value_vars, at_values),
         unconstrain=_unconstrain_program(model),
         log_density_at=get_jaxified_graph(model.value_vars, [model.logp(jacobian=False)]),
-        digest=content_digest(model.str_repr()).hex(),
+        prior_densities=get_jaxified_graph(
+            model.value_vars, model.logp(vars=model.free_RVs, jacobian=False, sum=False)
+        ),
+        parts=get_jaxified_graph(model.value_vars, [part.sum() for part in model.logp(vars=terms, sum=False)]),
+        digest=_digest(model, [model.logp(), *at_values]),
     )
     point = model.initial_point()
     unconstrained = tuple((rv.name, tuple(np.shape(point[model.rvs_to_values[rv].name]))) for rv in model.free_RVs)
@@ -174,7 +191,26 @@ def _build(model: Any) -> PyMCTarget:
     used = {name for names in dims.values() for name in names}
     coords = {name: np.asarray(c) for name, c in model.coords.items() if c is not None and name in used}
     likelihoods = tuple(rv.name for rv in model.observed_RVs)
-    return PyMCTarget(programs, sites, unconstrained, constraints, likelihoods, data, Labels(dims, coords))
+    parts = tuple(term.name for term in terms)
+    return PyMCTarget(programs, sites, unconstrained, constraints, likelihoods, parts, data, Labels(dims, coords))
+
+
+def _digest(model: Any, graph: list[Any]) -> str:
+    """What tells the model from others: its text, and all the numbers in its graph, which the text does not have."""
+    roots = _roots(graph)
+    constants = [root.data for root in roots if hasattr(root, "data")]
+    replaceable = [root.get_value() for root in roots if hasattr(root, "get_value")]
+    return fingerprint([model.str_repr(), constants, replaceable])
+
+
+def _roots(graph: list[Any]) -> list[Any]:
+    """Constants, data and free values that these variables are computed from."""
+    try:
+        from pytensor.graph.traversal import graph_inputs
+    except ImportError:  # where older releases have it
+        from pytensor.graph.basic import graph_inputs
+
+    return list(graph_inputs(graph))
 
 
 def _unconstrain_program(model: Any) -> Callable:
@@ -195,11 +231,6 @@ def _constraint(model: Any, variable: Any) -> ByContent | None:
     from numpyro.distributions import constraints
     from pytensor.graph.basic import Constant
 
-    try:
-        from pytensor.graph.traversal import graph_inputs
-    except ImportError:  # where older releases have it
-        from pytensor.graph.basic import graph_inputs
-
     transform = model.rvs_to_transforms[variable]
     plain = {None: constraints.real, "log": constraints.positive, "logodds": constraints.unit_interval}
     name = None if transform is None else transform.name
@@ -208,7 +239,7 @@ def _constraint(model: Any, variable: Any) -> ByContent | None:
     if transform is None or name != "interval":
         return None
     ends = transform.args_fn(*variable.owner.inputs)
-    if not all(isinstance(root, Constant) for root in graph_inputs([end for end in ends if end is not None])):
+    if not all(isinstance(root, Constant) for root in _roots([end for end in ends if end is not None])):
         return None  # it depends on other variables, or on data that may be replaced
     lower, upper = (None if end is None else np.asarray(end.eval(), float) for end in ends)
     if lower is None:

@@ -61,12 +61,40 @@ def test_a_pymc_model():
         for name, support in target.supports().items():
             if support is not None:
                 assert np.all(support.value(values[name])), name
+        parts = target.log_densities(u)
+        assert list(parts) == ["mu", "tau", "low", "w", "z", "y"]
+        np.testing.assert_allclose(sum(parts.values()), target.log_density(u), rtol=1e-12)
+        prior = target.prior_densities(values)
+        assert {name: x.shape for name, x in prior.items()} == {"mu": (), "tau": (), "low": (), "w": (), "z": (3,)}
+        np.testing.assert_allclose(prior["z"], -0.5 * values["z"] ** 2 - 0.5 * np.log(2 * np.pi), rtol=1e-12)
+        at = sum(x.sum() for x in prior.values()) + target.log_likelihood(values)["y"].sum()
+        np.testing.assert_allclose(at, target.log_density_at(values), rtol=1e-12)
     assert [s.support for s in target.sites][:5] == ["real", "positive", "interval", "simplex", "real"]
     assert {name: support is None for name, support in target.supports().items()} == {
         "mu": False, "tau": False, "low": True, "w": True, "z": False,
     }  # fmt: skip
     assert target.check().ok
     assert target.fingerprint() == Target.from_pymc(schools(pm)).fingerprint()
+
+
+def line(pm, x, scale):
+    with pm.Model() as model:
+        slope = pm.Normal("slope", 0, scale)
+        pm.Normal("y", slope * pm.Data("x", x), 1.0, observed=np.array([1.0, 2.0]))
+    return model
+
+
+@needs_pymc
+@pytest.mark.filterwarnings("ignore")
+def test_fingerprint_knows_data_and_constants():
+    """Covariates and constants are in no text of the model, and decide whether a run may be resumed."""
+    import pymc as pm
+
+    first, *others = (
+        Target.from_pymc(line(pm, np.array(x), scale)).fingerprint()
+        for x, scale in [([1.0, 2.0], 1.0), ([1.0, 2.0], 1.0), ([1.0, 3.0], 1.0), ([1.0, 2.0], np.array(3.0))]
+    )
+    assert [other == first for other in others] == [True, False, False]
 
 
 @needs_pymc

@@ -46,13 +46,13 @@ weights = np.exp(posterior.log_weights())
 weights /= weights.sum()
 for k in range(3):
     print(f"mode {k}: drawn {np.mean(nearest == k):.3f}, weighted {weights[nearest == k].sum():.3f}, true {shares[k]}")
-print("log evidence", posterior.evidence())
+print(posterior.evidence())
 
 # %% [markdown]
 # ## Paths and density
 #
-# Paths of the ODE never cross; where basins of attraction meet they part. On the right log q on a grid, by inverting
-# the steps, with some of the draws.
+# Paths of the ODE in the plane never cross (in one coordinate they seem to); where basins of attraction meet they part.
+# On the right log q on a grid, by inverting the steps, with some of the draws.
 
 # %%
 approximation = posterior.approximation
@@ -71,8 +71,8 @@ log_q = posterior.log_prob(corners.reshape(-1, 2)).reshape(61, 61)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for path in scaled:
-    left.plot(levels, path[:, 0], color="0.5", lw=0.6)
-left.set(xscale="log", xlabel="√(1 + ρ²)", ylabel="first whitened coordinate, scaled", title="paths of the ODE")
+    left.plot(np.asarray(flow.grid), path[:, 0], color="0.5", lw=0.6)
+left.set(xscale="log", xlabel="noise level ρ", ylabel="first whitened coordinate, scaled", title="paths of the ODE")
 left.invert_xaxis()
 right.contourf(grid, grid, log_q.T, levels=np.linspace(-12, 0, 13), cmap="Blues", extend="min")
 right.plot(*points[:300].T, ".", ms=2, color="C1")

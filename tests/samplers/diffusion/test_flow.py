@@ -86,12 +86,14 @@ def test_densities_of_draws_and_at_points_are_the_same(learned):
         )
 
 
+@pytest.mark.slow
 def test_densities_integrate_to_one(learned):
     x, y = np.meshgrid(np.linspace(-5, 5, 101), np.linspace(-3, 9, 121), indexing="ij")
     density = np.exp(learned.log_prob(np.stack([x.ravel(), y.ravel()], 1)))
     assert abs(np.nansum(density) * 0.1 * 0.1 - 1) < 0.02
 
 
+@pytest.mark.slow
 def test_evidence_does_not_depend_on_the_units(learned):
     scale = (10.0, 0.3)
     other = pf.fit(banana(scale), pf.ProbabilityFlow(from_draws=banana_draws(1500, scale), **SMALL), progress=False)
@@ -140,7 +142,7 @@ def test_a_known_score_needs_no_training():
 
 def test_repeated_draws_are_said_to_be_memorised():
     def remark(held, seen):
-        zero = jnp.zeros(1, int)
+        zero = jnp.zeros(2, int)
         return findings._training(
             Learned(jnp.array([9.0, held]), jnp.array(seen), zero, zero, jnp.array(1), jnp.array(jnp.nan))
         )
@@ -148,6 +150,21 @@ def test_repeated_draws_are_said_to_be_memorised():
     assert remark(0.5, 0.49)["level"] == "ok"
     assert remark(0.5, 0.3)["level"] == "warning"
     assert "repeats its draws" in remark(0.5, 0.3)["message"]
+
+
+@pytest.mark.slow
+def test_eight_schools_by_the_gradient_and_without():
+    """The blend has several times the efficiency of draws alone on the hierarchy's funnel."""
+    example = pf.models.get("eight_schools")
+    target = pf.Target.from_numpyro(example.model, **example.data)
+    draws = pf.fit(target, pf.NUTS(), num_samples=1000, progress=False)
+    found = {}
+    for blend in ("auto", 0.2, None):
+        method = pf.ProbabilityFlow(from_draws=draws, blend=blend)
+        found[blend] = share(pf.fit(target, method, num_samples=4000, progress=False))
+    assert found["auto"] > 0.7
+    assert found[0.2] > 0.5
+    assert found["auto"] > found[None]
 
 
 BAD = [
@@ -214,6 +231,7 @@ def test_too_few_steps_fold_the_map():
         pf.fit(target, pf.ProbabilityFlow(denoiser=score, solver="heun", solver_steps=3), progress=False)
 
 
+@pytest.mark.slow
 def test_path_weights_of_a_learned_score():
     scale = (5.0, 0.3)
     method = pf.ProbabilityFlow(from_draws=banana_draws(1500, scale), dynamics="sde", num_levels=100, **SMALL)

@@ -44,7 +44,10 @@ def test_where_the_reference_is_the_target_it_is_exact():
         np.testing.assert_allclose(score.ess(y, rho), 256)
 
 
-@pytest.mark.parametrize(("dim", "error"), [(2, 0.008), (5, 0.011), (10, 0.018)])
+@pytest.mark.parametrize(
+    ("dim", "error"),
+    [pytest.param(2, 0.008, marks=pytest.mark.slow), (5, 0.011), pytest.param(10, 0.018, marks=pytest.mark.slow)],
+)
 def test_errors_are_those_of_the_sheet(dim, error):
     target = normal(np.full(dim, 0.3), np.full(dim, 0.5))
     rho = np.sqrt(np.exp(2.0) - 1)  # α = e⁻¹
@@ -114,6 +117,7 @@ def test_a_fit_without_training():
     assert "effective draws" in str(posterior.diagnose())
 
 
+@pytest.mark.slow
 def test_draws_of_the_sde_with_chains_where_weights_degenerate():
     target = normal(np.full(6, 1.0), np.full(6, 0.5))
     options = {"score": "snis", "num_particles": 64, "dynamics": "sde", "num_levels": 30, "num_moves": 6}

@@ -80,7 +80,7 @@ def flow(
     if trace is not None:
         check_choice("trace", trace, TRACES)
     if trace == "hutchinson" and key is None:
-        raise InvalidArgument("trace='hutchinson' draws a probe, but key is None; give a key.")
+        raise InvalidArgument(f"trace={trace!r} draws a probe, but key is {key}; give a key.")
     probe = None if key is None else jax.random.rademacher(key, y.shape, y.dtype)
 
     def field(u: Array, state: tuple[Point, Array], _: Any) -> tuple[Point, Array]:

@@ -1,12 +1,14 @@
 """Stein particles side by side with BlackJAX, NumPyro and plain NumPy: seconds per step, and memory.
 
-    python benchmarks/stein.py [step] [growth] [memory] [--rounds N]
+    python benchmarks/stein.py [step] [growth] [memory] [million] [--rounds N]
 
 * ``step``: one step of SVGD (RBF, bandwidth included) on N(0, I) of 50 dimensions in 32 bits: ours, with the bandwidth
-  from 1,000 particles every tenth step (the default) and from all pairs at every step; BlackJAX's `svgd`; NumPyro's
+  from 1,000 particles every tenth step (the default) and from all pairs as often; BlackJAX's `svgd`; NumPyro's
   `SVGD`; and NumPy, the same arithmetic with whole matrices, bandwidth given
 * ``growth``: seconds per step and peak memory (of a process of its own) by the number of particles
 * ``memory``: peak memory of 20,000 particles beside BlackJAX's and NumPy's, each in a process of its own
+* ``million``: 100,000 and 1,000,000 particles: bytes that a compiled step takes; seconds and peak memory of its sums
+  for 2,048 of the rows, in a process of its own; the seconds of all rows that follow
 """
 
 import argparse
@@ -116,6 +118,8 @@ def step(args):
     for n in (500, 2000, 5000):
         calls = {}
         for name, make in CODES.items():
+            if name == "rows":
+                continue
             try:
                 call = make(n)
                 call()
@@ -177,7 +181,47 @@ def memory(args):
     return rows
 
 
-SECTIONS = {"step": step, "growth": growth, "memory": memory}
+def compiled_bytes(n):
+    """Of a whole step of `pf.SVGD` in 32 bits: state in and out, and temporaries; compiled for this device, not run."""
+    import jax
+    import jax.numpy as jnp
+
+    import pushforward as pf
+
+    target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(DIM, np.float32))
+    method = pf.SVGD(num_particles=n, kernel="rbf", initial=particles(n), learning_rate=1e-3)
+    state = jax.eval_shape(lambda: method.init(jax.random.key(0), target, jnp.zeros(DIM)))
+    step = lambda key, state, t: method.step(key, state, target, t)[0]  # noqa: E731
+    lowered = jax.jit(step).lower(jax.random.key(0), state, jax.ShapeDtypeStruct((), int))
+    found = lowered.compile().memory_analysis()
+    return {"state_bytes": found.argument_size_in_bytes, "temporary_bytes": found.temp_size_in_bytes}
+
+
+def some_rows(n, rows=2048):
+    """The velocity at some of n particles."""
+    import jax.numpy as jnp
+    from jax import jit
+
+    from pushforward.infer.kernels.velocity import velocity
+
+    x = jnp.asarray(particles(n))
+    run = jit(lambda x: velocity("rbf", x, -x, jnp.float32(2.0 * DIM), at=x[:rows]))
+    return lambda: run(x).block_until_ready()
+
+
+def million(args):
+    """Two sizes."""
+    rows = []
+    for n in (100_000, 1_000_000):
+        row = compiled_bytes(n) | apart("rows", n)
+        row["all_rows_seconds"] = row["seconds"] * n / 2048
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+CODES["rows"] = some_rows
+SECTIONS = {"step": step, "growth": growth, "memory": memory, "million": million}
 
 
 def main():

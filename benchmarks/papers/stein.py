@@ -6,11 +6,14 @@ Parts, each an entry of ``results/stein.json``; without names, those that have n
 
 * ``dirichlet``: a sparse Dirichlet of 20 categories, energy distance by iteration (i-a)
 * ``quadratic``: a quadratic density on the simplex of 20 categories (i-b)
-* ``square``: the uniform law on (−1, 1)² (i-c)
+* ``square``: the uniform law on (−1, 1)² (i-c); beside the distance to 500 draws, as in the paper, that to the law
 * ``selective``: a two-dimensional selective density, against its moments by quadrature (ii-a)
 * ``coverage``: intervals after a randomised Lasso, 100 replications of noise (ii-b); 1,000 particles in 20 clouds,
-  where the paper has 5,000 in 100
+  where the paper has 5,000 in 100; pivots integrated, as `Selection.intervals` does, and sampled, as in the paper
+* ``coverage_svmd``: the same by SVMD, 30 times as dear, with fewer replications
 * ``logistic``: mini-batches of a badly scaled logistic regression, made in the script, in place of Covertype (iii)
+* ``covertype``: Covertype itself, from your own file: ``--file PATH``, in LIBSVM's format (covtype.libsvm.binary),
+  UCI's covtype.data, plain or gzipped, or MATLAB's covertype.mat; not among the default parts
 
 Energy distances are V-statistics, whose floor for independent draws is beside them. ``figure`` draws what there is.
 """
@@ -26,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from numpyro.distributions import constraints
+from scipy.stats import qmc
 
 import pushforward as pf
 from pushforward.models.selective import randomized_lasso
@@ -174,8 +178,22 @@ def square():
     steps = (0, 50, 100, 200, 400, 1000)
     rows = compare(target, reference, start, steps, (0.01,), 0.998, 500, bandwidth=0.1)
     begin = distances([start(0)], reference)[0]
-    fresh = np.random.default_rng(101).uniform(-1, 1, (1000, 2))
-    return {"steps": steps, "start": begin, "floor": floor(fresh, 500), "rows": rows}
+    # Of the distance to 500 draws most is that of these draws from their law: of these, and of others.
+    law = 2 * qmc.Sobol(2, seed=0).random(2**13) - 1
+    others = distances([np.random.default_rng(seed).uniform(-1, 1, (500, 2)) for seed in range(101, 111)], law)
+    ends = {}
+    for name, method in methods(0.998).items():
+        run = partial(method, num_particles=500, bandwidth=0.1, optimizer=rmsprop(0.01), initial={"x": start(0)})
+        cloud = path(target, run, (400,), 0)[0]
+        against = [np.random.default_rng(seed).uniform(-1, 1, (500, 2)) for seed in range(101, 111)]
+        ends[name] = {
+            "law": distances([cloud], law)[0],
+            "draws": float(np.mean([distances([cloud], draws)[0] for draws in against])),
+        }
+    return {
+        "steps": steps, "start": begin, "floor": float(np.mean(others)), "reference": distances([reference], law)[0],
+        "ends": ends, "rows": rows,
+    }  # fmt: skip
 
 
 def selective_target():
@@ -239,12 +257,44 @@ def gibbs(selection, n, seed):
     return out
 
 
-def coverage():
-    """(ii-b): no column has an effect, so that the coefficients of every selected model are zero."""
-    levels, n, p = (0.8, 0.85, 0.9, 0.95, 0.98, 0.99), 100, 40
-    counts = {name: {level: [] for level in levels} for name in ("exact", "MirroredSVGD", "SVMD", "naive")}
-    seconds, empty = dict.fromkeys(counts, 0.0), 0
-    for seed in range(REPLICATIONS):
+def sampled(selection, draws, levels, seed):
+    """Intervals as in the paper: one normal draw of the estimate for each draw of the density, and weights.
+
+    Ends are found within the draws, so that wide intervals are cut short; `Selection.intervals` integrates instead.
+    """
+    rng, base = np.random.default_rng(seed), draws @ selection.design.T + selection.offset
+    out = {level: [] for level in levels}
+    for i, centre in enumerate(selection.coefficients):
+        slope, sd = selection.slopes[i], np.sqrt(selection.covariance[i, i])
+        along, steep, noise = base @ slope, slope @ slope, sd * rng.standard_normal(len(draws))
+
+        def pivot(value, noise=noise, along=along, steep=steep, centre=centre):
+            shift = noise + value - centre
+            log_weight = -(2 * along * shift + steep * shift**2) / (2 * selection.scale**2)
+            weight = np.exp(log_weight - log_weight.max())
+            return weight[shift <= 0].sum() / weight.sum()
+
+        def end(level, pivot=pivot, low=centre - 10 * sd, high=centre + 10 * sd):
+            if pivot(low) < level or pivot(high) > level:
+                return low if pivot(low) < level else high
+            for _ in range(30):
+                middle = 0.5 * (low + high)
+                low, high = (middle, high) if pivot(middle) >= level else (low, middle)
+            return low
+
+        for level in levels:
+            out[level].append((end(0.5 * (1 + level)), end(0.5 * (1 - level))))
+    return out
+
+
+LEVELS = (0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+
+
+def covered(names, replications):
+    """Coverage and widths by sampler, pivot and level."""
+    n, p, counts = 100, 40, {}
+    seconds, empty = dict.fromkeys(names, 0.0), 0
+    for seed in range(replications):
         rng = np.random.default_rng(seed)
         X = np.sqrt(0.7) * rng.standard_normal((n, p)) + np.sqrt(0.3) * rng.standard_normal((n, 1))
         X -= X.mean(0)
@@ -255,34 +305,94 @@ def coverage():
         except pf.InvalidArgument:  # nothing is selected
             empty += 1
             continue
-        target = selection.target()
-        for name in counts:
-            begun = time.perf_counter()
-            if name == "naive":
-                draws = None
-            elif name == "exact":
-                draws = gibbs(selection, 5000, seed)
-            else:
-                method = getattr(pf, name)(num_particles=50, num_steps=1000, learning_rate=0.01, tolerance=0.0)
-                draws = pf.fit(target, method, key=seed, num_chains=20, progress=False, precision=64).draws()["x"]
+        for name in names:
+            begun, draws = time.perf_counter(), magnitudes(name, selection, seed)
             seconds[name] += time.perf_counter() - begun
-            for level in levels:
+            cut = {} if draws is None else sampled(selection, draws, LEVELS, seed)
+            for level in LEVELS:
                 found = selection.naive_intervals(level) if draws is None else selection.intervals(draws, level)
-                counts[name][level] += [(i.lower < 0 < i.upper, i.upper - i.lower) for i in found]
-        if seed % 20 == 19:
-            print(
-                seed + 1, {k: round(float(np.mean([c for c, _ in v[0.9]])), 3) for k, v in counts.items()}, flush=True
-            )
+                seen = {"naive" if draws is None else "integrated": [(i.lower, i.upper) for i in found]}
+                for pivot, ends in (seen | ({"sampled": cut[level]} if cut else {})).items():
+                    counts.setdefault((name, pivot, level), []).extend((a < 0 < b, b - a) for a, b in ends)
+        if seed % 10 == 9:
+            shown = {
+                f"{k[0]}, {k[1]}": round(float(np.mean([c for c, _ in v])), 3) for k, v in counts.items() if k[2] == 0.9
+            }
+            print(seed + 1, shown, {k: round(v) for k, v in seconds.items()}, flush=True)
     rows = []
-    for name, by_level in counts.items():
-        for level, seen in by_level.items():
-            hits, widths = np.array(seen).T
-            k, m, z = hits.sum(), len(hits), 1.96
-            rows.append({
-                "sampler": name, "level": level, "coverage": (k + z**2 / 2) / (m + z**2), "intervals": m,
-                "error": float(np.sqrt(level * (1 - level) / m)), "width": float(widths.mean()),
-            })  # fmt: skip
-    return {"replications": REPLICATIONS, "empty": empty, "seconds": seconds, "rows": rows}
+    for (name, pivot, level), seen in counts.items():
+        hits, widths = np.array(seen).T
+        k, m, z = hits.sum(), len(hits), 1.96
+        rows.append({
+            "sampler": name, "pivot": pivot, "level": level, "coverage": (k + z**2 / 2) / (m + z**2), "intervals": m,
+            "error": float(np.sqrt(level * (1 - level) / m)), "width": float(widths.mean()),
+        })  # fmt: skip
+    return {"replications": replications, "empty": empty, "seconds": seconds, "rows": rows}
+
+
+def magnitudes(name, selection, seed):
+    """Draws of the selective density; None for the intervals that forget the selection."""
+    if name == "naive":
+        return None
+    if name == "exact":
+        return gibbs(selection, 5000, seed)
+    options = {"spectrum": 0.98, "jitter": 1e-5} if name == "SVMD" else {}
+    method = getattr(pf, name)(num_particles=50, num_steps=1000, learning_rate=0.01, tolerance=0.0, **options)
+    run = pf.fit(selection.target(), method, key=seed, num_chains=20, progress=False, precision=64)
+    return run.draws()["x"]
+
+
+def coverage():
+    """(ii-b): no column has an effect, so that the coefficients of every selected model are zero."""
+    return covered(("exact", "MirroredSVGD", "naive"), REPLICATIONS)
+
+
+def coverage_svmd():
+    """(ii-b) by SVMD."""
+    return covered(("SVMD",), REPLICATIONS // 4)
+
+
+def compare_logistic(train, test, steps, seeds, rates):
+    """Held-out log density of clouds of 20 by mini-batches of 256, as in the paper; one entry per method and seed."""
+    n, d = train[0].shape
+
+    def log_likelihood(w, row):
+        return row[1] * (row[0] @ w) - jnp.logaddexp(0.0, row[0] @ w)
+
+    target = pf.Target.from_factors(lambda w: -0.5 * jnp.sum(w**2), log_likelihood, train, np.zeros(d))
+
+    def held_out(cloud):
+        along = test[0] @ cloud.T
+        p = np.mean(1 / (1 + np.exp(-along)), axis=1)
+        eps = np.finfo(float).eps
+        return {
+            "held_out": float(np.mean(test[1] * np.log(p + eps) + (1 - test[1]) * np.log1p(eps - p))),
+            "accuracy": float(np.mean((p > 0.5) == test[1])),
+        }
+
+    limit = np.sqrt(6 / (d + 1))
+    common = {"num_particles": 20, "kernel": "rbf", "rule": "exact_median", "batch_size": min(256, n), "tolerance": 0.0}
+    # Damping of 0.01 by observation, of a metric whose mean diagonal is about a tenth of that of the features.
+    damped = {"damping": 0.04 / float(np.mean(train[0] ** 2)), "spectrum": 0.98}
+    runs = {
+        "SVGD": partial(pf.SVGD, optimizer=optax.sgd(rates[0] / n), **common),
+        "SVNG, Hessian": partial(pf.SVNG, optimizer=optax.sgd(rates[1]), **common),
+        "SVNG, Fisher": partial(pf.SVNG, optimizer=optax.sgd(rates[1]), metric="fisher", **damped, **common),
+        "SVNG, observed": partial(pf.SVNG, optimizer=optax.sgd(rates[1]), metric="observed", **damped, **common),
+    }
+    rows = []
+    for name, method in runs.items():
+        for seed in range(seeds):
+            start = np.random.default_rng(seed).uniform(-limit, limit, (20, d))
+            begun = time.perf_counter()
+            found = [
+                held_out(pf.fit(target, method(initial=start, num_steps=t + 1), key=seed, progress=False).draws()["x"])
+                for t in steps
+            ]
+            row = {key: [one[key] for one in found] for key in found[0]}
+            rows.append({"method": name, "seed": seed, "seconds": time.perf_counter() - begun} | row)
+            print(name, seed, [round(v, 4) for v in row["held_out"]], f"{rows[-1]['seconds']:.0f} s", flush=True)
+    return rows, held_out
 
 
 def logistic():
@@ -293,33 +403,51 @@ def logistic():
     x = np.column_stack([rng.standard_normal((20_000, 14)) * scales @ rotation, np.ones(20_000)])
     w = 2 * rng.standard_normal(15)
     y = (rng.uniform(size=20_000) < 1 / (1 + np.exp(-x @ w))).astype(float)
-    train, test = (x[:16_000], y[:16_000]), (x[16_000:], y[16_000:])
-
-    def log_likelihood(w, row):
-        return row[1] * (row[0] @ w) - jnp.logaddexp(0.0, row[0] @ w)
-
-    target = pf.Target.from_factors(lambda w: -0.5 * jnp.sum(w**2), log_likelihood, train, np.zeros(15))
-
-    def held_out(cloud):
-        p = np.mean(1 / (1 + np.exp(-test[0] @ cloud.T)), axis=1)
-        return float(np.mean(test[1] * np.log(p) + (1 - test[1]) * np.log1p(-p)))
-
-    start = np.random.default_rng(1).uniform(-0.6, 0.6, (20, 15))
-    steps, rows = (0, 49, 99, 199, 399, 599), []
-    common = {"num_particles": 20, "kernel": "rbf", "rule": "exact_median", "batch_size": 256, "initial": start}
-    runs = {
-        "SVGD": partial(pf.SVGD, optimizer=optax.sgd(1.0 / 16_000), **common),
-        "SVNG, Hessian": partial(pf.SVNG, optimizer=optax.sgd(0.5), **common),
-    }
-    for name, method in runs.items():
-        for seed in range(SEEDS):
-            found = [held_out(cloud) for cloud in path(target, method, steps, seed)]
-            rows.append({"method": name, "seed": seed, "held_out": found})
-            print(name, seed, [round(v, 4) for v in found])
-    return {"steps": steps, "rows": rows, "truth": held_out(w[None])}
+    steps = (49, 99, 199, 599)
+    rows, held_out = compare_logistic((x[:16_000], y[:16_000]), (x[16_000:], y[16_000:]), steps, SEEDS, (1.0, 0.5))
+    return {"steps": steps, "rows": rows, "truth": held_out(w[None])["held_out"]}
 
 
-PARTS = {f.__name__: f for f in (dirichlet, quadratic, square, selective, coverage, logistic)}
+def read_covertype(file):
+    """Features (n, 54) in [0, 1] by column, and labels, 0 for what the paper's file calls 2.
+
+    LIBSVM's binary form has labels 1 and 2; UCI's has seven types in its last column, of which number 2 is against all
+    others; a MATLAB file (``covtype``) has labels 1 and 2, or ±1, in its first column.
+    """
+    name = Path(file).name
+    if name.endswith(".mat"):
+        from scipy.io import loadmat
+
+        table = loadmat(file)["covtype"]
+        table = np.asarray(table.todense() if hasattr(table, "todense") else table, float)
+        x, label = table[:, 1:], table[:, 0]
+        y = label == 1
+    elif "libsvm" in name or name.endswith((".svm", ".bz2", ".scale")):
+        from sklearn.datasets import load_svmlight_file
+
+        found, label = load_svmlight_file(file, n_features=54)
+        x, y = found.toarray(), label == label.min()
+    else:
+        table = np.loadtxt(file, delimiter=",")
+        x, y = table[:, :54], table[:, 54] != 2
+    low, high = x.min(0), x.max(0)
+    return (x - low) / np.where(high > low, high - low, 1), y.astype(float)
+
+
+def covertype(file, epochs=2):
+    """(iii): train on 72 % of the rows, test on 20 %; two epochs, five seeds."""
+    x, y = read_covertype(file)
+    x = np.column_stack([x, np.ones(len(x))])
+    order = np.random.default_rng(0).permutation(len(x))
+    cut = len(x) // 5
+    test, train = order[:cut], order[cut : len(x) - (len(x) - cut) // 10]
+    last = max(epochs * len(train) // 256, 1)
+    steps = tuple(sorted({min(t, last) - 1 for t in (50, 150, 250, 500, 1100, 2600, last)}))
+    rows, _ = compare_logistic((x[train], y[train]), (x[test], y[test]), steps, 5, (1.0, 0.5))
+    return {"steps": steps, "observations": len(train), "rows": rows}
+
+
+PARTS = {f.__name__: f for f in (dirichlet, quadratic, square, selective, coverage, coverage_svmd, logistic)}
 
 
 def figure(results):
@@ -348,15 +476,19 @@ def figure(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}, figure")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}, covertype, figure")
+    parser.add_argument("--file", help="of Covertype")
     args = parser.parse_args()
+    if "covertype" in args.parts and not args.file:
+        parser.error("covertype needs --file PATH")
+    parts = PARTS | {"covertype": lambda: covertype(args.file), "figure": None}
     file = RESULTS / "stein.json"
-    results = json.loads(file.read_text()) if file.exists() else {}
-    for name in args.parts or [name for name in PARTS if name not in results]:
-        if name != "figure":
-            results[name] = PARTS[name]()
-            file.write_text(json.dumps(results, indent=1) + "\n")
-    figure(results)
+    read = lambda: json.loads(file.read_text()) if file.exists() else {}  # noqa: E731
+    for name in args.parts or [name for name in PARTS if name not in read()]:
+        if parts[name] is not None:
+            found = parts[name]()
+            file.write_text(json.dumps(read() | {name: found}, indent=1) + "\n")
+    figure(read())
 
 
 if __name__ == "__main__":

@@ -6,16 +6,22 @@ Both sums come from one pass, since what is a mean over pairs has a standard err
 symmetric f over the pairs of one sample only the tiles on and above the diagonal are formed, and the pairs i = j are
 left out: their value is known exactly where rounding would not give it. A tile is computed in the precision of the
 points; its sums are added up in the widest one that the scope has.
+
+Under a mesh of devices (see `infer.distributed`) each takes as many of the tiles, and their sums are added up at the
+end: memory is O(n) on each.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+from ..distributed.mesh import PARTICLES, gathered, num_shards
 
 TILE_CPU, TILE = 512, 2048
 DIRECT = 16
@@ -59,32 +65,64 @@ def pair_sums(
     return _sums(function, tile, x, x_weights, y, y_weights, tuple(args))
 
 
+class _Given(NamedTuple):
+    """What all pairs of tiles need; of one sample the columns are the rows."""
+
+    rows: Any
+    row_weights: Array
+    columns: Any
+    column_weights: Array
+    args: tuple
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _sums(function: Callable, tile: int, x: Any, w: Array, y: Any, v: Array | None, args: tuple) -> tuple[Array, Array]:
     alone, v = y is None, w if v is None else v
-    rows, row_weights = _tiles(x, w, tile)
-    columns, column_weights = (rows, row_weights) if alone else _tiles(y, v, tile)
-    t, s = row_weights.shape[0], column_weights.shape[0]
+    rows, columns = _tiles(x, w, tile), _tiles(x if alone else y, v, tile)
+    t, s = rows[1].shape[0], columns[1].shape[0]
     pairs = np.triu_indices(t) if alone else tuple(a.ravel() for a in np.indices((t, s)))
-    wide = jnp.promote_types(w.dtype, jax.dtypes.canonicalize_dtype(float))
-
-    def add(totals: tuple[Array, Array], pair: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        i, j = pair
-        value = function(*(jax.tree.map(lambda a, k=k: a[k], tiles) for tiles, k in ((rows, i), (columns, j))), *args)
-        if alone:
-            value = jnp.where((i == j) & jnp.eye(value.shape[0], dtype=bool), 0, value)
-        by_row = jnp.matmul(value, column_weights[j], precision="highest").astype(wide)
-        by_column = jnp.matmul(row_weights[i], value, precision="highest").astype(wide)
-        if alone:
-            by_column = jnp.where(i == j, 0, by_column)  # a tile on the diagonal has given its sums by row
-        return (totals[0].at[i].add(by_row), totals[1].at[j].add(by_column)), None
-
-    start = (jnp.zeros(row_weights.shape, wide), jnp.zeros(column_weights.shape, wide))
-    (by_row, by_column), _ = jax.lax.scan(add, start, tuple(map(jnp.asarray, pairs)))
+    shards = num_shards()
+    fill = -pairs[0].size % shards
+    real = np.arange(pairs[0].size + fill) < pairs[0].size
+    places = (*(jnp.asarray(np.pad(a, (0, fill))) for a in pairs), jnp.asarray(real))
+    given = _Given(*rows, *columns, args)
+    sums = partial(_sums_of_pairs, function, alone)
+    if shards == 1:
+        by_row, by_column = sums(places, given)
+    else:
+        cut, whole = PartitionSpec(PARTICLES), PartitionSpec()
+        mapped = jax.shard_map(
+            lambda places, given: jax.tree.map(lambda a: a[None], sums(places, given)),
+            in_specs=(cut, whole), out_specs=cut, check_vma=False,
+        )  # fmt: skip
+        by_row, by_column = (jnp.sum(a, axis=0) for a in gathered(mapped(gathered(places), gathered(given))))
     if alone:
         total = (by_row + by_column).ravel()[: w.size]
         return total, total
     return by_row.ravel()[: w.size], by_column.ravel()[: v.size]
+
+
+def _sums_of_pairs(
+    function: Callable, alone: bool, places: tuple[Array, Array, Array], given: _Given
+) -> tuple[Array, Array]:
+    """Of some pairs of tiles (i, j), of which those count that are not filling."""
+    wide = jnp.promote_types(given.row_weights.dtype, jax.dtypes.canonicalize_dtype(float))
+
+    def add(totals: tuple[Array, Array], place: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+        i, j, counts = place
+        row, column = jax.tree.map(lambda a: a[i], given.rows), jax.tree.map(lambda a: a[j], given.columns)
+        value = function(row, column, *given.args)
+        if alone:
+            value = jnp.where((i == j) & jnp.eye(value.shape[0], dtype=bool), 0, value)
+        by_row = jnp.matmul(value, given.column_weights[j], precision="highest").astype(wide)
+        by_column = jnp.matmul(given.row_weights[i], value, precision="highest").astype(wide)
+        # A tile on the diagonal of one sample has given its sums by row.
+        by_row = jnp.where(counts, by_row, 0)
+        by_column = jnp.where(counts & (i != j) if alone else counts, by_column, 0)
+        return (totals[0].at[i].add(by_row), totals[1].at[j].add(by_column)), None
+
+    start = (jnp.zeros(given.row_weights.shape, wide), jnp.zeros(given.column_weights.shape, wide))
+    return jax.lax.scan(add, start, places)[0]
 
 
 def _tiles(points: Any, weights: Array, tile: int) -> tuple[Any, Array]:

@@ -1,5 +1,6 @@
 """`LogDensityTarget`: a plain log density over any pytree, with supports mapped to the real line by NumPyro."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -109,6 +110,7 @@ class LogDensityTarget(LabelledTarget):
     layout: Layout
     coordinates: Coordinates
     labels: Labels = eqx.field(static=True)
+    includes_jacobian: bool = eqx.field(static=True, default=False)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -121,9 +123,10 @@ class LogDensityTarget(LabelledTarget):
         return short_name(self.layout.join(self.data)[0])
 
     def log_density(self, u: Float[Array, " d"]) -> Float[Array, ""]:
-        """The given log density at the constrained values, plus the log-Jacobian."""
+        """The given log density at the constrained values, plus the log-Jacobian, unless that is in it."""
         values, log_det = self.coordinates.constrain(u)
-        return self.log_density_at(values) + log_det
+        given = self._given(values)
+        return given if self.includes_jacobian else given + log_det
 
     def structure(self) -> frozenset[str]:
         """See `Target.structure`."""
@@ -134,7 +137,13 @@ class LogDensityTarget(LabelledTarget):
         return self.coordinates.by_site()
 
     def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
-        """The given log density."""
+        """The given log density, less a log-Jacobian that is in it."""
+        given = self._given(values)
+        if not self.includes_jacobian:
+            return given
+        return given - self.coordinates.constrain(self.coordinates.unconstrain(values))[1]
+
+    def _given(self, values: dict[str, Array]) -> Float[Array, ""]:
         fn, data = self.layout.join([as_array(leaf) for leaf in self.data])
         return _call(fn, self.coordinates.assemble(values), data)
 
@@ -151,18 +160,27 @@ class LogDensityTarget(LabelledTarget):
         return self.coordinates.assemble(values)
 
     def replace(self, **options: Any) -> Self:
-        """The same target with other ``coords``, ``dims`` or ``data``."""
-        self._check_options(options, ("coords", "data", "dims"))
-        target = self
+        """The same target with other ``coords``, ``dims`` or ``data``.
+
+        ``includes_jacobian=True`` says that the given function has the log-Jacobian of the supports' bijections in it,
+        as a density of u does: it is then not added a second time.
+        """
+        self._check_options(options, ("coords", "data", "dims", "includes_jacobian"))
+        target, included = self, options.pop("includes_jacobian", self.includes_jacobian)
+        if not isinstance(included, bool):
+            raise InvalidArgument(f"includes_jacobian must be True or False, got {included!r}.")
         if "data" in options:
             fn, _ = self.layout.join(self.data)
             target = _build(fn, options.pop("data"), self.coordinates, self.labels)
+        if included != target.includes_jacobian:
+            target = dataclasses.replace(target, includes_jacobian=included)
         return target._relabel(options) if options else target
 
     def _identity(self) -> list[Any]:
         fn, _ = self.layout.join(self.data)
         supports = [support.digest.hex() for support in self.coordinates.supports]
-        return [name_of(fn), supports, *self.data, *self.layout.fixed()]
+        included = ["includes_jacobian"] if self.includes_jacobian else []
+        return [name_of(fn), supports, *self.data, *self.layout.fixed(), *included]
 
 
 def from_log_density(fn: Callable, example: Any, support: Any = None, *, data: Any = None) -> LogDensityTarget:

@@ -57,6 +57,8 @@ class SteinState(eqx.Module):
         −E b_a (y_a − E y_a) by coordinate, b the score: 1 for draws of the target, by Stein's identity.
     watch
         What was seen of the KSD; None where nobody looks.
+    memory
+        What a sampler carries along besides, see `AbstractStein.remember`.
     """
 
     y: Float[Array, "*runs n d"]
@@ -66,6 +68,7 @@ class SteinState(eqx.Module):
     speed: Float[Array, "*runs"]
     spread: Float[Array, "*runs d"]
     watch: Watch | None = None
+    memory: Any = None
 
 
 class SteinInfo(NamedTuple):
@@ -127,8 +130,16 @@ class AbstractStein(AbstractMethod):
     # -- what a sampler writes ------------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def locate(self, target: Target, y: Float[Array, "n d"], batch: Array | None) -> Cloud:
+    def locate(self, target: Target, y: Float[Array, "n d"], batch: Array | None, memory: Any = None) -> Cloud:
         """Coordinates of the kernel, scores and matrices at the particles."""
+
+    @abc.abstractmethod
+    def positions(self, target: Target, y: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """The coordinates of the kernel alone."""
+
+    def remember(self, target: Target, y: Float[Array, "n d"]) -> Any:
+        """What `locate` is given at the first iteration, and gives back for the next one; default: None."""
+        del target, y
 
     def step_scores(self, target: Target, y: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """∇ log density of the coordinates in which steps are taken, of all data."""
@@ -191,7 +202,8 @@ class AbstractStein(AbstractMethod):
         y = self.to_steps(target, jnp.asarray(u, float))
         watch = None if self.patience is None else Watch.start()
         one = jnp.ones(())
-        return SteinState(y, self._optimizer().init(y), one, 0 * one, one, jnp.ones(y.shape[1]), watch)
+        memory = self.remember(target, y)
+        return SteinState(y, self._optimizer().init(y), one, 0 * one, one, jnp.ones(y.shape[1]), watch, memory)
 
     def step(self, key: PRNGKeyArray, state: SteinState, target: Target, t: Array) -> tuple[SteinState, SteinInfo]:
         """One velocity, one step of the optimiser."""
@@ -199,7 +211,7 @@ class AbstractStein(AbstractMethod):
         batch = None if self.batch_size is None else target.minibatch(key_batch, t, self.batch_size)  # type: ignore
         # Particles are shared out where each is by itself; what sums over them is the same on any devices.
         state = dataclasses.replace(state, y=gathered(state.y))
-        cloud = gathered(self.locate(target, spread(state.y), batch))
+        cloud = gathered(self.locate(target, spread(state.y), batch, state.memory))
         h = self._bandwidth(key_bandwidth, cloud.x, state.bandwidth, t)
         phi = velocity(self.kernel, cloud.x, cloud.drift, h, cloud.metric, tile=self.tile, backend=self.backend)
         phi = self.turn(target, cloud, h, phi)
@@ -218,6 +230,7 @@ class AbstractStein(AbstractMethod):
             speed=jnp.where(usable, speed, jnp.nan),
             spread=-jnp.mean(score * (state.y - jnp.mean(state.y, axis=0)), axis=0),
             watch=self._watched(target, state, key_bandwidth, t),
+            memory=cloud.memory,
         )
         seen = jnp.nan if new.watch is None else new.watch.ksd
         return new, SteinInfo(speed, h, rate, jnp.asarray(seen, speed.dtype), jnp.asarray(self.num_particles))
@@ -255,11 +268,17 @@ class AbstractStein(AbstractMethod):
         return {"bandwidth": state.bandwidth}
 
     def remarks(self, state: SteinState, target: Target, result: Any) -> list[dict[str, Any]]:
-        """Speed, gaps, effective rank, size against dimension, floor."""
+        """Speed, width, KSD, gaps, effective rank, size against dimension, floor."""
         del result
-        clouds = [np.asarray(self.locate(target, jnp.asarray(y), None).x) for y in np.asarray(state.y)]
-        u = [np.asarray(self.to_unconstrained(target, jnp.asarray(y))) for y in np.asarray(state.y)]
-        return findings.remarks(self, state, clouds, u)
+        y = [jnp.asarray(one) for one in np.asarray(state.y)]
+        clouds = [np.asarray(self.positions(target, one)) for one in y]
+        u = [np.asarray(self.to_unconstrained(target, one)) for one in y]
+        found = findings.remarks(self, state, clouds, u)
+        few = y[0][: findings.LOOKED_AT]
+        if few.shape[0] == 1:
+            return found
+        h = choose_bandwidth("median", jax.random.key(0), few)
+        return [*found, findings.discrepancy(few, self.step_scores(target, few), h)]
 
     def _watched(self, target: Target, state: SteinState, key: PRNGKeyArray, t: Array) -> Watch | None:
         """A look at the cloud, every fiftieth iteration."""

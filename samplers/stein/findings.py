@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...infer.diagnostics.discrepancies.stein import squared_ksd
+
 if TYPE_CHECKING:
     from .common import AbstractStein, SteinState
 
@@ -12,9 +14,10 @@ SLOW = 0.05
 CLOSE = 1e-6
 WIDE = 1.5
 INVERSE = 1e-4
+TOO_WIDE = 10
 FEW, SOME = 2, 5
-FLOORED = 69.0
-"""|u| of a value at the floor of 32 bits (1e-30)."""
+FLOORED = 64.0
+"""|u| of a value at the floor of 32 bits (1e-30) is 69, less what the bijector of a simplex takes off."""
 
 
 def remarks(
@@ -22,7 +25,7 @@ def remarks(
 ) -> list[dict[str, Any]]:
     """Findings as keyword arguments; ``clouds`` are in the coordinates of the kernel, one array per run."""
     out = []
-    ratio = float(np.max(np.asarray(state.speed) / np.maximum(np.asarray(state.first), 1e-300)))
+    ratio = float(np.max(np.asarray(state.speed) / np.maximum(np.asarray(state.first, float), 1e-300)))
     if method.batch_size is None:
         out.append(_speed(ratio, method.num_steps))
     h = np.asarray(state.bandwidth)
@@ -32,13 +35,14 @@ def remarks(
         text = "One particle is a mode (of the density in the coordinates of the steps), not a sample; use more."
         return [*out, {"level": "warning", "name": "one particle", "message": text, "value": 1.0}]
     out.append(_spread(np.atleast_2d(np.asarray(state.spread)), d))
-    gap, rank = min(g for g, _ in near), min(r for _, r in near)
+    gap, rank = min(g for g, _, _ in near), min(r for _, r, _ in near)
     if gap < CLOSE:
         text = (
             f"The two closest particles are {gap:.1g} kernel widths apart (threshold {CLOSE:g}): they have merged and "
             f"count as one. Use kernel='imq' or a smaller bandwidth."
         )
         out.append({"level": "warning", "name": "merged particles", "message": text, "value": gap, "threshold": CLOSE})
+    out += _bandwidth(method, h, [median for _, _, median in near])
     seen = min(n, LOOKED_AT)
     text = f"The Gram matrix of {seen:,} particles has effective rank {rank:.1f}; the closest two are {gap:.2g} kernel "
     text += "widths apart."
@@ -54,16 +58,35 @@ def remarks(
     return out
 
 
-def geometry(x: np.ndarray, h: float) -> tuple[float, float]:
-    """Smallest distance in units of √h, and effective rank (tr K)²/‖K‖² of the Gram matrix (RBF of width h)."""
+def geometry(x: np.ndarray, h: float) -> tuple[float, float, float]:
+    """Smallest distance in units of √h; effective rank (tr K)²/‖K‖² of the Gram matrix (RBF); median r² over h."""
     x = x - x.mean(axis=0)
     norm = np.sum(x**2, axis=1)
     squared = np.maximum(norm[:, None] + norm - 2 * x @ x.T, 0) / h
-    gram = np.exp(-squared)
+    gram, median = np.exp(-squared), float(np.median(squared))
     np.fill_diagonal(squared, np.inf)
     i, j = np.unravel_index(np.argmin(squared), squared.shape)  # the product has lost the digits of close pairs
     gap = float(np.linalg.norm(x[i] - x[j]) / np.sqrt(h)) if len(x) > 1 else np.inf
-    return gap, float(np.trace(gram) ** 2 / np.sum(gram**2))
+    return gap, float(np.trace(gram) ** 2 / np.sum(gram**2)), median
+
+
+def _bandwidth(method: "AbstractStein", h: np.ndarray, medians: list[float]) -> list[dict[str, Any]]:
+    """An RBF much wider than the cloud, whose particles may merge; a bandwidth of 1 in place of a median of 0."""
+    least = min(medians)
+    if method.bandwidth is None and least <= CLOSE**2:
+        text = (
+            f"The median distance of the particles is {least:.1g}, so that the bandwidth is {float(h.min()):.3g} in "
+            f"its place: most of them are in one point. Start them further apart, or lower learning_rate."
+        )
+        return [{"level": "warning", "name": "bandwidth", "message": text, "value": float(h.min())}]
+    if method.bandwidth is not None and method.kernel == "rbf" and least * TOO_WIDE < 1:
+        text = (
+            f"bandwidth={float(h.min()):.3g} is {1 / max(least, 1e-300):.2g} times the median squared distance "
+            f"(threshold {TOO_WIDE}): particles of so wide an RBF may merge. Leave bandwidth out, or use kernel='imq'."
+        )
+        entry = {"level": "warning", "name": "bandwidth", "message": text, "value": float(h.min())}
+        return [entry | {"threshold": float(TOO_WIDE)}]
+    return []
 
 
 def _speed(ratio: float, steps: int) -> dict[str, Any]:
@@ -89,6 +112,47 @@ def _spread(spread: np.ndarray, d: int) -> dict[str, Any]:
     text += f", in {where}: the particles have not come together there. Raise num_steps, or run SVGD in the "
     text += "coordinates of a Gaussian fit: SVGD(precondition=pf.fit(target, pf.Laplace()))."
     return entry | {"level": "warning", "message": text}
+
+
+def discrepancy(y: Any, score: Any, h: Any) -> dict[str, Any]:
+    """KSD² in the coordinates of the steps, where it is the mirrored one, beside that of independent draws."""
+    n, d = y.shape
+    ksd = float(squared_ksd(y, score, h))
+    floor = float(np.sum(np.asarray(score) ** 2) / n + d / np.asarray(h)) / n
+    text = f"KSD² of {n:,} particles, in the coordinates of the steps, is {ksd:.2g}; of as many independent draws it "
+    text += f"would be about {floor:.2g}"
+    entry = {"name": "discrepancy", "value": ksd, "threshold": floor}
+    if ksd <= floor:
+        return entry | {"level": "ok", "message": f"{text}."}
+    return entry | {"level": "note", "message": f"{text}: the cloud is not where it should be yet. Raise num_steps."}
+
+
+def truncated(spectrum: float, kept: int, n: int, ratio: float) -> dict[str, Any]:
+    """What a truncated spectrum leaves undone."""
+    text = (
+        f"spectrum={spectrum:g} keeps {kept} of {n} eigenpairs, so that where the particles end depends on where they "
+        f"began; the velocity of all of them is {ratio:.2g} of the root mean square score. Use spectrum=1 for a limit "
+        f"that does not."
+    )
+    return {"level": "note", "name": "truncated spectrum", "message": text, "value": ratio}
+
+
+def raised(share: float) -> dict[str, Any]:
+    """A metric that needed more damping than asked for."""
+    text = (
+        f"The metric was not positive definite at up to {100 * share:.0f} % of the particles, where its damping was "
+        f"raised; raise damping, or take metric='hessian' or 'fisher'."
+    )
+    return {"level": "note", "name": "damping raised", "message": text, "value": share}
+
+
+def few_bits(name: str) -> dict[str, Any]:
+    """32 bits on a simplex."""
+    text = (
+        f"The probabilities of {name!r} are held in 32 bits, which end at 1e-38 and are floored at 1e-30; sparse ones "
+        f"are smaller: use precision=64."
+    )
+    return {"level": "note", "name": "32 bits", "message": text, "value": 1e-30}
 
 
 def inverse(residual: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 from ...infer.approximation import Approximation
 from ...infer.errors import InvalidArgument
 from ...infer.target import Target
+from ...infer.target.words import describe
 
 
 def initial_cloud(given: Any, key: PRNGKeyArray, target: Target, n: int, method: str) -> Array | None:
@@ -87,11 +88,24 @@ def _check_supports(values: Mapping[str, Any], target: Target) -> None:
             continue
         given = np.asarray(values[name], float)
         inside = np.asarray(support.value(jnp.asarray(given)))
-        inside = inside.reshape(given.shape[0], -1).all(axis=1)
-        if not inside.all():
-            row = int(np.flatnonzero(~inside)[0])
-            shown = np.array2string(given[row], precision=4, threshold=6)
-            raise InvalidArgument(
-                f"initial[{name!r}] of particle {row} is {shown}, outside of the support {support.value}; move it "
-                f"inside."
-            )
+        rows = inside.reshape(given.shape[0], -1).all(axis=1)
+        if rows.all():
+            continue
+        row = int(np.flatnonzero(~rows)[0])
+        shown, where = np.array2string(given[row], precision=4, threshold=6), ""
+        if inside.shape == given.shape and given.ndim > 1:
+            place = tuple(int(i) for i in np.argwhere(~inside[row])[0])
+            where, shown = f", entry {list(place)},", np.array2string(given[row][place], precision=4)
+        raise InvalidArgument(
+            f"initial[{name!r}] of particle {row}{where} is {shown}, outside of the support {support.value}; move it "
+            f"inside, e.g. {_inward(name, describe(support.value))}."
+        )
+
+
+def _inward(name: str, words: str) -> str:
+    """How to move values inside of a support, as code."""
+    if words.startswith("simplex"):
+        return f"p = np.maximum(initial[{name!r}], 1e-6); p / p.sum(-1, keepdims=True)"
+    if words.startswith("positive"):
+        return f"np.maximum(initial[{name!r}], 1e-6)"
+    return f"np.clip(initial[{name!r}], low + 1e-6, high - 1e-6) of an interval (low, high)"

@@ -6,7 +6,7 @@ out as a Gamma(2, 1)). P s is taken through ∇φ*, and a simplex is given to th
 that nothing overflows at a boundary and nobody computes 1 − Σ x.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,10 @@ class Cloud(NamedTuple):
         The particles in primal and dual coordinates, on a leading axis; None without a mirror.
     score
         ∇ log density in the coordinates of the steps, (n, d); None where that is b.
+    memory
+        What the sampler carries to the next iteration.
+    turned
+        A matrix (d, d) that velocities are to be divided by; None where there is none.
     """
 
     x: Array
@@ -44,6 +48,8 @@ class Cloud(NamedTuple):
     metric: Metric | None = None
     points: Point | None = None
     score: Array | None = None
+    memory: Any = None
+    turned: Array | None = None
 
 
 def values_at(found: Primal, mirror: AbstractMirror, point: Point) -> dict[str, Array]:

@@ -84,8 +84,14 @@ class SVGD(AbstractStein):
 
     source: ClassVar[str] = "Liu & Wang 2016"
 
-    def locate(self, target: Target, y: Float[Array, "n d"], batch: Array | None) -> Cloud:
+    def positions(self, target: Target, y: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """The particles themselves."""
+        del target
+        return y
+
+    def locate(self, target: Target, y: Float[Array, "n d"], batch: Array | None, memory: Any = None) -> Cloud:
         """Scores in u, or in z."""
+        del memory
         return Cloud(y, scores(target, y, batch, self.precondition))
 
     def default_start(self) -> Any:
@@ -145,15 +151,24 @@ class AbstractMirrored(AbstractStein):
 
     def remarks(self, state: SteinState, target: Target, result: Any) -> list[dict[str, Any]]:
         """Those of all, and the residual of an inverse by Newton's method."""
-        found = super().remarks(state, target, result)
-        mirror = self.mirror_for(primal(target))
+        found, at = super().remarks(state, target, result), primal(target)
+        simplices = [block.name for block in at.coordinates.blocks if block.kind == "simplex"]
+        if simplices and np.asarray(state.y).dtype == np.float32:
+            found.append(findings.few_bits(simplices[0]))
+        mirror = self.mirror_for(at)
         y = jnp.asarray(state.y).reshape(-1, np.shape(state.y)[-1])
         if not by_newton(mirror):
             return found
         return [*found, findings.inverse(float(largest_residual(mirror, jax.vmap(mirror.from_dual)(y))))]
 
-    def locate(self, target: Target, y: Float[Array, "n d"], batch: Array | None) -> Cloud:
+    def positions(self, target: Target, y: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """The particles in the coordinates x, or y."""
+        mirror = self.mirror_for(primal(target))
+        return y if self.space == "dual" else jax.vmap(lambda y: mirror.from_dual(y).x)(y)
+
+    def locate(self, target: Target, y: Float[Array, "n d"], batch: Array | None, memory: Any = None) -> Cloud:
         """Dual scores b = P s + ∇·P, and P."""
+        del memory
         found = primal(target)
         mirror = self.mirror_for(found)
 

@@ -15,13 +15,17 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ...infer.errors import InvalidArgument
 from ...infer.kernels.radial import gradient_weight, kernel_value, squared_distances
+from ...infer.kernels.velocity import velocity
 from ...infer.target import Target
 from ...infer.target.primal import primal
 from ...infer.validate import check_fraction, check_nonnegative
+from . import findings
+from .common import SteinState
 from .spaces import Cloud
 from .svgd import AbstractMirrored
 
@@ -75,6 +79,21 @@ def check_gram(method: Any) -> None:
         )
 
 
+def untruncated(method: Any, state: SteinState, target: Target) -> list[dict[str, Any]]:
+    """A finding on the velocity φ of all equations, where a truncated spectrum has enforced fewer of them."""
+    if method.spectrum == 1:
+        return []
+    worst, kept = 0.0, method.num_particles
+    for y, h in zip(np.asarray(state.y), np.asarray(state.bandwidth), strict=True):
+        cloud, h = method.locate(target, jnp.asarray(y), None), jnp.asarray(h)
+        phi = np.asarray(velocity(method.kernel, cloud.x, cloud.drift, h, cloud.metric, tile=method.tile))
+        size = float(np.sqrt(np.mean(np.asarray(cloud.drift) ** 2)))
+        roots, _ = gram_roots(method.kernel, cloud.x, h, method.spectrum, method.jitter)
+        worst = max(worst, float(np.sqrt(np.mean(phi**2))) / max(size, 1e-300))
+        kept = min(kept, int(np.sum(np.asarray(roots.eigenvalues) > 0)))
+    return [findings.truncated(method.spectrum, kept, method.num_particles, worst)]
+
+
 class SVMD(AbstractMirrored):
     """Stein variational mirror descent: mirrored SVGD with the geometry of the mirror in its kernel.
 
@@ -111,6 +130,10 @@ class SVMD(AbstractMirrored):
 
     def __check_init__(self) -> None:
         check_gram(self)
+
+    def remarks(self, state: SteinState, target: Target, result: Any) -> list[dict[str, Any]]:
+        """Those of all; the velocity that a truncated spectrum leaves."""
+        return [*super().remarks(state, target, result), *untruncated(self, state, target)]
 
     def turn(self, target: Target, cloud: Cloud, bandwidth: Array, phi: Array) -> Array:
         """M½ H M₋½ φ, and the correction."""

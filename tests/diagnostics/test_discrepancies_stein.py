@@ -179,6 +179,17 @@ def test_mksd_is_the_ksd_of_the_dual_density(case, space):
     assert (found.squared, found.unbiased) == pytest.approx(truth, rel=1e-9)
 
 
+def test_scores_of_all_probabilities_are_reduced():
+    """s_i − s_last, of a Dirichlet by hand."""
+    mirror, x, _ = CASES["simplex"]
+    full = np.c_[x, 1 - x.sum(1)]
+    found = mksd(x, (ALPHA - 1) / full, mirror, bandwidth=1.0)
+    reduced = (ALPHA[:-1] - 1) / x - (ALPHA[-1] - 1) / full[:, -1:]
+    assert found == pytest.approx(mksd(x, reduced, mirror, bandwidth=1.0), rel=1e-12)
+    with pytest.raises(pf.InvalidArgument, match=r"Of a simplex all probabilities but the last are given"):
+        mksd(full, (ALPHA - 1) / full, mirror, bandwidth=1.0)
+
+
 def test_mksd_of_the_euclidean_mirror_is_the_ksd():
     x = RNG.normal(size=(50, 3))
     for space in ("dual", "primal"):

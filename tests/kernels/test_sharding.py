@@ -13,16 +13,19 @@ import numpyro.distributions as dist
 import pytest
 
 import pushforward as pf
+from pushforward.infer.diagnostics.discrepancies import energy_distance, ksd, mksd, mmd
 from pushforward.infer.distributed.mesh import num_shards, particle_mesh
+from pushforward.infer.geometry import SimplexEntropy
 from pushforward.infer.kernels.metric import Diagonal, Identity, RankOne
 from pushforward.infer.kernels.velocity import velocity
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = """
 import json, jax
-from tests.kernels.test_sharding import cloud, velocities
+from tests.kernels.test_sharding import cloud, discrepancies, velocities
 assert jax.local_device_count() == 8
-print(json.dumps({"velocities": {k: velocities(k).tolist() for k in (1, 2, 8)}, "cloud": cloud().tolist()}))
+found = {f.__name__: {k: f(k).tolist() for k in (1, 2, 8)} for f in (velocities, discrepancies)}
+print(json.dumps(found | {"cloud": cloud().tolist()}))
 """
 
 
@@ -39,6 +42,21 @@ def velocities(devices: int) -> np.ndarray:
         if devices == 8:
             assert len(found[0].sharding.device_set) == 8
         return np.stack(found)
+
+
+def discrepancies(devices: int) -> np.ndarray:
+    """A KSD and two MKSD of as many points, whose tiles no number of devices divides, and distances of two samples."""
+    rng = np.random.default_rng(1)
+    p, x = rng.dirichlet([2.0, 3.0, 5.0], 333)[:, :-1], rng.standard_normal((700, 2))
+    score = np.array([1.0, 2.0]) / p - 4 / (1 - p.sum(1, keepdims=True))
+    with jax.set_mesh(particle_mesh(jax.devices()[:devices])):
+        found = [
+            ksd(x, -(x**3), bandwidth=1.0),
+            *(mksd(p, score, SimplexEntropy(), bandwidth=1.0, space=space) for space in ("dual", "primal")),
+            energy_distance(x, x[:300] + 1.0),
+            mmd(x, x[:300] + 1.0, bandwidth=1.0),
+        ]
+    return np.array([one[:4] for one in found])
 
 
 def model() -> None:
@@ -64,6 +82,12 @@ def test_velocities(child: dict) -> None:
     here = velocities(1)
     for found in child["velocities"].values():
         np.testing.assert_allclose(found, here, rtol=0, atol=1e-12 * np.abs(here).max())
+
+
+def test_discrepancies(child: dict) -> None:
+    here = discrepancies(1)
+    for found in child["discrepancies"].values():
+        np.testing.assert_allclose(found, here, rtol=1e-11)
 
 
 def test_a_fit(child: dict) -> None:

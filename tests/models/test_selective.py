@@ -91,7 +91,7 @@ def test_any_method_samples_the_selective_density():
     np.testing.assert_allclose(found.std(0), exact.std(0), rtol=0.15)
 
 
-def test_what_is_refused():
+def test_what_is_refused(monkeypatch):
     X, y = data(0)
     with pytest.raises(pf.InvalidArgument, match="nothing is selected at penalty=100"):
         randomized_lasso(X, y, 100.0)
@@ -102,6 +102,10 @@ def test_what_is_refused():
     double = np.column_stack([X[:, 0] + 0.01 * y, X[:, 0] + 0.01 * y])
     with pytest.raises(pf.InvalidArgument, match=r"the 2 selected columns \[0, 1\] are collinear"):
         randomized_lasso(double, y, 1e-3)
+    monkeypatch.setattr("pushforward.models.selective.SWEEPS", 1)
+    with pytest.raises(pf.NonFinite, match=r"the Lasso was not solved: its optimality conditions are off by"):
+        randomized_lasso(X, y, 0.1)
+    monkeypatch.undo()
     s = randomized_lasso(X, y, 1.0)
     with pytest.raises(pf.InvalidArgument, match=r"draws have shape \(4, 99\)"):
         s.intervals(np.ones((4, 99)))

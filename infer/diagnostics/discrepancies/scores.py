@@ -12,6 +12,7 @@ from jaxtyping import Array
 from ... import evaluate
 from ...errors import InvalidArgument
 from ...geometry import AbstractMirror
+from ...geometry.simplex import AbstractSimplex
 from ...target.base import Target
 from ...target.mirrors import product_mirror
 from ...target.primal import Primal, primal
@@ -103,7 +104,7 @@ def dual_points(points: Any, target: Any, mirror: AbstractMirror | None, *, inve
             _check_dim(x, target.dim)
             score = _checked(_primal_scores(within, x), x)
         else:
-            score = _checked(_scores(target, x), x)
+            score = _checked(_reduced(_scores(target, x), x, mirror), x)
         y, dual_score, matrices = _dual(mirror, x, score, inverse)
     found = DualPoints(x, np.asarray(y), np.asarray(dual_score), None if matrices is None else np.asarray(matrices))
     check_finite("the dual score", found.score)
@@ -167,6 +168,14 @@ def _target_scores(target: Target, x: Array) -> Array:
 @jax.jit
 def _primal_scores(within: Primal, x: Array) -> Array:
     return jax.lax.map(jax.grad(within.log_density), x, batch_size=BATCH)
+
+
+def _reduced(score: Any, x: np.ndarray, mirror: AbstractMirror) -> Any:
+    """Scores in the coordinates of x: of all probabilities of a simplex, s_i − s_last of all but the last."""
+    if np.shape(score) != (x.shape[0], x.shape[1] + 1) or not isinstance(mirror, AbstractSimplex):
+        return score
+    score = np.asarray(score)
+    return score[:, :-1] - score[:, -1:]
 
 
 def _checked(score: Any, x: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ def mksd(
         dict (chain, draw, …) by site.
     target
         A `Target`; or ∇log π in these coordinates, without a log-Jacobian, a function of one point (d,); or its values
-        at the points, (n, d).
+        at the points, (n, d), of a simplex also with respect to all d + 1 probabilities, (n, d + 1).
     mirror
         A mirror map; by default, with a `Target`, that of its supports.
     kernel, bandwidth, weights

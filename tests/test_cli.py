@@ -252,6 +252,8 @@ def test_data_files_agree(tmp_path):
     (tmp_path / "d.tsv").write_text("x\ty\n1\t0.5\n2\t\n3\t2\n")
     (tmp_path / "d.json").write_text('{"x": [1, 2, 3], "y": [0.5, null, 2.0]}')
     (tmp_path / "rows.json").write_text('[{"x": 1, "y": 0.5}, {"x": 2}, {"x": 3, "y": 2.0}]')
+    (tmp_path / "gap.json").write_text('[{"x": 1}, {"x": 2, "y": 2.0}]')
+    assert list(read_data(tmp_path / "gap.json")) == ["x", "y"]
     np.savez(tmp_path / "d.npz", x=x, y=y)
     pyarrow.parquet.write_table(pyarrow.table({"x": x, "y": y}), tmp_path / "d.parquet")
     for name in ("d.csv", "d.tsv", "d.json", "rows.json", "d.npz", "d.parquet"):
@@ -266,6 +268,8 @@ def test_data_files_agree(tmp_path):
     ("name", "content", "message"),
     [
         ("d.csv", "x,y\n1,2\n3\n", "1 fields in line 3 and 2 names"),
+        ("d.csv", "x,y\n\n1,2\n3\n", "1 fields in line 4 and 2 names"),
+        ("d.csv", "x,y, x\n1,2,3\n", "two columns called x"),
         ("d.csv", "x,y\n", "1 lines"),
         ("d.json", "[1, 2]", "holds a list"),
         ("d.json", '{"x": [[1, 2], [3]]}', "x is not a rectangular array"),
@@ -285,6 +289,9 @@ def test_arguments_of_a_model():
 
     assert check_arguments(anything, {"x": 1.0, "z": 2.0}, "anything") == {"x": 1.0, "z": 2.0}
     assert pick({"a": 1, "b": 2}, " x = a , b") == {"x": 1, "b": 2}
+    for words, shown in [(["1.5", "abc"], "abc"), (["NA", "3", "x"], "x")]:
+        with pytest.raises(pf.InvalidArgument, match=rf"x holds text \('{shown}', ...\)"):
+            check_arguments(anything, {"x": np.array(words)}, "anything")
     with pytest.raises(pf.InvalidArgument, match="names 'c'; the data have a"):
         pick({"a": 1}, "c")
 

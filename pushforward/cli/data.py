@@ -71,10 +71,23 @@ def check_arguments(function: Callable, data: Mapping[str, Any], name: str) -> d
         value: Any = data.get(parameter.name)
         if getattr(getattr(value, "dtype", None), "kind", "f") not in "biufc":
             raise InvalidArgument(
-                f"{parameter.name} holds text ({str(value.ravel()[0])!r}, ...), and models take numbers; encode it as "
+                f"{parameter.name} holds text ({_first_word(value)!r}, ...), and models take numbers; encode it as "
                 f"numbers, or leave it out with --columns."
             )
     return dict(data)
+
+
+def _first_word(values: Any) -> str:
+    """The first entry that is no number."""
+    words = [str(value) for value in values.ravel()]
+    return next((word for word in words if not _is_number(word)), words[0] if words else "")
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return float(word) is not None
+    except ValueError:
+        return word.lower() in MISSING
 
 
 def _example(known: list[str]) -> str:
@@ -86,7 +99,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
     content = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
-        content = {name: [row.get(name) for row in content] for name in content[0]}
+        names = dict.fromkeys(name for row in content for name in row)
+        content = {name: [row.get(name) for row in content] for name in names}
     if not isinstance(content, dict):
         raise InvalidArgument(f"--data got {path}, which holds a {type(content).__name__}; give an object of arrays.")
     return {name: _from_json(name, value) for name, value in content.items()}
@@ -110,16 +124,20 @@ def _read_csv(path: Path) -> dict[str, Any]:
     import csv
 
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",") if row]
+        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        rows = [(reader.line_num, row) for row in reader if row]
     if len(rows) < 2:
         raise InvalidArgument(
             f"--data got {path} with {len(rows)} lines; a table has a line of names and lines of data."
         )
-    names = [name.strip() for name in rows[0]]
-    for number, row in enumerate(rows[1:], 2):
+    names = [name.strip() for name in rows[0][1]]
+    twice = [name for i, name in enumerate(names) if name and name in names[:i]]
+    if twice:
+        raise InvalidArgument(f"{path} has two columns called {twice[0]}; give each a name of its own.")
+    for number, row in rows[1:]:
         if len(row) != len(names):
             raise InvalidArgument(f"{path} has {len(row)} fields in line {number} and {len(names)} names; repair it.")
-    columns = zip(*rows[1:], strict=True)
+    columns = zip(*(row for _, row in rows[1:]), strict=True)
     return {name: _column(column) for name, column in zip(names, columns, strict=True) if name}
 
 

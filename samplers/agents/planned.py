@@ -22,7 +22,7 @@ from ...infer.target.shards import ShardedTarget
 from ...infer.validate import check_fraction
 from .common import OWN, AbstractAgents
 from .law import Law, QuadraticShares, affine, mixing_time, stationary
-from .tuning import Curvature, eigenvalues, mode_curvature, whitening
+from .tuning import AroundMode, Curvature, eigenvalues, mode_curvature, whitening
 
 EXACT_LAW = 120
 """Agents times dimensions up to which a forecast is the exact law of the linearised chain."""
@@ -102,6 +102,13 @@ class AbstractPlanned(AbstractAgents):
         return self
 
     # -- before a run -------------------------------------------------------------------------------------------------
+
+    def default_start(self) -> Any:
+        """Around the mode, if that is looked for anyway."""
+        looked_for = isinstance(self.precondition, str) and any(
+            isinstance(getattr(self, name), str) for name in self.tunable()
+        )
+        return AroundMode() if looked_for else super().default_start()
 
     def tune(self, key: Any, target: ShardedTarget, start: Array) -> Self:
         """Coordinates, what was left open, and what to expect of them."""

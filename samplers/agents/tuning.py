@@ -23,6 +23,7 @@ from .prox import Quadratic
 SAME = 1.0
 """Hessians at two points are the same if they differ by so many times the square root of the machine epsilon."""
 MAX_ENTRIES = 20_000_000
+WIDER = 2.0
 
 
 @jax.jit
@@ -42,6 +43,29 @@ def whitening(method: str, target: ShardedTarget, start: Float[Array, " d"]) -> 
             f"{float(least):.3g}; give precondition= a fit (pf.Pathfinder(), a short NUTS run) or another start."
         )
     return found
+
+
+class AroundMode:
+    """Starts for chains: draws of Laplace's approximation, made twice as wide; random ones where there is no mode.
+
+    Far from the mode a likelihood can be flat, a logistic one at many standard deviations say, and steps scaled to the
+    mode take thousands of iterations to come near.
+    """
+
+    def start_for(self, target: Any, key: Any, num_chains: int) -> tuple[Array, None]:
+        """Points (num_chains, d), and nothing that was learned."""
+        keys = jax.random.split(key, num_chains)
+        points = jnp.stack([jnp.asarray(target.initial(one)) for one in keys])
+        found, least = laplace(target, points[0])
+        if float(least) > 0:
+            normals = jax.vmap(lambda one: jax.random.normal(one, points[0].shape, points.dtype))(keys)
+            points = jax.vmap(lambda z: found.transport(WIDER * z)[0])(normals)
+        return points, None
+
+    def teaches(self, method: Any) -> bool:
+        """Of no step size."""
+        del method
+        return False
 
 
 class Curvature(NamedTuple):

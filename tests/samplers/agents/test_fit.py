@@ -14,6 +14,7 @@ from pushforward.samplers.agents import law, prox
 from pushforward.samplers.agents.findings import PATIENCE, unsolved
 from pushforward.samplers.agents.graph import as_graph
 from pushforward.samplers.agents.prox import prox_chord, prox_newton
+from pushforward.samplers.agents.tuning import laplace
 
 from .regression import linear_target, posterior
 
@@ -281,3 +282,22 @@ def test_an_iterate_that_runs_away_is_named_by_its_agent():
             target.sharded(3), pf.DSGLD("path", step_size=0.9, plan=False), num_samples=300, num_warmup=0, num_chains=1,
             progress=False,
         )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:DistributedADMM.* is predicted to mix")
+def test_chains_begin_around_the_mode_where_it_is_looked_for():
+    """A covariate of a hundred units: random starts lie hundreds of standard deviations out, in flat tails."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(300, 2)) * np.array([1.0, 100.0])
+    y = rng.random(300) < 1 / (1 + np.exp(-x @ np.array([1.0, 0.005])))
+    target = pf.Target.from_factors(
+        lambda b: -0.05 * jnp.sum(b**2),
+        lambda b, datum: datum["y"] * (datum["x"] @ b) - jnp.logaddexp(0.0, datum["x"] @ b),
+        {"x": x, "y": y.astype(float)},
+        np.zeros(2),
+    ).sharded(5)
+    posterior = pf.fit(target, pf.DistributedADMM("ring"), num_chains=16, num_samples=2, num_warmup=0, progress=False)
+    with jax.enable_x64(True):
+        found, _ = laplace(target, jnp.zeros(2))
+        z = jax.vmap(found.pull)(jnp.asarray(posterior.draws()["x"])[:, 0])
+    assert 1.2 < float(jnp.sqrt(jnp.mean(z**2))) < 3.2  # twice as wide as the posterior, before they have mixed

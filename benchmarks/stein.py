@@ -192,7 +192,7 @@ def compiled_bytes(n):
     method = pf.SVGD(num_particles=n, kernel="rbf", initial=particles(n), learning_rate=1e-3)
     state = jax.eval_shape(lambda: method.init(jax.random.key(0), target, jnp.zeros(DIM)))
     step = lambda key, state, t: method.step(key, state, target, t)[0]  # noqa: E731
-    lowered = jax.jit(step).lower(jax.random.key(0), state, jax.ShapeDtypeStruct((), int))
+    lowered = jax.jit(step).lower(jax.random.key(0), state, jax.ShapeDtypeStruct((), "int32"))
     found = lowered.compile().memory_analysis()
     return {"state_bytes": found.argument_size_in_bytes, "temporary_bytes": found.temp_size_in_bytes}
 

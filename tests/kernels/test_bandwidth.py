@@ -12,8 +12,7 @@ def distances(x):
     return np.sum((x[:, None] - x) ** 2, axis=-1)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 101])
-@pytest.mark.parametrize("tile", [None, 16])
+@pytest.mark.parametrize(("n", "tile"), [(1, None), (2, None), (7, None), (64, 16), (101, 16)])
 def test_the_median_is_the_order_statistic(n, tile):
     x = np.random.default_rng(n).normal(size=(n, 3)) + 5
     ordered = np.sort(distances(x), axis=None)

@@ -109,7 +109,7 @@ SCHEDULES = {
 
 def fewest(schedule, longest, epsilon, most):
     """The least K with min_T W2 ≤ ε for d = 1, sd .7, mean .5; None if above ``most``."""
-    times = jnp.geomspace(0.2, longest, 400)
+    times = jnp.geomspace(0.2, longest, 200)
     mean, sd = jnp.array([0.5]), jnp.array([0.7])
 
     def best(count):
@@ -141,7 +141,7 @@ def complexity(quick):
             if target not in found:
                 found[target] = fewest(schedule, longest, target, 8192)
             rows.append({"schedule": name, "d": d, "epsilon": epsilon, "steps": found[target]})
-        print(name, found, flush=True)
+        print(name, {round(float(k), 4): v for k, v in found.items()}, flush=True)
     return rows
 
 
@@ -226,19 +226,26 @@ def orders():
     return rows
 
 
+PARTS = {
+    "initialisation": lambda quick: initialisation(),
+    "order": lambda quick: order(),
+    "orders": lambda quick: orders(),
+    "errors by calls": by_calls,
+    "complexity": complexity,
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="coarse accuracies and one set of starts only")
-    quick = parser.parse_args().quick
-    results = {"initialisation": initialisation(), "order": order()}
-    for row in (*results["initialisation"], *results["order"]["rows"]):
-        print(row)
-    print(f"order {results['order']['order']:.3f}")
-    results["orders"] = orders()
-    results["errors by calls"] = by_calls(quick)
-    results["complexity"] = complexity(quick)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run; others are kept")
+    arguments = parser.parse_args()
     path = Path(__file__).parent / "results" / "probability_flow.json"
-    path.write_text(json.dumps(results, indent=1, default=float) + "\n", encoding="utf-8")
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for part in arguments.only:
+        results[part] = PARTS[part](arguments.quick)
+        print(part, json.dumps(results[part], default=float), flush=True)
+        path.write_text(json.dumps(results, indent=1, default=float) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -323,6 +323,10 @@ def check_method(method: AbstractMethod | None, target: Any) -> AbstractMethod:
             f"method must be one of pushforward.methods(), got {type(method).__name__}; wrap a BlackJAX "
             f"SamplingAlgorithm as pushforward.Kernel(algorithm)."
         )
+    if target.dim == 0:
+        raise InvalidArgument(
+            f"target has {target.dim} coordinates, so there is nothing to infer; give it a parameter."
+        )
     target.require(type(method).__name__, method.requires, HINTS)
     return method
 

@@ -395,7 +395,7 @@ def from_numpyro(model: Callable, /, *args: Any, **kwargs: Any) -> NumPyroTarget
     def explain(error: Exception) -> str:
         return (
             f"the model {name_of(model)} does not run on the arguments given ({shown(args, kwargs)}): "
-            f"{first_line(error)}; make shapes and names of the data match the model."
+            f"{first_line(error)}; {_remedy(error)}."
         )
 
     return first_that_traces((model, args, kwargs), lambda layout, data: _build(layout, data, (), Labels()), explain)
@@ -448,3 +448,9 @@ def _reparameterised(model: Callable, reparam: tuple[tuple[str, ByContent], ...]
     from numpyro import handlers
 
     return handlers.reparam(model, config={name: how.value for name, how in reparam})
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
+        return "the model branches on a latent or gives one to NumPy: write it with jnp.where, lax.cond and jax.numpy"
+    return "make shapes and names of the data match the model"

@@ -52,6 +52,19 @@ def test_a_model_without_latents():
     refused(pf.InvalidArgument, "no continuous latent site", lambda: pf.Target.from_numpyro(model, 1.0))
 
 
+def test_nothing_to_infer():
+    target = pf.Target.from_log_density(lambda x: x.sum(), np.zeros(0))
+    refused(pf.InvalidArgument, "target has 0 coordinates", run, target)
+
+
+def test_a_model_that_branches_on_a_latent():
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(mu if mu > 0 else -mu, 1), obs=y)
+
+    refused(pf.InvalidArgument, r"TracerBool.*write it with jnp\.where", lambda: pf.Target.from_numpyro(model, 1.0))
+
+
 def test_a_discrete_latent_without_funsor(monkeypatch):
     from importlib import util
 

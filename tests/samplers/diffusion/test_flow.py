@@ -100,6 +100,7 @@ def test_evidence_does_not_depend_on_the_units(learned):
     assert abs(other.evidence().log_evidence - learned.evidence().log_evidence) < 0.05
 
 
+@pytest.mark.slow
 def test_wrong_mode_weights_in_the_draws_are_put_right():
     mean = np.array([1.5, 1.0])
 

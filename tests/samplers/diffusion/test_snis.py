@@ -81,6 +81,7 @@ def test_whitening_is_part_of_the_density():
     np.testing.assert_allclose(score.denoise(jnp.array([0.5, 1.0]), 1.0), [0.25, 0.5], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_chains_find_what_weights_do_not():
     target = normal(np.full(4, 2.5), np.full(4, 0.05))
     y, rho = jnp.full(4, 2.0), 1.0
@@ -107,6 +108,7 @@ def test_too_many_dimensions_and_too_few_effective_draws_are_refused():
         pf.fit(heavy, pf.ProbabilityFlow(score="snis", num_particles=20), progress=False)
 
 
+@pytest.mark.slow
 def test_a_fit_without_training():
     target = normal([1.0, -3.0], [4.0, 0.01])
     posterior = pf.fit(target, pf.ProbabilityFlow(score="snis", num_particles=64), num_samples=400, progress=False)
@@ -169,6 +171,7 @@ def test_weights_are_unbiased_for_any_drift():
     assert abs(weights.mean() - 1.0) < 4 * error
 
 
+@pytest.mark.slow
 def test_a_short_training_raises_the_bound():
     target = normal([0.5, -0.5], [0.3, 0.8])
     method = pf.ProbabilityFlow(score="dds", num_steps=150, hidden=(16,), num_levels=16, batch_size=64, sigma=1.5)

@@ -122,6 +122,11 @@ class ShardedTarget(WrappedTarget):
 
 def sharded(target: Target, by: Any) -> ShardedTarget:
     """See `Target.sharded`."""
+    if isinstance(target, ShardedTarget):
+        raise InvalidArgument(
+            f"sharded was called on a target that is in {target.num_agents} shards already; deal out the target "
+            f"within, its attribute target."
+        )
     if "factors" not in target.structure():
         raise UnsupportedTarget(
             f"sharded needs a target with one log likelihood per observation, and this {type(target).__name__} has "

@@ -31,6 +31,7 @@ References
 
 import dataclasses
 import warnings
+from numbers import Real
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -118,7 +119,7 @@ class DistributedADMM(AbstractPlanned):
             check_positive("rho", self.rho)
         if isinstance(self.noise, str):
             check_choice("noise", self.noise, NOISES)
-        elif not 0 <= self.noise <= 1:
+        elif not isinstance(self.noise, Real) or isinstance(self.noise, bool) or not 0 <= self.noise <= 1:
             raise InvalidArgument(f"noise must be a rule or a share τ in [0, 1] of common noise, got {self.noise!r}.")
 
     # -- the update ---------------------------------------------------------------------------------------------------
@@ -238,6 +239,10 @@ class DistributedADMM(AbstractPlanned):
         own, common = (np.asarray(x) for x in self.noise_scales(jnp.asarray(degrees)))
         total = np.sum(degrees**2 * own**2) + degrees.sum() ** 2 * common**2
         return float(self.rho) * float(total) / degrees.sum()
+
+    def may_grow(self) -> bool:
+        """Exact proximal steps are stable for every ρ > 0."""
+        return self.prox == "linearised"
 
     def remedy(self) -> str:
         """What to do about an unstable or inexact step."""

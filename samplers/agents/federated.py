@@ -175,6 +175,10 @@ class SplitGibbs(AbstractFederated):
         tied = float(self.rho) ** 2 * values
         return float(tied.max()), float(1 / np.log1p(tied.min()))
 
+    def may_grow(self) -> bool:
+        """Stable for every ρ."""
+        return False
+
     def remedy(self) -> str:
         """What to do about a bias."""
         return "lower rho"

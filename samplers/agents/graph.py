@@ -107,10 +107,14 @@ class Graph(eqx.Module):
 def given_graph(given: Any) -> Any:
     """A name as it is; an adjacency matrix or a NetworkX graph as a checked adjacency matrix of zeros and ones.
 
+    Entries other than 0 are edges, and weights make no difference. The nodes of a NetworkX graph are agents by their
+    number if they are numbered from 0, otherwise in the graph's order.
+
     Raises
     ------
     InvalidArgument
-        The graph is disconnected, has a loop or an asymmetric edge, or there is none of this name.
+        The graph is disconnected, has a loop or an asymmetric edge, or an entry that is negative or not finite; or
+        there is none of this name.
     """
     if given is None:
         return None
@@ -119,12 +123,25 @@ def given_graph(given: Any) -> Any:
             raise InvalidArgument(f"graph must be one of {', '.join(map(repr, NAMES))} or a matrix, got {given!r}.")
         return given
     if hasattr(given, "nodes") and hasattr(given, "edges"):
-        index = {node: i for i, node in enumerate(given.nodes)}
-        matrix = np.zeros((len(index), len(index)))
-        for a, b, *_ in given.edges:
-            matrix[index[a], index[b]] = matrix[index[b], index[a]] = 1
-        given = matrix
+        given = _of_networkx(given)
+    elif hasattr(given, "toarray"):
+        given = given.toarray()
     return check_adjacency(given).astype(np.int8)
+
+
+def _of_networkx(graph: Any) -> Float[np.ndarray, "n n"]:
+    """Agent i is node i where the nodes are the numbers 0 to n − 1, in whatever order; else the i-th node."""
+    nodes = list(graph.nodes)
+    if set(nodes) == set(range(len(nodes))):
+        nodes = sorted(nodes)
+    index = {node: i for i, node in enumerate(nodes)}
+    directed = getattr(graph, "is_directed", lambda: False)()
+    matrix = np.zeros((len(index), len(index)))
+    for a, b, *_ in graph.edges:
+        matrix[index[a], index[b]] = 1
+        if not directed:
+            matrix[index[b], index[a]] = 1
+    return matrix
 
 
 def as_graph(given: Any, num_agents: int) -> Graph:
@@ -153,6 +170,13 @@ def check_adjacency(matrix: Any) -> Bool[np.ndarray, "n n"]:
         raise InvalidArgument(
             f"graph must be one of {names}, a square adjacency matrix of at least 2 agents or a NetworkX graph, got "
             f"{type(matrix).__name__} of shape {np.shape(matrix)}."
+        )
+    wrong = ~np.isfinite(numbers) | (numbers < 0)
+    if wrong.any():
+        i, j = np.argwhere(wrong)[0]
+        raise InvalidArgument(
+            f"graph must have entries of 0 (no edge) or above (an edge), and that of agents {i} and {j} is "
+            f"{numbers[i, j]:g}; set it to 0 or 1."
         )
     adjacency = numbers != 0
     if adjacency.diagonal().any():

@@ -91,6 +91,38 @@ def affine(method: Any, target: ShardedTarget, count: int = 0) -> Affine:
     return Affine(*(np.asarray(a) for a in (transition, shift, noise, iterates, average)))
 
 
+def growth(method: Any, target: Any, iterations: int = 300) -> float:
+    """Largest factor by which an iteration of the affine map stretches what it has come to, by power iteration.
+
+    1 for what has invariants and is stable; for more agents times dimensions than `affine` can take.
+    """
+    shape = (target.num_agents, target.dim)
+    silent = jax.tree.map(jnp.zeros_like, method.normals(jax.random.key(0), shape, float))
+    first = jax.random.normal(jax.random.key(1), shape)
+    memory = method.first_memory(jax.random.key(0), first)
+
+    @jax.jit
+    def rate(target: Any, z: Any) -> Array:
+        def update(z: Any) -> Any:
+            new = method.advance(*z, silent, target, jnp.asarray(0))
+            return new.x, new.memory
+
+        shift = update(jax.tree.map(jnp.zeros_like, z))
+
+        def again(i: Array, carry: tuple) -> tuple:
+            z, grown = carry
+            z = jax.tree.map(jnp.subtract, update(z), shift)
+            size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(z)))
+            # The first half is for all but the fastest mode to be forgotten.
+            grown = grown + jnp.where(2 * i >= iterations, jnp.log(size), 0.0)
+            return jax.tree.map(lambda leaf: leaf / size, z), grown
+
+        _, grown = jax.lax.fori_loop(0, iterations, again, (z, jnp.zeros(())))
+        return jnp.exp(grown / (iterations - iterations // 2))
+
+    return float(rate(target, (first, memory)))
+
+
 def start(method: Any, target: Any, sd: float = 1.0) -> Law:
     """The law of a start at 0 from which the agents are independently ``sd`` standard normals apart; no memory."""
     x = jnp.zeros((target.num_agents, target.dim))

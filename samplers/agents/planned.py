@@ -21,7 +21,7 @@ from ...infer.errors import InvalidArgument
 from ...infer.target.shards import ShardedTarget
 from ...infer.validate import check_fraction
 from .common import OWN, AbstractAgents
-from .law import Law, QuadraticShares, affine, mixing_time, stationary
+from .law import Law, QuadraticShares, affine, growth, mixing_time, stationary
 from .tuning import AroundMode, Curvature, eigenvalues, mode_curvature, whitening
 
 EXACT_LAW = 120
@@ -29,6 +29,8 @@ EXACT_LAW = 120
 LARGE_BIAS = 0.2
 ENOUGH, TRIES = 1.2, 5
 """A chosen setting may miss the tolerance by this factor; how often a smaller aim is tried."""
+GROWS = 1.001
+"""A factor per iteration, found by power iteration, above which a sampler is unstable."""
 TINY = np.finfo(float).tiny
 
 
@@ -192,11 +194,14 @@ class AbstractPlanned(AbstractAgents):
         settings = {name: float(getattr(self, name)) for name in self.tunable()}
         values = np.maximum(eigenvalues(found.hessians), TINY)
         unknown = float("nan")
+        shares: Any = QuadraticShares(found.hessians, found.linear)
         if n * d > EXACT_LAW:
             error, time = self.closed_form(values, n)
+            # The closed form knows the average of the shares only; one of them may be enough to make it unstable.
+            if self.may_grow() and growth(self._bare().fix(shares), shares) > GROWS:
+                time = np.inf
             return Forecast(settings, self.temperature(), unknown, error, unknown, unknown, self.stable(time, found))
-        shares: Any = QuadraticShares(found.hessians, found.linear)
-        step = affine(dataclasses.replace(self, coordinates=None).fix(shares), shares)
+        step = affine(self._bare().fix(shares), shares)
         time = self.stable(mixing_time(step), found)
         size = step.transition.shape[0]
         law = stationary(step, Law(np.zeros(size), np.zeros((size, size))))
@@ -213,6 +218,13 @@ class AbstractPlanned(AbstractAgents):
         mean, variance = errors(step.average)
         worst = (max(m for m, _ in agents), max(v for _, v in agents))
         return Forecast(settings, self.temperature(), mean, variance, *worst, time)
+
+    def may_grow(self) -> bool:
+        """Whether there are settings with which it is unstable on quadratic shares."""
+        return True
+
+    def _bare(self) -> Self:
+        return dataclasses.replace(self, coordinates=None)
 
     def stable(self, time: float, found: Curvature) -> float:
         """The mixing time, unless it says that a mode grows."""

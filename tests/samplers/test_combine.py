@@ -155,6 +155,9 @@ def test_diagonal_weights_would_be_wrong(dealt):
     sd = np.sqrt(np.diagonal(covariance))
     assert np.abs((wrong_mean - mean) / sd).max() > 0.3
     assert (np.diagonal(wrong) / np.diagonal(covariance)).max() > 1.2
+    # Weights that are covariances, not their inverses, as in a released package.
+    upside_down = np.linalg.solve(sum(c for _, c in parts), sum(c @ m for m, c in parts))
+    assert np.abs((upside_down - mean) / sd).max() > 2
 
 
 def test_runs_of_one_key_are_not_coupled(target, dealt):

@@ -210,6 +210,8 @@ def test_settings_that_are_wrong_are_refused():
         (lambda: pf.DistributedADMM(rho="big"), "'big'"),
         (lambda: pf.DistributedADMM(noise="loud"), "'loud'"),
         (lambda: pf.DistributedADMM(noise=1.5), "1.5"),
+        (lambda: pf.DistributedADMM(noise=None), "noise must be a rule or a share τ .* got None"),
+        (lambda: target.sharded(2), "in 5 shards already"),
         (lambda: pf.DistributedADMM(plan=False), "plan=False needs a number for rho"),
         (lambda: pf.DistributedADMM(precondition="star"), "precondition must be one of 'auto', got 'star'"),
         (lambda: pf.FALD(communication=0.0), "communication"),

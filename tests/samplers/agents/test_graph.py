@@ -48,6 +48,35 @@ def test_a_networkx_graph_is_its_adjacency():
     np.testing.assert_array_equal(given_graph(Graph()), [[0, 1, 0], [1, 0, 1], [0, 1, 0]])
 
 
+def test_numbered_nodes_are_agents_by_their_number():
+    """NetworkX keeps nodes in the order in which edges named them."""
+
+    class Graph:
+        nodes = (2, 0, 1)
+        edges = ((2, 0), (0, 1))
+
+    np.testing.assert_array_equal(given_graph(Graph()), [[0, 1, 1], [1, 0, 0], [1, 0, 0]])
+
+
+def test_directed_networkx_graphs_need_both_directions():
+    class Directed:
+        nodes = (0, 1)
+        edges = ((0, 1),)
+
+        def is_directed(self):
+            return True
+
+    with pytest.raises(pf.InvalidArgument, match="agents 0 and 1 are joined in one direction"):
+        given_graph(Directed())
+
+
+def test_sparse_matrices_are_taken():
+    from scipy.sparse import csr_array
+
+    matrix = as_graph("path", 4).adjacency()
+    np.testing.assert_array_equal(given_graph(csr_array(matrix)), matrix)
+
+
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
@@ -58,6 +87,8 @@ def test_a_networkx_graph_is_its_adjacency():
         (np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]]), "agent 2 alone"),
         (np.array([[1, 1], [1, 0]]), "loop at agent 0"),
         (np.array([[0, 1, 1], [1, 0, 1], [0, 1, 0]]), "agents 0 and 2 are joined in one direction"),
+        (np.array([[0, np.nan], [np.nan, 0]]), "agents 0 and 1 is nan"),
+        (np.array([[0, 1, 1], [1, 0, -0.5], [1, -0.5, 0]]), "agents 1 and 2 is -0.5"),
         (np.zeros((2, 3)), "square adjacency matrix"),
         (np.zeros((1, 1)), "at least 2 agents"),
         ("hexagon", "'hexagon'"),

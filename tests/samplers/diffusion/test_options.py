@@ -117,6 +117,7 @@ def beta_like(x):
     return jnp.log1p(0.8 * jnp.cos(0.5 * jnp.pi * (x[0] - 1)))
 
 
+@pytest.mark.slow
 def test_a_score_of_the_cube_is_learned():
     rng = np.random.default_rng(0)
     draws = rng.uniform(size=(20_000, 2))
@@ -151,6 +152,7 @@ def test_the_loss_of_the_cube_is_least_at_the_score():
     assert loss(score) > 0.1
 
 
+@pytest.mark.slow
 def test_a_student_takes_one_step():
     score = GaussianScore.from_moments([0.5, -1.0], [[0.5, 0.3], [0.3, 0.6]])
     z = jnp.asarray(np.random.default_rng(0).normal(size=(4000, 2)))

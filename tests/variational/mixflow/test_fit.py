@@ -326,7 +326,7 @@ def test_expectations_have_honest_errors(target, plain, laplace):
     walk = np.cumsum(np.random.default_rng(1).normal(size=(4, 500, 1)), axis=1)
     value, error = pf.Posterior.from_draws({"x": walk}).expect(lambda v: v["x"])
     assert error[0] > 5 * walk.std() / np.sqrt(2000), "autocorrelation counts"
-    with pytest.raises(pf.InvalidArgument, match="num_samples is for approximations"):
+    with pytest.raises(pf.InvalidArgument, match="num_samples=5 is for approximations"):
         chains.expect(lambda v: v["x"], num_samples=5)
     normal = pf.fit(target, pf.Laplace(), num_samples=2000, progress=False)
     value, error = normal.expect(lambda v: v["x"])

@@ -9,6 +9,7 @@ nothing here adds up over devices in an order that these decide: parts are gathe
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -81,6 +82,17 @@ def place(x: Any, sharding: NamedSharding) -> Array:
 def _in_place(x: jax.Array, mesh: Any) -> bool:
     """Whether an array is laid out over these devices already."""
     return isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh
+
+
+def alone() -> Any:
+    """A context in which this process works for itself, on one of its devices, within what all do together.
+
+    Programs that run outside of the driver's turn must hold no collectives: JAX starts the next program before the last
+    has ended, and processes may then meet in different orders.
+    """
+    if jax.sharding.get_abstract_mesh().size <= 1:
+        return nullcontext()
+    return jax.set_mesh(particle_mesh(jax.local_devices()[:1]))
 
 
 def num_shards() -> int:

@@ -8,6 +8,7 @@ its number, so that the draws depend on no layout.
 
 import abc
 import dataclasses
+from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple, Self
 
 import equinox as eqx
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ...infer.approximation import Approximation, as_approximation
-from ...infer.distributed.mesh import vmap_rows
+from ...infer.distributed.mesh import alone, vmap_rows
 from ...infer.errors import InvalidArgument
 from ...infer.method import AbstractMethod, Budget, Stage
 from ...infer.run.start import Warm
@@ -178,6 +179,11 @@ class AbstractAgents(AbstractMethod):
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> Self:
         """Tune before the first stage; later ones go on with what the states carry."""
         assert isinstance(target, ShardedTarget)
+        # Where each process has all data, each works it out for itself, and alike.
+        with nullcontext() if getattr(target, "mesh", None) is not None else alone():
+            return self._prepared(key, target, start)
+
+    def _prepared(self, key: PRNGKeyArray, target: ShardedTarget, start: Any) -> Self:
         if self.keep != "average" and self.keep >= target.num_agents:
             raise InvalidArgument(f"keep={self.keep} is no agent; there are {target.num_agents}, 0 the first.")
         first = start[0]

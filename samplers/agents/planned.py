@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ...infer.distributed.mesh import alone
 from ...infer.errors import InvalidArgument
 from ...infer.target.shards import ShardedTarget
 from ...infer.validate import check_fraction
@@ -120,7 +121,7 @@ class AbstractPlanned(AbstractAgents):
         method = dataclasses.replace(self.placed(target.num_agents), precondition=None, coordinates=given)
         if not self.plan:
             return method
-        found = mode_curvature(method, target, start)
+        found = jax.tree.map(np.asarray, mode_curvature(method, target, start))
         if found is None and left_open:
             names = ", ".join(self.tunable())
             raise InvalidArgument(
@@ -129,7 +130,8 @@ class AbstractPlanned(AbstractAgents):
             )
         if found is None:
             return method
-        chosen = method._aimed(found, left_open)
+        with alone():
+            chosen = method._aimed(found, left_open)
         chosen.warn()
         return chosen
 

@@ -8,7 +8,7 @@ The mesh may be that of one process or of several. Results are the same bits as 
 nothing here adds up over devices in an order that these decide: parts are gathered and then added, everywhere alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -95,6 +95,19 @@ def alone() -> Any:
     return jax.set_mesh(particle_mesh(jax.local_devices()[:1]))
 
 
+def local(tree: Any) -> Any:
+    """The same arrays, which each device has whole, for use within `alone`."""
+
+    def bare(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
+            return x
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(bare(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        return x.addressable_data(0)
+
+    return jax.tree.map(bare, tree) if jax.sharding.get_abstract_mesh().size > 1 else tree
+
+
 def num_shards() -> int:
     """Devices along the particles in the mesh in force, 1 without one."""
     return dict(jax.sharding.get_abstract_mesh().shape).get(PARTICLES, 1)
@@ -107,57 +120,18 @@ def spread(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(PARTICLES))
 
 
-def gathered(tree: Any) -> Any:
-    """The same arrays, whole on each device, so that what a program returns is laid out like what it was given."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size <= 1 or not {PARTICLES, DATA} & set(mesh.axis_names):
-        return tree
+def gathered(tree: Any, mesh: Mesh | None = None) -> Any:
+    """The same arrays, whole on each device (of a mesh, or the one in force).
+
+    What a program returns is then laid out like what it was given.
+    """
+    if mesh is None:
+        force = jax.sharding.get_abstract_mesh()
+        if force.size <= 1 or not {PARTICLES, DATA} & set(force.axis_names):
+            return tree
+    sharding = PartitionSpec() if mesh is None else everywhere(mesh)
 
     def whole(x: Any) -> Any:
-        return jax.lax.with_sharding_constraint(x, PartitionSpec()) if isinstance(x, jax.Array) else x
+        return jax.lax.with_sharding_constraint(x, sharding) if isinstance(x, jax.Array) else x
 
     return jax.tree.map(whole, tree)
-
-
-def map_rows(function: Callable[[Any, Any], Array], rows: Any, shared: Any) -> Array:
-    """``function(row, shared)`` of each row (leading axis, a multiple of the shards), one after the other on a device.
-
-    Parameters
-    ----------
-    function
-        Traced once.
-    rows
-        Arrays with a leading axis.
-    shared
-        What all rows need.
-    """
-
-    def one_shard(rows: Any, shared: Any) -> Array:
-        return jax.lax.map(lambda row: function(row, shared), rows)
-
-    if num_shards() == 1:
-        return one_shard(rows, shared)
-    cut, whole = PartitionSpec(PARTICLES), PartitionSpec()
-    mapped = jax.shard_map(one_shard, in_specs=(cut, whole), out_specs=cut, check_vma=False)
-    return gathered(mapped(gathered(rows), gathered(shared)))
-
-
-def vmap_rows(function: Callable, *rows: Any, held: tuple = ()) -> Any:
-    """``jax.vmap(function)(*held, *rows)``, each device its rows (agents) where they come out even; then all have it.
-
-    Parameters
-    ----------
-    function
-        Of one row of each of ``held`` and ``rows``; it may close over what all rows need.
-    *rows
-        Pytrees of arrays with a common leading axis, which all devices have.
-    held
-        The same, of data that are not computed and may lie on the devices of their rows only: they stay there.
-    """
-    shards = num_shards()
-    if shards == 1 or jax.tree.leaves((held, rows))[0].shape[0] % shards:
-        return jax.vmap(function)(*held, *rows)
-    cut = PartitionSpec(PARTICLES)
-    mapped = jax.shard_map(jax.vmap(function), in_specs=cut, out_specs=cut, check_vma=False)
-    # Without the second of these the compiler may share out what rows are made from, and add it up in its own order.
-    return gathered(mapped(*held, *gathered(rows)))

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from ..distributed.mesh import PARTICLES, gathered, num_shards
+from ..distributed.rows import gathered_rows
 
 TILE_CPU, TILE = 512, 2048
 DIRECT = 16
@@ -95,7 +96,8 @@ def _sums(function: Callable, tile: int, x: Any, w: Array, y: Any, v: Array | No
             lambda places, given: jax.tree.map(lambda a: a[None], sums(places, given)),
             in_specs=(cut, whole), out_specs=cut, check_vma=False,
         )  # fmt: skip
-        by_row, by_column = (jnp.sum(a, axis=0) for a in gathered(mapped(gathered(places), gathered(given))))
+        parts = gathered_rows(mapped(gathered(places), gathered(given)), shards)
+        by_row, by_column = (jnp.sum(a, axis=0) for a in parts)
     if alone:
         total = (by_row + by_column).ravel()[: w.size]
         return total, total

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..distributed.mesh import map_rows, num_shards
+from ..distributed.mesh import num_shards
+from ..distributed.rows import map_rows
 from ..validate import check_choice
 from .metric import Identity, Metric, apply, slices
 from .pallas import row_sums

@@ -71,10 +71,14 @@ class FactoredTarget(Target):
 
     def passes(self) -> Iterator[tuple[Any, np.ndarray]]:
         """All rows once, on the host, in blocks of one shape: rows, and 1 for each that counts (0 for padding)."""
-        rows = jax.tree.map(np.asarray, self.rows)
-        size = min(PASS, self.num_factors)
-        for begin in range(0, self.num_factors, size):
-            index = np.arange(begin, begin + size)
-            inside = index < self.num_factors
-            index = np.where(inside, index, 0)
-            yield jax.tree.map(lambda leaf, index=index: leaf[index], rows), inside.astype(float)
+        return blocks(self.rows, self.num_factors)
+
+
+def blocks(rows: Any, n: int) -> Iterator[tuple[Any, np.ndarray]]:
+    """All of n rows once, in blocks of one shape; 1 for each that counts, 0 for padding."""
+    rows, size = jax.tree.map(np.asarray, rows), min(PASS, n)
+    for begin in range(0, n, size):
+        index = np.arange(begin, begin + size)
+        inside = index < n
+        index = np.where(inside, index, 0)
+        yield jax.tree.map(lambda leaf, index=index: leaf[index], rows), inside.astype(float)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..distributed.mesh import vmap_rows
+from ..distributed.rows import row_terms
 from ..errors import InvalidArgument, UnsupportedTarget
 from ..validate import check_count
 from .arguments import as_array
@@ -76,9 +76,7 @@ class ShardedTarget(WrappedTarget):
 
     def log_likelihoods(self, u: Float[Array, " d"]) -> Float[Array, " n"]:
         """Log likelihood of each agent's data."""
-        # A copy of u for each agent: gradients come back side by side, and are added in one order everywhere.
-        copies = jnp.broadcast_to(u, (self.num_agents, *u.shape))
-        return vmap_rows(lambda shard, u: self.shard_log_likelihood(u, shard), copies, held=(self.shards,))
+        return row_terms(self.shard_log_likelihood, u, (self.shards,))
 
     def log_density_at(self, values: dict[str, Array]) -> Float[Array, ""]:
         """Log density in constrained coordinates."""

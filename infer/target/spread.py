@@ -5,7 +5,7 @@ the devices, so that processes × devices of the same product give the same bits
 its own). Per evaluation d numbers travel to the devices (they are there already) and one back, d of the gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import equinox as eqx
@@ -15,12 +15,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ..distributed.mesh import DATA, data_mesh
+from ..distributed.mesh import DATA, data_mesh, gathered
 from ..distributed.processes import check_same, exchange, num_processes
+from ..distributed.rows import Packed, row_terms
 from ..errors import InvalidArgument, UnsupportedTarget
 from .arguments import as_array
 from .base import Target
 from .factors import FactorTarget, from_factors
+from .minibatch import blocks
 from .spread_shards import joined, local_part, spread_shards
 from .static import fingerprint
 from .wrapped import WrappedTarget
@@ -62,7 +64,11 @@ class SpreadTarget(WrappedTarget):
     @property
     def rows(self) -> Any:
         """The data, one entry per observation on the leading axis: brings them together."""
-        return self.take(jnp.arange(self.num_factors))
+        return _taken(self, jnp.arange(self.num_factors))
+
+    def passes(self) -> Iterator[tuple[Any, np.ndarray]]:
+        """See `infer.target.minibatch`; brings the data together."""
+        return blocks(self.rows, self.num_factors)
 
     def structure(self) -> frozenset[str]:
         """Prior and factors of the target within; what needs all rows in one place is left to it."""
@@ -85,41 +91,42 @@ class SpreadTarget(WrappedTarget):
     def take(self, batch: Int[Array, " b"]) -> Any:
         """The rows with an index in ``batch``, on all devices."""
         at = as_array(self.place)[batch]
-        return jax.tree.map(lambda leaf: _constrained(leaf[at], self.mesh, WHOLE), self.spread_rows)
+        block = self.mask.shape[0] // self.mesh.size
+        layout = Packed(jax.eval_shape(lambda rows: jax.tree.map(lambda leaf: leaf[at], rows), self.spread_rows))
+
+        def mine(rows: Any, at: Array) -> Array:
+            place = at - block * jax.lax.axis_index(DATA)
+            found = layout.pack(jax.tree.map(lambda leaf: leaf[jnp.clip(place, 0, block - 1)], rows))
+            here = (place >= 0) & (place < block)
+            # One of the devices has it, and what the others add is zero.
+            return jax.lax.psum(jnp.where(here.reshape(-1, *[1] * (found.ndim - 1)), found, 0), DATA)
+
+        whole = jax.shard_map(mine, mesh=self.mesh, in_specs=(CUT, WHOLE), out_specs=WHOLE, check_vma=False)
+        return layout.unpack(whole(self.spread_rows, gathered(at, self.mesh)))
 
     def factor(self, u: Float[Array, " d"], batch: Int[Array, " b"]) -> Float[Array, " b"]:
-        """Log likelihood of each observation with an index in ``batch``, shared out where it comes out even."""
-        rows = self.take(batch)
-        k = self.mesh.size
-        if batch.shape[0] % k:
-            return self.factor_at(u, rows)
-        each = jax.shard_map(
-            lambda u, rows: self.factor_at(u[0], rows), mesh=self.mesh, in_specs=CUT, out_specs=CUT, check_vma=False
-        )(self._copies(u), rows)
-        return _constrained(each, self.mesh, WHOLE)
+        """Log likelihood of each observation with an index in ``batch``, on all devices."""
+        return self.factor_at(u, self.take(batch))
 
     def minibatch(self, key: Any, t: Any, size: int) -> Int[Array, " size"]:
         """Indices of iteration ``t``: uniform with replacement, a pure function of (key, t)."""
         return jax.random.randint(jax.random.fold_in(key, t), (size,), 0, self.num_factors)
 
     def log_density_minibatch(self, u: Float[Array, " d"], batch: Int[Array, " b"]) -> Float[Array, ""]:
-        """Unbiased estimate of `log_density` from a mini-batch of b indices."""
-        return self.target.log_prior(u) + self.num_factors / batch.shape[0] * jnp.sum(self.factor(u, batch))
+        """Unbiased estimate of `log_density` from a mini-batch of b indices, shared out where it comes out even."""
+        rows, mask = self.take(batch), jnp.ones(batch.shape, bool)
+        parts = self._parts(u, rows, mask) if batch.shape[0] % self.mesh.size == 0 else self.factor_at(u, rows)
+        return self.target.log_prior(u) + self.num_factors / batch.shape[0] * jnp.sum(parts)
 
     def _parts(self, u: Float[Array, " d"], rows: Any, mask: Array) -> Float[Array, " k"]:
         """Log likelihood of the rows of each device."""
 
         def part(u: Array, rows: Any, mask: Array) -> Array:
             # Padding repeats a row that is data, so that nothing in it is infinite where the mask hides it.
-            return jnp.sum(jnp.where(mask, self.factor_at(u[0], rows), 0.0))[None]
+            return jnp.sum(jnp.where(mask, self.factor_at(u, rows), 0.0))
 
-        parts = jax.shard_map(part, mesh=self.mesh, in_specs=CUT, out_specs=CUT, check_vma=False)
-        return _constrained(parts(self._copies(u), rows, mask), self.mesh, WHOLE)
-
-    def _copies(self, u: Float[Array, " d"]) -> Float[Array, "k d"]:
-        """A copy of ``u`` per device: gradients come back side by side, to be added in one order everywhere."""
-        copies = jnp.broadcast_to(u, (self.mesh.size, *u.shape))
-        return _constrained(copies, self.mesh, WHOLE)
+        blocks = jax.tree.map(lambda leaf: leaf.reshape(self.mesh.size, -1, *leaf.shape[1:]), (rows, mask))
+        return row_terms(part, u, blocks, self.mesh)
 
     def sharded(self, by: Any) -> Any:
         """See `Target.sharded`; rows stay in their process, of which each has as many agents.
@@ -208,13 +215,14 @@ def _deal(n: int, devices: int) -> list[np.ndarray]:
     return np.array_split(np.arange(n), devices)
 
 
+@jax.jit
+def _taken(target: SpreadTarget, batch: Array) -> Any:
+    return target.take(batch)
+
+
 def _without_rows(target: Target) -> Target:
     """The same target with one row of zeros, where it is known how to take its rows from it."""
     if not isinstance(target, FactorTarget):
         return target
     one = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), target.data)
     return eqx.tree_at(lambda t: t.data, target, one)
-
-
-def _constrained(x: Array, mesh: Mesh, spec: PartitionSpec) -> Array:
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))

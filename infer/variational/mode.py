@@ -33,8 +33,8 @@ def find_mode(
 
     def newton(_: int, carry: tuple) -> tuple:
         point, spent = carry
-        value, gradient = jax.value_and_grad(log_density)(point)
-        step = jnp.linalg.solve(positive_definite(-jax.hessian(log_density)(point)), gradient)
+        value, gradient, hessian = expansion(log_density, point)
+        step = jnp.linalg.solve(positive_definite(-hessian), gradient)
         sizes = 0.5 ** jnp.arange(MAX_HALVINGS)
         # Close to the mode log π moves by less than its own rounding; the full step is taken where it loses no more.
         slack = 10 * jnp.finfo(point.dtype).eps * (1 + jnp.abs(value))
@@ -45,8 +45,21 @@ def find_mode(
         return moved, spent + MAX_HALVINGS + 1 + point.shape[0]
 
     point, spent = jax.lax.fori_loop(0, num_newton, newton, (point, spent))
-    value, gradient = jax.value_and_grad(log_density)(point)
-    return Mode(point, value, gradient, -jax.hessian(log_density)(point), spent + 1 + point.shape[0])
+    value, gradient, hessian = expansion(log_density, point)
+    return Mode(point, value, gradient, -hessian, spent + 1 + point.shape[0])
+
+
+def expansion(
+    function: Callable, point: Float[Array, " d"]
+) -> tuple[Float[Array, ""], Float[Array, " d"], Float[Array, "d d"]]:
+    """Value, gradient and Hessian at a point, of one evaluation and d products with the Hessian."""
+
+    def gradient_and_all(x: Array) -> tuple[Array, tuple[Array, Array]]:
+        value, gradient = jax.value_and_grad(function)(x)
+        return gradient, (value, gradient)
+
+    hessian, (value, gradient) = jax.jacfwd(gradient_and_all, has_aux=True)(point)
+    return value, gradient, hessian
 
 
 def climb(

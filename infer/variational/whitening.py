@@ -55,11 +55,13 @@ def whitened(key: PRNGKeyArray, target: Target, start: Float[Array, " d"], how: 
     log_det = jnp.linalg.slogdet(scale)[1]
     z = jax.random.normal(key_draws, (NUM_DRAWS, start.shape[0]), start.dtype)
 
-    def fit(loc: Array, scale: Array) -> Array:
-        each = jax.lax.map(lambda z: target.log_density(loc + scale @ z) + 0.5 * z @ z, z)
-        return jnp.median(jnp.where(jnp.isfinite(each), each, -jnp.inf))
+    def log_weights(z: Array) -> Array:
+        there, here = target.log_density(loc + scale @ z), target.log_density(start + z)
+        return jnp.stack([there, here]) + 0.5 * z @ z
 
-    fits = fine & (fit(loc, scale) + log_det >= fit(start, unit))
+    each = jax.lax.map(log_weights, z)
+    found, plain = jnp.median(jnp.where(jnp.isfinite(each), each, -jnp.inf), axis=0)
+    fits = fine & (found + log_det >= plain)
     return Frame(jnp.where(fits, loc, start), jnp.where(fits, scale, unit), jnp.where(fits, log_det, 0.0), fits)
 
 

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ...infer.distributed.mesh import vmap_rows
+from ...infer.distributed.rows import vmap_rows
 from ...infer.errors import InvalidArgument
 from ...infer.target.shards import ShardedTarget
 from ...infer.validate import check_choice, check_positive

@@ -8,7 +8,6 @@ its number, so that the draws depend on no layout.
 
 import abc
 import dataclasses
-from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple, Self
 
 import equinox as eqx
@@ -18,7 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ...infer.approximation import Approximation, as_approximation
-from ...infer.distributed.mesh import alone, vmap_rows
+from ...infer.distributed.mesh import alone, local
+from ...infer.distributed.rows import vmap_rows
 from ...infer.errors import InvalidArgument
 from ...infer.method import AbstractMethod, Budget, Stage
 from ...infer.run.start import Warm
@@ -180,7 +180,10 @@ class AbstractAgents(AbstractMethod):
         """Tune before the first stage; later ones go on with what the states carry."""
         assert isinstance(target, ShardedTarget)
         # Where each process has all data, each works it out for itself, and alike.
-        with nullcontext() if getattr(target, "mesh", None) is not None else alone():
+        if getattr(target, "mesh", None) is not None:
+            return self._prepared(key, target, start)
+        key, start = local((key, start))
+        with alone():
             return self._prepared(key, target, start)
 
     def _prepared(self, key: PRNGKeyArray, target: ShardedTarget, start: Any) -> Self:

@@ -36,7 +36,7 @@ import numpy as np
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ...infer.distributed.mesh import vmap_rows
+from ...infer.distributed.rows import vmap_rows
 from ...infer.errors import InvalidArgument
 from ...infer.target.shards import ShardedTarget
 from ...infer.validate import check_choice, check_count, check_nonnegative, check_positive

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...infer.distributed.mesh import vmap_rows
+from ...infer.distributed.rows import vmap_rows
 from ...infer.errors import NonFinite
 from ...infer.linalg import Spectral
 from ...infer.target.shards import ShardedTarget
 from ...infer.variational.gaussian.approximation import GaussianApproximation
-from ...infer.variational.mode import find_mode
+from ...infer.variational.mode import expansion, find_mode
 from .prox import Quadratic
 
 SAME = 1.0
@@ -80,16 +80,11 @@ class Curvature(NamedTuple):
 def curvature(method: Any, target: ShardedTarget, point: Float[Array, " d"]) -> Curvature:
     """Curvature of the shares at a point in the method's coordinates, compared with that elsewhere."""
 
-    def at(z: Array) -> tuple[Array, Array]:
-        def one(shard: Any) -> tuple[Array, Array]:
-            f = lambda z: method.potential(target, z, shard)  # noqa: E731
-            return jax.hessian(f)(z), jax.grad(f)(z)
+    def one(shard: Any) -> list[tuple[Array, Array, Array]]:
+        return [expansion(lambda z: method.potential(target, z, shard), z) for z in (point, point + away)]
 
-        return vmap_rows(one, held=(target.shards,))
-
-    hessians, gradients = at(point)
     away = jnp.cos(jnp.arange(point.shape[0]) + 1.0) + 0.5
-    others, slopes = at(point + away)
+    (_, gradients, hessians), (_, slopes, others) = vmap_rows(one, held=(target.shards,))
     scale = jnp.max(jnp.abs(hessians)) + jnp.finfo(point.dtype).tiny
     limit = SAME * jnp.finfo(point.dtype).eps ** 0.5
     same = jnp.max(jnp.abs(hessians - others)) <= limit * scale

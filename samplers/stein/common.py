@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ...infer.approximation import Particles
 from ...infer.distributed.mesh import gathered, spread
+from ...infer.distributed.rows import after, gathered_rows
 from ...infer.errors import InvalidArgument, NonFinite
 from ...infer.kernels.bandwidth import RULES, choose_bandwidth
 from ...infer.kernels.radial import KERNELS
@@ -211,7 +212,7 @@ class AbstractStein(AbstractMethod):
         batch = None if self.batch_size is None else target.minibatch(key_batch, t, self.batch_size)  # type: ignore
         # Particles are shared out where each is by itself; what sums over them is the same on any devices.
         state = dataclasses.replace(state, y=gathered(state.y))
-        cloud = gathered(self.locate(target, spread(state.y), batch, state.memory))
+        cloud = gathered_rows(self.locate(target, spread(state.y), batch, state.memory), state.y.shape[0])
         h = self._bandwidth(key_bandwidth, cloud.x, state.bandwidth, t)
         phi = velocity(self.kernel, cloud.x, cloud.drift, h, cloud.metric, tile=self.tile, backend=self.backend)
         phi = self.turn(target, cloud, h, phi)
@@ -229,7 +230,7 @@ class AbstractStein(AbstractMethod):
             first=jnp.where(t == 0, speed, state.first),
             speed=jnp.where(usable, speed, jnp.nan),
             spread=-jnp.mean(score * (state.y - jnp.mean(state.y, axis=0)), axis=0),
-            watch=self._watched(target, state, key_bandwidth, t),
+            watch=self._watched(target, state, key_bandwidth, t, phi),
             memory=cloud.memory,
         )
         seen = jnp.nan if new.watch is None else new.watch.ksd
@@ -280,11 +281,11 @@ class AbstractStein(AbstractMethod):
         h = choose_bandwidth("median", jax.random.key(0), few)
         return [*found, findings.discrepancy(few, self.step_scores(target, few), h)]
 
-    def _watched(self, target: Target, state: SteinState, key: PRNGKeyArray, t: Array) -> Watch | None:
-        """A look at the cloud, every fiftieth iteration."""
+    def _watched(self, target: Target, state: SteinState, key: PRNGKeyArray, t: Array, phi: Array) -> Watch | None:
+        """A look at the cloud, every fiftieth iteration, once the velocity is known."""
         if state.watch is None:
             return None
-        watch, y = state.watch, state.y
+        watch, y = state.watch, after(state.y, phi)
         return jax.lax.cond(
             t % LOOK == LOOK - 1, lambda: watch.look(y, self.step_scores(target, y), key), lambda: watch
         )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from ...distributed.rows import after
 from ...linalg import AbstractFactor
 from ...method import AbstractMethod, Budget, Stage
 from ...run.start import Warm
@@ -177,8 +178,8 @@ class AbstractGaussianVI(AbstractMethod):
         none, zero = jnp.zeros((), jnp.int32), jnp.zeros((), u.dtype)
         return GaussianState(
             mean=mean, factor=factor, frame=frame, direction=direction, curvature=curvature, size=size,
-            elbo=target.log_density(u), failure=none, failed_at=none, failed_draw=jnp.zeros_like(u), above=none,
-            worst=zero, hot=none, num_steps=none, skipped=none, trend=jnp.zeros(3, u.dtype), late=none,
+            elbo=target.log_density(after(u, curvature)), failure=none, failed_at=none, failed_draw=jnp.zeros_like(u),
+            above=none, worst=zero, hot=none, num_steps=none, skipped=none, trend=jnp.zeros(3, u.dtype), late=none,
             halfway=jnp.zeros(2, u.dtype), extra=self.first_extra(mean, factor),
         )  # fmt: skip
 

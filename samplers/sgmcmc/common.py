@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ...infer.distributed.rows import after
 from ...infer.errors import InvalidArgument
 from ...infer.method import AbstractMethod, Budget, Stage
 from ...infer.run.fit import HINTS
@@ -207,7 +208,8 @@ class AbstractStochasticGradient(AbstractMethod):
         u, moved = _finite(self.move(key_move, target, state.u, index[0], step), state.u)
         twin, evaluations = state.twin, count
         if pairing:
-            at, _ = _finite(self.move_twin(key_move, target, twin.u, jnp.concatenate(list(index)), step), twin.u)
+            begin = after(twin.u, u)  # not beside the chain's own move, where data lie on several devices
+            at, _ = _finite(self.move_twin(key_move, target, begin, jnp.concatenate(list(index)), step), twin.u)
             twin = _update(twin, u, at, t >= self.pair_from)
             evaluations += 2 * count
         evaluations *= 2 if self.control_variates else 1

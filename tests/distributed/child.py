@@ -73,6 +73,9 @@ def layouts(out):
         target, pf.SVGD(num_particles=8, num_steps=10, batch_size=16, learning_rate=0.1), key=3, progress=False,
         mesh="data",
     ).draws()["x"]  # fmt: skip
+    for name, size in (("variational", None), ("variational_batches", 16)):
+        method = pf.FBGVI(num_steps=20, batch_size=size)
+        found[name] = pf.fit(target, method, key=3, progress=False, mesh="data").draws()["x"]
     found["agents"] = pf.fit(target.sharded(8), pf.DistributedADMM("ring", rho=5.0), num_chains=2, **QUIET).draws()["x"]
     # The same agents, whose data nobody else has.
     held, admm = local.sharded(8), pf.DistributedADMM("ring")

@@ -29,6 +29,9 @@ fits = {
         rows, pf.SVGD(batch_size=16, learning_rate=0.1, **particles), key=3, progress=False, mesh="data"
     ),
     "variational": lambda: pf.fit(rows, pf.FBGVI(num_steps=20), key=3, progress=False, mesh="data"),
+    "variational_batches": lambda: pf.fit(
+        rows, pf.FBGVI(num_steps=20, batch_size=16), key=3, progress=False, mesh="data"
+    ),
     "path": lambda: pf.fit(rows, pf.Pathfinder(), key=3, progress=False, mesh="data"),
     "mode": lambda: pf.fit(rows, pf.Laplace(), key=3, progress=False, mesh="data"),
     "batched_langevin": lambda: pf.fit(rows, pf.SGLD(batch_size=16), mesh="data", num_chains=1, **quiet),
@@ -36,7 +39,17 @@ fits = {
 for name in sys.argv[1:]:
     fits[name]()
 """
-SLOW = ["federated", "chain", "particles", "batches", "variational", "path", "mode", "batched_langevin"]
+SLOW = [
+    "federated",
+    "chain",
+    "particles",
+    "batches",
+    "variational",
+    "variational_batches",
+    "path",
+    "mode",
+    "batched_langevin",
+]
 
 
 @pytest.mark.parametrize("fits", [["agents", "patience"], pytest.param(SLOW, marks=pytest.mark.slow)])

@@ -17,14 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
+from ...distributed.rows import after
 from ...errors import InvalidArgument
 from ...method import AbstractMethod, Budget, Stage
+from ...run.fit import HINTS
 from ...run.start import Warm
 from ...target import Target
+from ...target.on_batch import anchor_at, on_batch
 from ...train import Trainer
 from ...validate import check_choice, check_count, check_fraction, check_nonnegative, check_positive
 from ..curvature import check_curvature
 from ..estimators import DReG, Estimator, FastPath, FixedDraws, StickingTheLanding, check, split
+from ..mode import climb
 from ..objectives import ELBO, ForwardKL, Objective, as_objective
 from .bijection import Chain
 from .draws import given_draws, held_out, whitening_of
@@ -37,6 +41,7 @@ from .start import WHITENINGS, first_width, whitening
 from .state import BLOCKS, FlowInfo, FlowState, block_sums
 
 FIRST_TEMPERATURE = 0.05
+ANCHOR_STEPS = 100
 
 
 class NormalizingFlow(AbstractMethod):
@@ -80,6 +85,8 @@ class NormalizingFlow(AbstractMethod):
         reach much further than the normal at a mode; it takes more steps elsewhere.
     optimizer
         An optax optimiser in place of Adam. Reuse the same object: a new one compiles anew.
+    batch_size, control_variates
+        Mini-batches of so many observations per step, as in `FBGVI`.
 
     Raises
     ------
@@ -116,6 +123,8 @@ class NormalizingFlow(AbstractMethod):
     whiten: str | None = eqx.field(static=True, default="pathfinder")
     width: Any = 1.0
     optimizer: Any = eqx.field(static=True, default=None)
+    batch_size: int | None = eqx.field(static=True, default=None)
+    control_variates: bool = eqx.field(static=True, default=True)
 
     kind: ClassVar = "approximation"
     exact: ClassVar = False
@@ -146,6 +155,13 @@ class NormalizingFlow(AbstractMethod):
                 f"family={self.family!r} has no inverse, so that no density can be fitted to draws; use a coupling, "
                 f"autoregressive or spline family."
             )
+        if self.batch_size is not None:
+            check_count("batch_size", self.batch_size)
+        if self.batch_size is not None and self.draws is not None:
+            raise InvalidArgument(
+                f"batch_size={self.batch_size} is of the observations, which a fit to draws does not look at; leave it "
+                f"out."
+            )
         self._trainer()
         check(self._objective(), self._estimator())
 
@@ -162,6 +178,8 @@ class NormalizingFlow(AbstractMethod):
         InvalidArgument
             They do not fit, or the log density curves upwards wherever it was tried, as one of flipped sign does.
         """
+        if self.batch_size is not None:
+            target.require(f"{type(self).__name__}(batch_size={self.batch_size})", ("factors",), HINTS)
         if self.bijection is None:
             check_dim(self.family, target.dim)
         if self.draws is not None and self.draws.shape[1] != target.dim:
@@ -185,15 +203,21 @@ class NormalizingFlow(AbstractMethod):
         else:
             last = whitening_of(self.draws)
         params, rest = split(Flow(Chain((*flow.bijections, last))))
-        return FlowState(self._trainer().init(params), rest)
+        anchor = None
+        if self.batch_size is not None and self.control_variates:
+            begin = after(u, last.standard_deviations())
+            anchor = anchor_at(target, climb(target.log_density, begin, ANCHOR_STEPS)[0])
+        return FlowState(self._trainer().init(params), rest, anchor)
 
     def step(self, key: PRNGKeyArray, state: FlowState, target: Target, t: Array) -> tuple[FlowState, FlowInfo]:
         """One step of the optimiser."""
         q, trainer, objective = eqx.combine(state.train.params, state.rest), self._trainer(), self._objective()
         temperature, annealing = self._temperature(t)
 
+        seen = on_batch(target, key, t, self.batch_size, state.anchor)
+
         def log_density(u: Array) -> Array:
-            return temperature * target.log_density(u)
+            return temperature * seen.log_density(u)
 
         value, log_w, grads, variances = self._gradient(objective, q, log_density, key)
         train, info = trainer.update(state.train, value, grads, t)
@@ -207,7 +231,7 @@ class NormalizingFlow(AbstractMethod):
         finite = jnp.isfinite(log_w)
         of_finite = jnp.sum(jnp.where(finite, log_w, 0)) / jnp.maximum(finite.sum(), 1)
         broken = ~jnp.isfinite(value) & (train.bad < trainer.max_bad)
-        return FlowState(train, state.rest), FlowInfo(
+        return FlowState(train, state.rest, state.anchor), FlowInfo(
             loss=-jnp.where(broken, of_finite, value),
             elbo=jnp.mean(log_w),
             elbo_error=spread,

@@ -21,10 +21,13 @@ class FlowState(eqx.Module):
         Parameters, optimiser, averages.
     rest
         What of the flow is not trained: permutations and the whitening.
+    anchor
+        Of the control variates of mini-batches; None without.
     """
 
     train: TrainState
     rest: Any
+    anchor: Any = None
 
 
 class FlowInfo(NamedTuple):

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from ...errors import InvalidArgument
+from ...run.fit import HINTS
 from ...target import Target
 from ...validate import check_choice, check_count, check_nonnegative, check_positive
 from ..curvature import check_curvature
@@ -30,6 +31,13 @@ def check_settings(method: "AbstractGaussianVI") -> None:
     check_choice("control", method.control, method.controls)
     check_choice("schedule", method.schedule, SCHEDULES)
     check_nonnegative("coefficient", method.coefficient)
+    if method.batch_size is not None:
+        check_count("batch_size", method.batch_size)
+        if method.expectation == "gauss_hermite":
+            raise InvalidArgument(
+                f"expectation='gauss_hermite' takes all data at each step, and batch_size is {method.batch_size}; use "
+                f"expectation='price' or 'stein', or leave out batch_size."
+            )
     if method.num_draws is not None:
         check_count("num_draws", method.num_draws)
     if method.initial_covariance is not None:
@@ -52,6 +60,8 @@ def check_settings(method: "AbstractGaussianVI") -> None:
 def check_fit(method: "AbstractGaussianVI", key: PRNGKeyArray, target: Target, start: Any) -> None:
     """Refuse what cannot work with this target, before anything is compiled; warn of too few gradients a step."""
     name, dim = type(method).__name__, target.dim
+    if method.batch_size is not None:
+        target.require(f"{name}(batch_size={method.batch_size})", ("factors",), HINTS)
     check_size(name, method.covariance, dim)
     if method.expectation == "gauss_hermite" and "gaussian_expectations" not in target.structure():
         raise InvalidArgument(

@@ -18,7 +18,9 @@ from ...linalg import AbstractFactor
 from ...method import AbstractMethod, Budget, Stage
 from ...run.start import Warm
 from ...target import Target
-from ..whitening import whitened
+from ...target.on_batch import Anchor, anchor_at, on_batch
+from ..mode import climb
+from ..whitening import Frame, whitened
 from . import findings
 from .approximation import GaussianApproximation
 from .checks import CONTROLS, check_fit, check_settings
@@ -39,6 +41,7 @@ from .state import (
     tracked,
 )
 
+ANCHOR_STEPS = 100
 PATIENCE = 50
 """Steps in a row with step × curvature above 2 after which a run counts as diverging."""
 DECAY = 0.1
@@ -72,6 +75,8 @@ class AbstractGaussianVI(AbstractMethod):
     initial_covariance: Any = None
     whiten: Any = eqx.field(static=True, default=None)
     skip_nonfinite: bool = eqx.field(static=True, default=False)
+    batch_size: int | None = eqx.field(static=True, default=None)
+    control_variates: bool = eqx.field(static=True, default=True)
 
     kind: ClassVar = "approximation"
     exact: ClassVar[bool] = False
@@ -176,11 +181,14 @@ class AbstractGaussianVI(AbstractMethod):
         curvature, direction = power_iteration(key_power, target, frame, mean, factor, self.settings_of(dim))
         size = self.first_size(curvature, dim) if self.step_size is None else jnp.asarray(self.step_size, u.dtype)
         none, zero = jnp.zeros((), jnp.int32), jnp.zeros((), u.dtype)
+        anchor = self._anchor(target, u, frame, curvature)
+        first = target.log_density(after(u, curvature if anchor is None else anchor.value))
         return GaussianState(
             mean=mean, factor=factor, frame=frame, direction=direction, curvature=curvature, size=size,
-            elbo=target.log_density(after(u, curvature)), failure=none, failed_at=none, failed_draw=jnp.zeros_like(u),
+            elbo=first, failure=none, failed_at=none, failed_draw=jnp.zeros_like(u),
             above=none, worst=zero, hot=none, num_steps=none, skipped=none, trend=jnp.zeros(3, u.dtype), late=none,
             halfway=jnp.zeros(2, u.dtype), extra=self.first_extra(mean, factor),
+            anchor=anchor,
         )  # fmt: skip
 
     def step(
@@ -188,6 +196,7 @@ class AbstractGaussianVI(AbstractMethod):
     ) -> tuple[GaussianState, GaussianInfo]:
         """Estimate the expectations, move, and keep the records."""
         settings = self.settings_of(target.dim)
+        target = on_batch(target, key, t, self.batch_size, state.anchor)
         estimate = moments(key, target, state.frame, state.mean, state.factor, state.direction, settings)
         curvature, direction = tracked(state, estimate.image)
         size = state.size
@@ -217,6 +226,7 @@ class AbstractGaussianVI(AbstractMethod):
             above=state.above + (product > 1), worst=jnp.maximum(state.worst, product), hot=hot,
             num_steps=state.num_steps + 1, skipped=state.skipped + estimate.skipped.astype(state.skipped.dtype),
             trend=trend, late=self._later(state, t), halfway=jnp.where(middle, sizes, state.halfway), extra=extra,
+            anchor=state.anchor,
         )  # fmt: skip
         old = eqx.tree_at(
             lambda s: (s.failure, s.failed_at, s.failed_draw),
@@ -273,6 +283,13 @@ class AbstractGaussianVI(AbstractMethod):
     def _draws(self, dim: int) -> int:
         del dim
         return int(self.num_draws) if self.num_draws is not None else {"price": 8, "stein": 16}.get(self.expectation, 8)
+
+    def _anchor(self, target: Target, u: Array, frame: Frame | None, curvature: Array) -> Anchor | None:
+        """Of the control variates of mini-batches: the mode near the start."""
+        if self.batch_size is None or not self.control_variates:
+            return None
+        point, _ = climb(target.log_density, after(u if frame is None else frame.shift, curvature), ANCHOR_STEPS)
+        return anchor_at(target, point)
 
     def _first_covariance(self, start: Any, dim: int) -> Any:
         if self.initial_covariance is not None:

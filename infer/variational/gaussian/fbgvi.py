@@ -71,6 +71,11 @@ class FBGVI(AbstractGaussianVI):
         are given.
     skip_nonfinite
         Leave out (and count) draws whose log density or derivatives are not finite, instead of stopping.
+    batch_size
+        Observations per step, drawn with replacement; the draws of a step share them. None: all.
+    control_variates
+        With mini-batches: expand them to first order around the mode nearest to the start, found with all data, so that
+        their noise does not grow with the data (`infer.target.on_batch`).
     geometry
         ``"bures"``, or ``"cholesky"``: a triangular factor whose diagonal alone takes the proximal step, cheaper in
         high dimension, with the same fixed points.

@@ -47,6 +47,8 @@ class GaussianState(eqx.Module):
         Norm of the mean and trace of the covariance in the middle of the run, to see whether they still grow.
     extra
         What a method adds (an optimiser's state).
+    anchor
+        Of the control variates of mini-batches; None without.
     """
 
     mean: Float[Array, " d"]
@@ -68,6 +70,7 @@ class GaussianState(eqx.Module):
     late: Int[Array, ""]
     halfway: Float[Array, "2"]
     extra: Any
+    anchor: Any = None
 
 
 class GaussianInfo(NamedTuple):

@@ -32,12 +32,13 @@ OWN = "auto"
 
 
 class Seen(NamedTuple):
-    """Running moments over a stage: of the average iterate (d,), and of the agents' distance from it (scalar)."""
+    """Running moments over a stage: of the average iterate (d,), of the agents' distance from it, of acceptance."""
 
     count: Array
     mean: Array
     square: Array
     gap: Array
+    acceptance: Array
 
 
 class AgentState(eqx.Module):
@@ -76,6 +77,8 @@ class AgentInfo(NamedTuple):
     fault
         The agent whose share is not convex enough for a solve, plus one; minus (the agent whose iterate is no longer
         finite, plus one); 0 for none.
+    acceptance
+        Share of the agents' own Metropolis steps that were accepted; NaN where there are none.
     num_evaluations
         Of all shares together.
     """
@@ -84,6 +87,7 @@ class AgentInfo(NamedTuple):
     residual: Array
     slowest: Array
     fault: Array
+    acceptance: Array
     num_evaluations: Array
 
 
@@ -96,6 +100,7 @@ class Advanced(NamedTuple):
     slowest: Any = 0
     fault: Any = 0
     num_evaluations: Any = 1
+    acceptance: Any = jnp.nan
 
 
 class AbstractAgents(AbstractMethod):
@@ -219,9 +224,10 @@ class AbstractAgents(AbstractMethod):
         residual = jnp.asarray(new.residual, gap.dtype)
         lost = ~jnp.all(jnp.isfinite(new.x), axis=1)
         fault = jnp.where((new.fault == 0) & lost.any(), -1 - jnp.argmax(lost), new.fault)
-        counts = (jnp.asarray(x, jnp.int32) for x in (new.slowest, fault, new.num_evaluations))
-        info = AgentInfo(jnp.sqrt(gap), residual, *counts)
-        seen = _update(state.seen, centre, gap)
+        slowest, fault, spent = (jnp.asarray(x, jnp.int32) for x in (new.slowest, fault, new.num_evaluations))
+        accepted = jnp.asarray(new.acceptance, gap.dtype)
+        info = AgentInfo(jnp.sqrt(gap), residual, slowest, fault, accepted, spent)
+        seen = _update(state.seen, centre, gap, accepted)
         return AgentState(new.x, new.memory, state.count + 1, seen, state.tuned), info
 
     def draw(self, state: AgentState) -> Float[Array, " d"]:
@@ -243,7 +249,7 @@ class AbstractAgents(AbstractMethod):
     def remarks(self, state: AgentState, target: Target, result: Any) -> list[dict[str, Any]]:
         """Disagreement of the agents, measured."""
         del target, result
-        return findings.disagreement(self, state.seen)
+        return findings.disagreement(self, state.seen) + findings.acceptance(type(self).__name__, state.seen)
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
@@ -259,7 +265,8 @@ class AbstractAgents(AbstractMethod):
 
     def _nothing_seen(self, x: Float[Array, "n d"]) -> Seen:
         zeros = jnp.zeros(x.shape[-1], x.dtype)
-        return Seen(jnp.zeros((), x.dtype), zeros, zeros, jnp.zeros((), x.dtype))
+        zero = jnp.zeros((), x.dtype)
+        return Seen(zero, zeros, zeros, zero, zero)
 
 
 def agent_normals(key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> Float[Array, "n d"]:
@@ -273,12 +280,13 @@ def shared_normals(key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> Flo
     return jax.random.normal(jax.random.fold_in(key, shape[0]), shape[1:], dtype)
 
 
-def _update(seen: Seen, centre: Array, gap: Array) -> Seen:
+def _update(seen: Seen, centre: Array, gap: Array, accepted: Array) -> Seen:
     """Welford's recursion."""
     count = seen.count + 1
     off = centre - seen.mean
     mean = seen.mean + off / count
-    return Seen(count, mean, seen.square + off * (centre - mean), seen.gap + (gap - seen.gap) / count)
+    gap, accepted = (old + (new - old) / count for old, new in ((seen.gap, gap), (seen.acceptance, accepted)))
+    return Seen(count, mean, seen.square + off * (centre - mean), gap, accepted)
 
 
 def _as_coordinates(given: Any) -> Any:

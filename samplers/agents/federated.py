@@ -140,19 +140,18 @@ class SplitGibbs(AbstractFederated):
                 return inverse @ (linear + tie * memory) + _spread(factor, xi)
 
             given = self.conditional
-            x, spent = vmap_rows(exact, given.factor, given.inverse, given.linear, drawn), 1
+            x = vmap_rows(exact, given.factor, given.inverse, given.linear, drawn)
+            accepted, spent = jnp.nan, 1
         else:
 
-            def moves(shard: Any, factor: Array, z: Array, xi: Array, tests: Array) -> Array:
+            def moves(shard: Any, factor: Array, z: Array, xi: Array, tests: Array) -> tuple[Array, Array]:
                 f = lambda z: self.potential(target, z, shard) + 0.5 * tie * jnp.sum((z - memory) ** 2)  # noqa: E731
                 return mala(f, z, factor, xi, tests)
 
-            x, spent = (
-                vmap_rows(moves, self.conditional.factor, x, *drawn, held=(target.shards,)),
-                self.num_inner + 1,
-            )
+            x, shares = vmap_rows(moves, self.conditional.factor, x, *drawn, held=(target.shards,))
+            accepted, spent = jnp.mean(shares), self.num_inner + 1
         server = jnp.mean(x, axis=0) + self.rho / jnp.sqrt(x.shape[0]) * server
-        return Advanced(x, server, num_evaluations=spent)
+        return Advanced(x, server, num_evaluations=spent, acceptance=accepted)
 
     def centre(self, x: Float[Array, "n d"], memory: Any) -> Float[Array, " d"]:
         """The server's parameter θ."""
@@ -288,8 +287,8 @@ def _spread(factor: Float[Array, "d d"], xi: Float[Array, " d"]) -> Float[Array,
     return solve_triangular(factor, xi, lower=True, trans=1)
 
 
-def mala(f: Any, z: Array, factor: Array, normals: Array, uniforms: Array) -> Array:
-    """Steps of MALA on exp(−f) from ``z``, preconditioned by the precision C Cᵀ."""
+def mala(f: Any, z: Array, factor: Array, normals: Array, uniforms: Array) -> tuple[Array, Array]:
+    """Steps of MALA on exp(−f) from ``z``, preconditioned by the precision C Cᵀ; and the share that was accepted."""
     half = 0.5 * (MALA_STEP / z.shape[0] ** (1 / 6)) ** 2
     value_and_grad = jax.value_and_grad(f)
 
@@ -305,7 +304,7 @@ def mala(f: Any, z: Array, factor: Array, normals: Array, uniforms: Array) -> Ar
         ratio = value - new_value + 0.5 * jnp.sum(xi**2) - 0.25 / half * jnp.sum(back**2)
         accept = jnp.log(uniform) < ratio
         moved = (new, new_value, new_gradient)
-        return jax.tree.map(lambda a, b: jnp.where(accept, a, b), moved, carry), None
+        return jax.tree.map(lambda a, b: jnp.where(accept, a, b), moved, carry), accept
 
-    (z, _, _), _ = jax.lax.scan(one, (z, *value_and_grad(z)), (normals, uniforms))
-    return z
+    (z, _, _), accepted = jax.lax.scan(one, (z, *value_and_grad(z)), (normals, uniforms))
+    return z, jnp.mean(accepted, dtype=z.dtype)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .common import AbstractAgents, Seen
 
 APART = 0.1
+ACCEPTED = 0.2
 PATIENCE = 20
 
 
@@ -61,3 +62,15 @@ def disagreement(method: "AbstractAgents", seen: "Seen") -> list[dict[str, Any]]
     level = "warning" if far else "note" if ratio > APART else "ok"
     entry = {"level": level, "name": "disagreement", "message": text + ".", "value": ratio, "threshold": APART}
     return [entry]
+
+
+def acceptance(method: str, seen: "Seen") -> list[dict[str, Any]]:
+    """Whether the agents' own Metropolis steps are accepted, if they take any."""
+    share = float(np.mean(np.asarray(seen.acceptance)))
+    if not np.isfinite(share) or not np.all(np.asarray(seen.count)):
+        return []
+    text = f"{method}: agents accept {100 * share:.3g} % of their own proposals (threshold {100 * ACCEPTED:.0f} %)"
+    low = share < ACCEPTED
+    text += "; a start nearer to the mode, or a smaller rho, raises it" if low else ""
+    level = "warning" if low else "ok"
+    return [{"level": level, "name": "acceptance", "message": text + ".", "value": share, "threshold": ACCEPTED}]

@@ -90,7 +90,7 @@ def split_gibbs_step(
         factor = jnp.linalg.cholesky((vectors * jnp.maximum(values, tie)) @ vectors.T)
         moves, tests = jax.random.split(key)
         normals = jax.random.normal(moves, (num_inner, z.shape[0]), z.dtype)
-        return mala(potential, z, factor, normals, jax.random.uniform(tests, (num_inner,), z.dtype))
+        return mala(potential, z, factor, normals, jax.random.uniform(tests, (num_inner,), z.dtype))[0]
 
     def step(sent: Any, round: int, silo: int, seed: int) -> dict[str, Any]:
         with precision(64):

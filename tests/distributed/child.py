@@ -1,4 +1,4 @@
-"""One of several processes: ``child.py chains|layouts|restart OUT``. Fits, leaves its draws in files by process."""
+"""One of several processes, ``child.py WHAT OUT``: fits, and leaves its draws in files by process."""
 
 import os
 import signal
@@ -85,8 +85,15 @@ def layouts(out):
     np.savez(out / f"draws-{me.index}.npz", **found)
 
 
-def restart(out):
+def restart_agents(out):
+    """`restart`, of agents whose data nobody else has."""
+    local = pf.Target.from_local_rows(log_prior, log_likelihood, own_rows(), jnp.zeros(D))
+    restart(out, local.sharded(8), pf.DistributedADMM("ring", rho=5.0), num_chains=2)
+
+
+def restart(out, target=None, method=None, **options):
     """Process 1 is killed in its first life, when a checkpoint with draws is there; the second life resumes."""
+    target, method = target or logistic(), method or pf.NUTS()
     store, mark = out / "run", out / "killed"
     if me.index == 1 and not mark.exists():
         from pushforward.infer.run import driver
@@ -99,14 +106,16 @@ def restart(out):
 
         driver.Run._after_chunk = after_chunk
     if (store / "zarr.json").exists():
-        posterior = pf.resume(store, logistic(), progress=False, checkpoint_every=0)
+        posterior = pf.resume(store, target, progress=False, checkpoint_every=0)
     else:
         posterior = pf.fit(
-            logistic(), pf.NUTS(), key=3, num_samples=120, num_warmup=60, store=store, chunk_length=20,
-            checkpoint_every=0, progress=False,
+            target, method, key=3, num_samples=120, num_warmup=60, store=store, chunk_length=20,
+            checkpoint_every=0, progress=False, **options,
         )  # fmt: skip
     np.savez(out / f"draws-{me.index}.npz", x=posterior.draws()["x"])
 
 
 if __name__ == "__main__":
-    {"chains": chains, "layouts": layouts, "restart": restart}[sys.argv[1]](Path(sys.argv[2]))
+    {"chains": chains, "layouts": layouts, "restart": restart, "restart_agents": restart_agents}[sys.argv[1]](
+        Path(sys.argv[2])
+    )

@@ -35,6 +35,7 @@ fits = {
     "path": lambda: pf.fit(rows, pf.Pathfinder(), key=3, progress=False, mesh="data"),
     "mode": lambda: pf.fit(rows, pf.Laplace(), key=3, progress=False, mesh="data"),
     "batched_langevin": lambda: pf.fit(rows, pf.SGLD(batch_size=16), mesh="data", num_chains=1, **quiet),
+    "batched_hamiltonian": lambda: pf.fit(rows, pf.SGHMC(batch_size=16), mesh="data", num_chains=1, **quiet),
 }
 for name in sys.argv[1:]:
     fits[name]()
@@ -49,6 +50,7 @@ SLOW = [
     "path",
     "mode",
     "batched_langevin",
+    "batched_hamiltonian",
 ]
 
 

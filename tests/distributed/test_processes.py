@@ -76,17 +76,18 @@ def test_processes_and_devices_change_no_bit(devices, processes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_job_and_a_restart_goes_on(tmp_path):
+@pytest.mark.parametrize("what", ["restart", "restart_agents"])
+def test_a_killed_process_ends_the_job_and_a_restart_goes_on(what, tmp_path):
     """And so does a resume in another number of processes; the draws are those of a run never interrupted."""
     for name in ("whole", "restarted", "resumed"):
         (tmp_path / name).mkdir()
     (tmp_path / "whole" / "killed").touch()
-    launch(1, 2, "restart", tmp_path / "whole")
-    said = launch(2, 1, "restart", tmp_path / "restarted", restarts=1)
+    launch(1, 2, what, tmp_path / "whole")
+    said = launch(2, 1, what, tmp_path / "restarted", restarts=1)
     assert "process 1 of 2 was ended by SIGKILL" in said
     assert "starting all 2 processes again (1 of 1)" in said
-    launch(2, 1, "restart", tmp_path / "resumed", status=137)
-    launch(1, 2, "restart", tmp_path / "resumed")
+    launch(2, 1, what, tmp_path / "resumed", status=137)
+    launch(1, 2, what, tmp_path / "resumed")
     expected = draws(tmp_path / "whole")["x"]
     for name in ("restarted", "resumed"):
         np.testing.assert_array_equal(draws(tmp_path / name)["x"], expected)

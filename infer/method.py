@@ -72,6 +72,8 @@ class AbstractMethod(eqx.Module):
         Structure of the target that the method uses, see `Target.structure`.
     spreads
         Whether a step uses all devices of a mesh, see `infer.distributed`; the chains of others are shared out.
+    needs_start
+        Whether chains begin at a point of finite density; else none is looked for, and `init` is given zeros.
     """
 
     kind: eqx.AbstractClassVar[Kind]
@@ -85,6 +87,7 @@ class AbstractMethod(eqx.Module):
     public: ClassVar[bool] = True
     warning: ClassVar[str] = ""
     spreads: ClassVar[bool] = False
+    needs_start: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

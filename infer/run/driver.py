@@ -130,7 +130,10 @@ class Run:
     def start(self, start: Any = None) -> None:
         """Find where the chains begin, and their first states."""
         with precision(self.plan.precision), self.layout.data_in_force():
-            points = starting_points(self.target, self.plan.root(), start, self.plan.num_chains)
+            if start is None and not self.method.needs_start:
+                points = [np.zeros(self.target.dim)] * self.plan.num_chains
+            else:
+                points = starting_points(self.target, self.plan.root(), start, self.plan.num_chains)
             for group in self.groups:
                 mine = [points[chain] for chain in group.chains]
                 group.states = mine[0] if group.single else jax.tree.map(lambda *x: np.stack(x), *mine)

@@ -91,6 +91,7 @@ def known_support(fn: Any) -> Any:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     of_numbers = (
+        type(constraints.real),
         type(constraints.boolean),
         type(constraints.nonnegative_integer),
         constraints.integer_interval,
@@ -105,7 +106,7 @@ def known_support(fn: Any) -> Any:
 
 
 def check_support(name: str, distribution: str, support: Any, value: Any) -> None:
-    """Observed numbers must be possible; the edge of an open interval is, as data rounded to 0 are.
+    """Observed numbers must be possible; the edge of an open interval is, as data rounded to 0 are, infinity is not.
 
     Raises
     ------
@@ -119,6 +120,7 @@ def check_support(name: str, distribution: str, support: Any, value: Any) -> Non
     for bound in ("lower_bound", "upper_bound"):
         if hasattr(support, bound):
             inside = inside | (value == np.asarray(getattr(support, bound)))
+    inside = inside & ~np.isinf(value)
     if inside.shape != value.shape or inside.all():
         return
     at = tuple(int(i) for i in np.argwhere(~inside)[0])

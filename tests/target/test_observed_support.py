@@ -29,6 +29,8 @@ IMPOSSIBLE = {
     "trials": (lambda x: dist.Binomial(10, logits=x), [4, 11], r"first is 11 .*must be integer_interval"),
     "negative time": (lambda x: dist.Exponential(jnp.exp(x)), [1.0, -0.5], "must be positive"),
     "truncated": (lambda x: dist.TruncatedNormal(x, 1, low=1.0), [2.0, 0.5], "first is 0.5"),
+    "infinite": (lambda x: dist.Normal(x, 1.0), [1.0, np.inf], "first is inf at index 1 and must be real"),
+    "infinite time": (lambda x: dist.Exponential(jnp.exp(x)), [1.0, np.inf], "first is inf at index 1"),
     "event": (lambda x: dist.Gamma(jnp.exp(x), 1.0).expand([1]).to_event(0), [0.5, -3.0], "first is -3.0"),
 }  # fmt: skip
 

@@ -48,7 +48,9 @@ HINTS = {
     "composite": "build it with Target.composite(smooth, nonsmooth) or target.split(site)",
     "factors": "build it with Target.from_factors(log_prior, log_likelihood, data)",
     "shards": "build it with Target.from_factors(log_prior, log_likelihood, data)",
+    "last_layer": "build it with models.LastLayer(features, head, x, y)",
     "numpyro": "build it with Target.from_numpyro(model, ...)",
+    "latent_gp": "build it with pushforward.models.LatentGP(kernel, likelihood, X, y)",
 }
 
 

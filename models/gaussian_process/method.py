@@ -3,11 +3,13 @@
 Prior and posterior of the process at the data get sparse Cholesky factors of their *precisions*, each the closest in a
 Kullback–Leibler divergence ([1]_). Hyper-parameters maximise the ELBO: its gradient at the optimal q is the gradient of
 the ELBO with q held fixed, of which everything is exact but tr(Uᵀ Σ U), by Rademacher probes z:
-∂ ½ zᵀ Uᵀ Σ U z = (Σ U z)ᵀ ∂(U z), two solves in O(n m) each. Adam on logarithms; each step improves q once.
+∂ ½ zᵀ Uᵀ Σ U z = (Σ U z)ᵀ ∂(U z), two solves in O(n m) each. The probes stay the same over a stage, so that the
+objective is a smooth function of the hyper-parameters' logarithms, which BFGS climbs (`climb`).
 
-Order and pattern are found on the host between stages, for the length scales reached: "order 1" to "order 3" learn,
+Order and pattern are found on the host between stages, for the length scales reached: "order 1" and "order 2" learn,
 "posterior" brings q to its fixed point. Differs from the released code of [1]_: natural gradients instead of Adam on
-(ν, V), quadrature instead of 5,000 draws, all columns in each step.
+(ν, V), quasi-Newton steps instead of Adam on hyper-parameters, quadrature instead of 5,000 draws, all columns in each
+step.
 
 Per step O(n m³) for U and its gradient, O(n m²) for V; per iteration of the last stage O(n a²) for the variances over a
 reduced ancestors.
@@ -39,15 +41,16 @@ from ...infer.variational.sparse_cholesky.factor import (
     times_transpose,
 )
 from ...infer.variational.sparse_cholesky.ordering import maximin, nearest_pattern, radius_pattern
+from .climb import Climb
 from .fixed_point import Problem, all_marginals, elbo_terms, move_mean, posterior_factor, sites
 from .latent import LatentGP
 from .likelihoods import Gaussian
 from .posterior import LatentPosterior
 
-SHARES = (0.25, 0.6, 1.0)
-"""Shares of the steps after which order and pattern are found anew."""
-FORGET = 0.2
-"""Weight of the newest draws in the variances used while hyper-parameters move."""
+ORDERS = 2
+"""Orders under which hyper-parameters are learned, before the last one."""
+INNER = 3
+"""Moves of the mean per evaluation, unless the likelihood is Gaussian."""
 ROUND_TO = 4
 
 
@@ -56,26 +59,21 @@ class DoubleKLState(eqx.Module):
 
     Parameters
     ----------
-    free
-        Hyper-parameters, see `LatentGP.free`.
-    optimiser
-        Of optax.
+    climb
+        Hyper-parameters, see `LatentGP.free`, and what is known of the ELBO as their function.
     mean, variance, precision
         ν, v, and the sites' λ.
     elbo
         Of the last step.
     num_steps
-        Steps of learning so far.
+        Evaluations of the ELBO and its gradient in this stage.
     change
         Largest change of a mean in the last iteration, in standard deviations.
     step_size, shift
         β of the last move of the mean; the shift that the incomplete Cholesky factor took.
-    anchor
-        Hyper-parameters for which order and pattern were found.
     """
 
-    free: Float[Array, " p"]
-    optimiser: Any
+    climb: Climb
     mean: Float[Array, " n"]
     variance: Float[Array, " n"]
     precision: Float[Array, " n"]
@@ -84,7 +82,6 @@ class DoubleKLState(eqx.Module):
     change: Float[Array, ""]
     step_size: Float[Array, ""]
     shift: Float[Array, ""]
-    anchor: Float[Array, " p"]
 
 
 class DoubleKLInfo(NamedTuple):
@@ -110,11 +107,11 @@ class DoubleKL(AbstractMethod):
     learn
         Whether hyper-parameters are learned; else they stay those of the target.
     num_steps
-        Steps of learning.
-    learning_rate
-        Of Adam on the logarithms of the hyper-parameters; it falls to a hundredth along a cosine.
+        Evaluations of the ELBO and its gradient under each order at most.
+    gain
+        Nats that a further step must promise for learning to go on.
     num_probes
-        Random vectors per step, for the trace and the variances.
+        Random vectors for the trace and the variances.
     max_iterations
         Of the fixed point in the end.
     tolerance
@@ -137,9 +134,9 @@ class DoubleKL(AbstractMethod):
     rho: float | None = eqx.field(static=True, default=None)
     neighbors: int | None = eqx.field(static=True, default=None)
     learn: bool = eqx.field(static=True, default=True)
-    num_steps: int = eqx.field(static=True, default=80)
-    learning_rate: float = 0.1
-    num_probes: int = eqx.field(static=True, default=8)
+    num_steps: int = eqx.field(static=True, default=40)
+    gain: float = 0.1
+    num_probes: int = eqx.field(static=True, default=16)
     max_iterations: int = eqx.field(static=True, default=50)
     tolerance: float = 1e-4
     allow_float32: bool = eqx.field(static=True, default=False)
@@ -167,19 +164,18 @@ class DoubleKL(AbstractMethod):
             check_count("neighbors", self.neighbors)
         for name in ("num_steps", "num_probes", "max_iterations"):
             check_count(name, getattr(self, name))
-        check_positive("tolerance", self.tolerance)
-        if isinstance(self.learning_rate, int | float):
-            check_positive("learning_rate", self.learning_rate)
+        for name in ("tolerance", "gain"):
+            check_positive(name, getattr(self, name))
 
     def stages(self, budget: Budget) -> tuple[Stage, ...]:
         """Learning with an order each, then the fixed point."""
         del budget
-        last = Stage("posterior", dataclasses.replace(self, phase=len(SHARES)), self.max_iterations)
+        last = Stage("posterior", dataclasses.replace(self, phase=ORDERS), self.max_iterations)
         if not self.learn:
             return (last,)
         learning = [
             Stage(f"order {k + 1}", dataclasses.replace(self, phase=k), self.num_steps, keep=False)
-            for k in range(len(SHARES))
+            for k in range(ORDERS)
         ]
         return (*learning, last)
 
@@ -197,14 +193,14 @@ class DoubleKL(AbstractMethod):
                 f"precision=64, or allow_float32=True with a nugget of at least 1e-4."
             )
         if isinstance(start[0], DoubleKLState):
-            gp = gp.with_free(jnp.asarray(start[0].free))
+            gp = gp.with_free(jnp.asarray(start[0].climb.point))
         structure = build_pattern(gp, self.rho, self.neighbors)
         return eqx.tree_at(lambda m: m.pattern, self, structure, is_leaf=lambda x: x is None)
 
     def result(self, state: DoubleKLState, target: Target) -> LatentPosterior:
         """Q and the learned hyper-parameters."""
         state = jax.tree.map(lambda x: jnp.asarray(x[0]), state)
-        gp = cast("LatentGP", target).with_free(state.free).with_structure(self._structure())
+        gp = cast("LatentGP", target).with_free(state.climb.point).with_structure(self._structure())
         return LatentPosterior.at_sites(gp, state.mean, state.variance, state.precision, state.elbo)
 
     def remarks(self, state: DoubleKLState, target: Target, result: Any) -> list[dict[str, Any]]:
@@ -242,40 +238,35 @@ class DoubleKL(AbstractMethod):
         del key
         gp = cast("LatentGP", target)
         if isinstance(start, DoubleKLState):
-            return eqx.tree_at(lambda s: s.anchor, start, start.free)
-        free, y = gp.free(), jnp.asarray(gp.y, float)
+            zero = jnp.zeros((), jnp.int32)
+            return eqx.tree_at(lambda s: (s.climb, s.num_steps), start, (start.climb.anew(), zero))
+        y = jnp.asarray(gp.y, float)
         zero = jnp.zeros((), y.dtype)
-        mean = self.likelihood_start(gp, y)
         return DoubleKLState(
-            free, self._optimiser().init(free), mean, jnp.zeros_like(y), jnp.ones_like(y), -jnp.inf + zero,
-            jnp.zeros((), jnp.int32), jnp.inf + zero, zero, zero, free,
+            Climb.at(gp.free()), gp.likelihood.start(y), jnp.zeros_like(y), jnp.ones_like(y), -jnp.inf + zero,
+            jnp.zeros((), jnp.int32), jnp.inf + zero, zero, zero,
         )  # fmt: skip
-
-    @staticmethod
-    def likelihood_start(gp: LatentGP, y: Float[Array, " n"]) -> Float[Array, " n"]:
-        """Where the first Newton step begins."""
-        return gp.likelihood.start(y)
 
     def step(
         self, key: PRNGKeyArray, state: DoubleKLState, target: Target, t: Array
     ) -> tuple[DoubleKLState, DoubleKLInfo]:
         """One step of learning, or one iteration of the fixed point."""
-        del t
+        del key, t
         gp = cast("LatentGP", target)
-        new = self._iterate(state, gp) if self.phase == len(SHARES) else self._learn(key, state, gp)
+        new = self._iterate(state, gp) if self.phase == ORDERS else self._learn(state, gp)
         evaluations = jnp.ones((), jnp.int32)
         return new, DoubleKLInfo(new.elbo, new.change, new.step_size, new.shift, evaluations)
 
     def done(self, state: DoubleKLState) -> Bool[Array, ""]:
-        """In learning, once the share of the steps is used up; in the end, once means stand still."""
-        if self.phase == len(SHARES):
+        """In learning, once a step promises little; in the end, once means stand still."""
+        if self.phase == ORDERS:
             return state.change < self.tolerance
-        return state.num_steps >= round(SHARES[self.phase] * self.num_steps)
+        return state.climb.arrived(self.gain) | (state.num_steps >= self.num_steps)
 
     def _iterate(self, state: DoubleKLState, gp: LatentGP) -> DoubleKLState:
         """One iteration of the fixed point, see `fixed_point`; everything in maximin order inside."""
         s = self._structure()
-        gp = gp.with_free(state.free)
+        gp = gp.with_free(state.climb.point)
         problem = make_problem(gp, s, gp.columns(s))
         mean, variance = state.mean[s.order], state.variance[s.order]
         precision = sites(problem.likelihood.expected(mean, variance, problem.y))
@@ -288,47 +279,53 @@ class DoubleKL(AbstractMethod):
         elbo = jnp.sum(elbo_terms(problem, v, moved, variance, inner))
         return self._put(state, s, moved, variance, precision, elbo, change, beta, shift)
 
-    def _learn(self, key: PRNGKeyArray, state: DoubleKLState, gp: LatentGP) -> DoubleKLState:
-        """One improvement of q, then one step of the hyper-parameters."""
-        s = self._structure()
-        key_trace, key_draw = jax.random.split(key)
+    def _learn(self, state: DoubleKLState, gp: LatentGP) -> DoubleKLState:
+        """The best q at the hyper-parameters asked for, and the ELBO and its gradient there."""
+        s, free = self._structure(), state.climb.asked()
+        key_trace, key_draw = jax.random.split(jax.random.key(self.phase))
         size = (self.num_probes, gp.dim)
 
         def prior(free: Array) -> tuple[Array, Array]:
             here = gp.with_free(free)
             return here.columns(s), here.mean.at(jnp.asarray(gp.X))[s.order]
 
-        (u, _), pull = jax.vjp(prior, state.free)
-        problem = make_problem(gp.with_free(state.free), s, u)
-        mean, variance = state.mean[s.order], state.variance[s.order]
-        precision = sites(problem.likelihood.expected(mean, variance, problem.y))
-        v, shift = posterior_factor(problem, precision)
+        (u, _), pull = jax.vjp(prior, free)
+        problem = make_problem(gp.with_free(free), s, u)
         normal = jax.random.normal(key_draw, size, u.dtype)
-        drawn = jnp.mean(jax.vmap(lambda e: forward(s, v, e))(normal) ** 2, 0)
-        weight = jnp.where(state.num_steps == 0, 1.0, FORGET)
-        variance = variance + weight * (drawn - variance)
-        moved, beta = move_mean(problem, v, precision, mean, variance, 1e-6)
+
+        def improve(carry: tuple, _: None) -> tuple[tuple, tuple]:
+            mean, variance = carry
+            precision = sites(problem.likelihood.expected(mean, variance, problem.y))
+            v, shift = posterior_factor(problem, precision)
+            variance = jnp.mean(jax.vmap(lambda e: forward(s, v, e))(normal) ** 2, 0)
+            moved, beta = move_mean(problem, v, precision, mean, variance, 1e-6)
+            return (moved, variance), (v, precision, beta, shift)
+
+        rounds = 1 if isinstance(problem.likelihood, Gaussian) else INNER
+        first = (state.mean[s.order], state.variance[s.order])
+        (mean, variance), found = jax.lax.scan(improve, first, None, rounds)
+        v, precision, beta, shift = jax.tree.map(lambda x: x[-1], found)
 
         probes = jax.random.rademacher(key_trace, size, u.dtype)
         image = jax.vmap(lambda z: times(s, u, z))(probes)
         solved = jax.vmap(lambda w: forward(s, v, backward(s, v, w)))(image)  # Σ U z
 
         def objective(u: Array, mu: Array, free: Array) -> Array:
-            white = times_transpose(s, u, moved - mu)
+            white = times_transpose(s, u, mean - mu)
             trace = jnp.mean(jnp.sum(solved * jax.vmap(lambda z: times(s, u, z))(probes), 1))
-            fit = jnp.sum(gp.with_free(free).likelihood.expected(moved, variance, problem.y).value)
+            fit = jnp.sum(gp.with_free(free).likelihood.expected(mean, variance, problem.y).value)
             return fit - 0.5 * jnp.sum(white**2) - trace + jnp.sum(jnp.log(u[:, -1]))
 
-        value, (along_u, along_mu, along_free) = jax.value_and_grad(objective, (0, 1, 2))(u, problem.mu, state.free)
-        # The probes' term is linear in U, so that it counts twice in the value.
+        value, (along_u, along_mu, along_free) = jax.value_and_grad(objective, (0, 1, 2))(u, problem.mu, free)
+        # Linear in U, the probes' term counts twice in the value.
         trace = jnp.mean(jnp.sum(solved * image, 1))
         elbo = value + 0.5 * trace - jnp.sum(jnp.log(v[:, -1])) + 0.5 * gp.dim
         gradient = (pull((along_u, along_mu))[0] + along_free) * jnp.asarray(gp.learned(), u.dtype)
-        update, optimiser = self._optimiser().update(-gradient / gp.dim, state.optimiser)
-        free = state.free + update * jnp.asarray(gp.learned(), u.dtype)
-        change = jnp.max(jnp.abs(update), initial=0.0)
-        new = self._put(state, s, moved, variance, precision, elbo, change, beta, shift)
-        return eqx.tree_at(lambda n: (n.free, n.optimiser, n.num_steps), new, (free, optimiser, state.num_steps + 1))
+        change = jnp.max(jnp.abs(free - state.climb.point), initial=0.0)
+        new = self._put(state, s, mean, variance, precision, elbo, change, beta, shift)
+        return eqx.tree_at(
+            lambda n: (n.climb, n.num_steps), new, (state.climb.told(elbo, gradient), state.num_steps + 1)
+        )
 
     def merit(self, infos: DoubleKLInfo) -> dict[str, Array]:
         """The last ELBO."""
@@ -352,11 +349,6 @@ class DoubleKL(AbstractMethod):
             n.mean, n.variance, n.precision, n.elbo, n.change, n.step_size, n.shift,
         )  # fmt: skip
         return eqx.tree_at(where, state, (back(mean), back(variance), back(precision), *scalars))
-
-    def _optimiser(self) -> Any:
-        import optax
-
-        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.num_steps, 0.01))
 
     def _structure(self) -> Structure:
         if self.pattern is None:

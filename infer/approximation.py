@@ -49,6 +49,10 @@ class Approximation(eqx.Module):
         error = lambda x: jnp.std(x, axis=0, ddof=1) / jnp.sqrt(n)  # noqa: E731
         return jax.tree.map(lambda x: jnp.mean(x, axis=0), values), jax.tree.map(error, values)
 
+    def fitted_target(self, target: Any) -> Any:
+        """The target whose posterior q approximates: the one that was fitted, unless a part of it was learned too."""
+        return target
+
     def mean(self) -> Float[Array, " d"]:
         """Exact mean of u; raises `NotAvailable` where there is no closed form."""
         raise NotAvailable(f"{type(self).__name__} has no closed-form mean; average draws of sample_and_log_prob.")

@@ -100,8 +100,9 @@ def _of_result(result: Any, run: "Run") -> tuple[dict, dict]:
     if isinstance(result, Approximation):
         key = jax.random.fold_in(run.plan.root(), 1)
         u, log_q = evaluate.draw_approximation(result, key, n=run.plan.num_samples)
-        log_p = evaluate.over_draws(evaluate.log_density_at, run.target, np.asarray(u))
-        draws = evaluate.over_draws(evaluate.constrain_draw, run.target, np.asarray(u), key=key)
+        target = result.fitted_target(run.target)
+        log_p = evaluate.over_draws(evaluate.log_density_at, target, np.asarray(u))
+        draws = evaluate.over_draws(evaluate.constrain_draw, target, np.asarray(u), key=key)
         stats = {"lp": log_p, "log_q": np.asarray(log_q), "log_weight": log_p - np.asarray(log_q)}
         groups = {
             "posterior": {k: v[None] for k, v in draws.items()},

@@ -63,6 +63,8 @@ class Posterior:
         dims: "Mapping[str, Sequence[str]] | None" = None,
         coords: "Mapping[str, Any] | None" = None,
     ) -> None:
+        if approximation is not None and target is not None:
+            target = approximation.fitted_target(target)
         self.kind, self.target, self.record = kind, target, record or {}
         self.approximation, self.particles = approximation, particles
         self._run, self._path, self._groups = run, path, dict(groups)

@@ -307,7 +307,7 @@ class Target(eqx.Module):
         sampled), ``"likelihood"`` (pointwise), ``"predictive"``, ``"support"`` (of each site, and the density in
         constrained coordinates), ``"composite"``, ``"factors"`` (one log likelihood per observation, by row of the
         data), ``"shards"`` (these dealt out to agents), ``"stream"`` (read block by block), ``"numpyro"`` (the model
-        itself, for guides).
+        itself, for guides), ``"last_layer"`` (a network with a Bayesian last layer).
         """
         return frozenset()
 

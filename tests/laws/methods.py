@@ -13,6 +13,8 @@ import numpyro.distributions as dist
 import pushforward as pf
 from pushforward.infer.geometry import L1
 from pushforward.infer.method import AbstractMethod
+from pushforward.models import LastLayer
+from pushforward.models.last_layer import NormalHead
 
 TRACES = {"gaussian": 0}
 DESIGN = np.array([[1.0, 0.9, 0.2], [0.3, 1.0, -0.5], [-0.8, 0.4, 1.2], [0.6, 0.7, 0.1]])
@@ -49,6 +51,20 @@ def shares(seed: int = 0) -> pf.Target:
         {"b": np.zeros(3)},
     )
     return target.sharded(2)
+
+
+def counted_features(x):
+    """The rows themselves; each trace is counted."""
+    TRACES["gaussian"] += 1
+    return x
+
+
+@cache
+def last_layer(seed: int = 0) -> pf.Target:
+    """The same as a network without parameters."""
+    y = np.random.default_rng(seed).normal(size=4)
+    head = NormalHead(prior_scale=SCALE**2, noise=NOISE)
+    return LastLayer(counted_features, head, DESIGN, y, validation=None, standardise=False, name="b")
 
 
 def moments(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -157,6 +173,12 @@ METHODS: dict[str, Entry] = {
     ),
     "SGLD": Entry(lambda: pf.SGLD(batch_size=4), _set(step_size=0.05), bias=0.1),
     "SGHMC": Entry(lambda: pf.SGHMC(batch_size=4), _set(step_size=0.1, friction=0.2), bias=0.1),
+    "VBLL": Entry(
+        lambda: pf.VBLL(num_steps=1500, learning_rate=0.02),
+        _set(learning_rate=0.03, num_steps=1600),
+        bias=0.1,
+        target=last_layer,
+    ),
     "Laplace": Entry(lambda: pf.Laplace(max_iterations=40), None),
 }
 

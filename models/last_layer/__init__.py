@@ -1,0 +1,13 @@
+"""Networks with a Bayesian last layer: heads, the target `LastLayer`, and their closed forms."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "approximation": ["LastLayerApproximation", "Uncertainty"],
+        "discriminative": ["SoftmaxHead"],
+        "model": ["LastLayer"],
+        "regression": ["HeteroscedasticHead", "NormalHead", "StudentTHead"],
+    },
+)

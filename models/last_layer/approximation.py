@@ -1,0 +1,185 @@
+"""`LastLayerApproximation`: the density of a trained last layer, and its predictions in closed form."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ...infer.approximation import Approximation
+from ...infer.errors import InvalidArgument, NonFinite
+from ...infer.run.precision import precision
+from .model import LastLayer
+from .regression import HeteroscedasticHead, NormalHead, StudentTHead
+
+
+class Uncertainty(NamedTuple):
+    """A prediction and the parts of its uncertainty, as NumPy arrays.
+
+    Parameters
+    ----------
+    mean
+        Of y, of its shape; for classification the probabilities, shape (n, K).
+    epistemic, aleatoric
+        Regression: variances of y that more data would remove, and that they would not. Classification: mutual
+        information of label and logits, and mean entropy of the label given the logits, in nats, shape (n,).
+    """
+
+    mean: np.ndarray
+    epistemic: np.ndarray
+    aleatoric: np.ndarray
+
+
+class LastLayerApproximation(Approximation):
+    """q of the last layer, together with what was learned of features and noise.
+
+    Attributes
+    ----------
+    target
+        The `LastLayer` with the learned features and noise: what q approximates the posterior of.
+    bits
+        Precision in which it was learned, and in which predictions are computed.
+    """
+
+    target: LastLayer
+    bits: int = eqx.field(static=True, default=64)
+
+    # -- of the density -----------------------------------------------------------------------------------------------
+
+    def fitted_target(self, target: Any) -> Any:
+        """The target with what was learned in it."""
+        del target
+        return self.target
+
+    def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """Independent draws of the latents."""
+
+        def one(key: PRNGKeyArray) -> tuple[Array, Array]:
+            inner = self.target.head.sample(key)
+            u = self.target.unconstrain(self.target.from_head(inner))
+            return u, self.target.head.log_q(inner) + self.target.where.constrain(u)[1]
+
+        return jax.vmap(one)(jax.random.split(key, n))
+
+    def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log density of u."""
+        values, log_det = self.target.where.constrain(u)
+        return self.target.head.log_q(self.target.to_head(values)) + log_det
+
+    def mean(self) -> Float[Array, " d"]:
+        """Means of the weights; raises `NotAvailable` where they are not all that is inferred."""
+        if isinstance(self.target.head, StudentTHead | HeteroscedasticHead):
+            return super().mean()
+        return jnp.ravel(self.target.head.weights.mean)
+
+    def covariance(self) -> Float[Array, "d d"]:
+        """Block-diagonal of S_k; raises `NotAvailable` where weights are not all that is inferred."""
+        if isinstance(self.target.head, StudentTHead | HeteroscedasticHead):
+            return super().covariance()
+        return jax.scipy.linalg.block_diag(*self.target.head.weights.covariances())
+
+    # -- predictions --------------------------------------------------------------------------------------------------
+
+    def predict(self, x: Any, *, joint: bool = False) -> Any:
+        """The predictive of y at rows x: a NumPyro distribution in units of y, its arrays NumPy's.
+
+        Batch shape (n,), or (n, K) for several outputs; with ``joint`` one multivariate distribution over the rows, for
+        each output. Its arrays have the precision of the fit: use it within ``jax.enable_x64(True)`` to keep 64 bits.
+
+        Raises
+        ------
+        InvalidArgument
+            x has rows of another shape, or ``joint`` for a head without a closed form.
+        NonFinite
+            x is not finite.
+        """
+        with precision(self.bits):
+            found = _predict(self.target, self._checked(x), joint=joint)
+            return jax.tree.map(np.asarray, found)
+
+    def log_score(self, x: Any, y: Any) -> np.ndarray:
+        """Log predictive density (or probability) of y at each row x, in units of y, shape (n,)."""
+        y = np.asarray(y)
+        wanted = (len(x), *np.shape(self.target.rows.y)[1:])
+        if y.shape != wanted:
+            raise InvalidArgument(f"y must have shape {wanted}, one entry for each row of x, got {y.shape}.")
+        with precision(self.bits):
+            return np.asarray(_log_scores(self.target, self._checked(x), y))
+
+    def uncertainty(self, x: Any) -> Uncertainty:
+        """Mean, and epistemic and aleatoric parts, at rows x."""
+        target = self.target
+        with precision(self.bits):
+            mean, epistemic, aleatoric = (np.asarray(a) for a in _moments(target, self._checked(x)))
+        if target.head.task == "classification":
+            return Uncertainty(mean, epistemic, aleatoric)
+        loc, scale = target.units.y_loc, target.units.y_scale
+        parts = loc + scale * mean, scale**2 * epistemic, scale**2 * aleatoric
+        return Uncertainty(*(a[:, 0] if target._single else a for a in parts))
+
+    def ood_score(self, x: Any) -> np.ndarray:
+        """How much rows x look like those learned from, shape (n,): high for them, low out of distribution."""
+        with precision(self.bits):
+            return np.asarray(_ood_scores(self.target, self._checked(x)))
+
+    def leverage(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Lengths ‖φ(x)‖ of the features, and Σ_k φᵀS_kφ.
+
+        Where the lengths do not grow away from the data, neither does epistemic uncertainty: choose other features.
+        """
+        with precision(self.bits):
+            lengths, quadratic = _leverages(self.target, self._checked(x))
+            return np.asarray(lengths), np.asarray(quadratic)
+
+    def _checked(self, x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        own = np.shape(self.target.rows.x)[1:]
+        if x.shape[1:] != own or x.ndim == 0:
+            raise InvalidArgument(f"x must have rows of shape {own}, as the data have, got shape {x.shape}.")
+        if np.issubdtype(x.dtype, np.inexact) and not np.isfinite(x).all():
+            raise NonFinite(f"x has {int((~np.isfinite(x)).sum())} values that are not finite; leave them out.")
+        return x
+
+
+@partial(jax.jit, static_argnames=("joint",))
+def _predict(target: LastLayer, x: Any, *, joint: bool) -> Any:
+    return target.predict(x, joint=joint)
+
+
+@jax.jit
+def _log_scores(target: LastLayer, x: Any, y: Any) -> Array:
+    return target.log_scores(x, y)
+
+
+@jax.jit
+def _moments(target: LastLayer, x: Any) -> tuple[Array, Array, Array]:
+    return target.head.moments(target.phi(x))
+
+
+@jax.jit
+def _ood_scores(target: LastLayer, x: Any) -> Array:
+    return target.head.ood_score(target.phi(x))
+
+
+@jax.jit
+def _leverages(target: LastLayer, x: Any) -> tuple[Array, Array]:
+    phi = target.phi(x)
+    return jnp.linalg.norm(phi, axis=-1), jnp.sum(target.head.weights.quadratic(phi), -1)
+
+
+def exact(target: LastLayer) -> Any:
+    """The head with its best posterior given the present features and noise, in closed form.
+
+    Raises
+    ------
+    InvalidArgument
+        The head is not conjugate.
+    """
+    from .online import conjugate
+
+    if not isinstance(target.head, NormalHead | StudentTHead):
+        raise InvalidArgument(f"a closed form needs a NormalHead or a StudentTHead, got {type(target.head).__name__}.")
+    return conjugate(target.head, target.phi(target.rows.x), target.targets(target.rows.y))

@@ -1,0 +1,169 @@
+"""Bounds of the softmax against known numbers and each other, and the head's parts against draws."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pushforward as pf
+from pushforward.models.last_layer.classification import (
+    best_tilt,
+    check_labels,
+    jensen,
+    knowles_minka,
+    mean_probabilities,
+    monte_carlo,
+    tilted,
+)
+from pushforward.models.last_layer.discriminative import SoftmaxHead
+
+M, V = np.array([1.0, 0.0, -1.0]), np.array([1.0, 2.0, 0.5])
+
+
+@pytest.fixture(autouse=True)
+def in_64_bits():
+    with jax.enable_x64(True):
+        yield
+
+
+def test_bounds_of_the_softmax() -> None:
+    m, v, y = jnp.asarray(M), jnp.asarray(V), jnp.asarray(0)
+    assert float(jensen(m, v, y)) == pytest.approx(-1.0376213214, abs=1e-9)
+    assert float(knowles_minka(m, v, y)) == pytest.approx(-0.7528232456, abs=1e-9)
+    np.testing.assert_allclose(best_tilt(m, v), [0.57419487, 0.32368949, 0.10211564], atol=1e-7)
+    assert float(tilted(m, v, y, jnp.full(3, 0.35262))) == pytest.approx(-0.8045322648, abs=1e-8)
+    drawn = float(monte_carlo(m, v, y, jax.random.key(0), 400_000))
+    assert drawn == pytest.approx(-0.6916039530, abs=0.006)
+    probability, mean_entropy = mean_probabilities(m[None], v[None], num_points=2**14)
+    assert float(jnp.log(probability[0, 0])) == pytest.approx(-0.5309413710, abs=1e-4)
+    z = M + np.sqrt(V) * np.random.default_rng(0).normal(size=(200_000, 3))
+    logs = z - np.logaddexp.reduce(z, 1, keepdims=True)
+    assert float(mean_entropy[0]) == pytest.approx(float(-(np.exp(logs) * logs).sum(1).mean()), abs=0.003)
+    few, _ = mean_probabilities(m[None], v[None])
+    assert float(jnp.log(few[0, 0])) == pytest.approx(-0.5309413710, abs=3e-3)
+
+
+def test_the_order_of_the_bounds_and_a_stationary_tilt() -> None:
+    """Jensen ≤ Knowles–Minka ≤ E log p ≤ log E p, and no a on the simplex is better than the tilt found."""
+    rng = np.random.default_rng(1)
+    m, v = 2 * rng.normal(size=(1000, 4)), np.exp(rng.normal(size=(1000, 4)) * 1.5)
+    y = rng.integers(0, 4, 1000)
+    low, high = (np.asarray(jax.vmap(f)(m, v, y)) for f in (jensen, knowles_minka))
+    assert np.all(low <= high)
+    z = m[:, None] + np.sqrt(v)[:, None] * rng.normal(size=(1000, 4000, 4))
+    logs = z - np.logaddexp.reduce(z, 2, keepdims=True)
+    picked = np.take_along_axis(logs, y[:, None, None], 2)[..., 0]
+    error = picked.std(1) / np.sqrt(4000)
+    assert np.all(high <= picked.mean(1) + 4.5 * error)
+    a = np.asarray(jax.vmap(best_tilt)(m, v))
+    np.testing.assert_allclose(a.sum(1), 1.0, atol=1e-9)
+    z = m + 0.5 * (1 - 2 * a) * v
+    np.testing.assert_allclose(a, np.exp(z - np.logaddexp.reduce(z, 1, keepdims=True)), atol=1e-7)
+    at_best = np.asarray(jax.vmap(tilted)(m, v, y, a))
+    for _ in range(5):
+        other = np.asarray(jax.vmap(tilted)(m, v, y, rng.dirichlet(np.ones(4), 1000)))
+        assert np.all(other <= at_best + 1e-9)
+
+
+def test_the_gradient_of_the_bound_needs_none_of_the_tilt() -> None:
+    m, v, y = jnp.asarray(M), jnp.asarray(V), jnp.asarray(1)
+    found = jax.grad(knowles_minka, argnums=(0, 1))(m, v, y)
+    step = 1e-5
+    for i, argument in enumerate((m, v)):
+        for k in range(3):
+            ends = []
+            for sign in (1, -1):
+                moved = [m, v]
+                moved[i] = argument.at[k].add(sign * step)
+                ends.append(float(knowles_minka(*moved, y)))
+            assert float(found[i][k]) == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=1e-6)
+
+
+def test_without_variance_the_loss_is_cross_entropy() -> None:
+    rng = np.random.default_rng(2)
+    phi, y = rng.normal(size=(7, 3)), rng.integers(0, 4, 7)
+    for bound in ("jensen", "knowles-minka"):
+        head = SoftmaxHead(bound=bound, noise=1e-9, num_classes=4).build(jax.random.key(0), 3, y)
+        head = eqx.tree_at(lambda h: h.weights.log_scale, head, replace_fn=lambda x: x - 19.0)
+        z = phi @ np.asarray(head.weights.mean).T
+        expected = (z - np.logaddexp.reduce(z, 1, keepdims=True))[np.arange(7), y]
+        np.testing.assert_allclose(head.expected_log_likelihood(phi, y), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("noise", [pytest.param(0, marks=pytest.mark.slow), None])
+def test_the_bound_is_below_what_draws_of_the_weights_give(noise: Any) -> None:
+    """E_q [log p(y, w) − log q(w)] by draws: above N × the bound, and close to it where q is narrow."""
+    rng = np.random.default_rng(3)
+    phi, y = rng.normal(size=(6, 3)), rng.integers(0, 3, 6)
+    head = SoftmaxHead(covariance="dense", noise=noise, num_classes=3).build(jax.random.key(1), 3, y)
+    head = eqx.tree_at(lambda h: h.weights.log_scale, head, replace_fn=lambda x: x - 0.5)
+
+    def one(key: Any) -> Any:
+        values = head.sample(key)
+        return head.log_likelihood(phi, y, values).sum() + head.log_prior(values) - head.log_q(values)
+
+    drawn = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(7), 20_000)))
+    error = drawn.std() / np.sqrt(len(drawn))
+    bound = -6 * float(head.loss(phi, y, 6)) - float(head.log_hyperprior())
+    gap = drawn.mean() - bound
+    assert -4 * error < gap < 0.5, (gap, error)
+    assert error < 0.1
+    looser = -6 * float(dataclasses.replace(head, bound="jensen").loss(phi, y, 6)) - float(head.log_hyperprior())
+    assert looser < bound
+    unbiased = dataclasses.replace(head, bound="monte-carlo")
+    values = [float(unbiased.loss(phi, y, 6, key=key)) for key in jax.random.split(jax.random.key(0), 40)]
+    assert np.mean(values) < float(head.loss(phi, y, 6)) + 0.02
+
+
+def test_the_noise_of_logits_is_averaged_over() -> None:
+    rng = np.random.default_rng(4)
+    phi, y = rng.normal(size=(4, 2)), rng.integers(0, 3, 4)
+    head = SoftmaxHead(num_classes=3).build(jax.random.key(1), 2, y)
+    head = dataclasses.replace(head, log_noise=jnp.log(jnp.array([0.5, 1.0, 2.0])))
+    values = {"w": rng.normal(size=(3, 2))}
+    z = phi @ values["w"].T + np.array([0.5, 1.0, 2.0]) * rng.normal(size=(100_000, 4, 3))
+    shares = np.exp(z - np.logaddexp.reduce(z, 2, keepdims=True))[:, np.arange(4), y].mean(0)
+    np.testing.assert_allclose(np.exp(head.log_likelihood(phi, y, values)), shares, atol=0.01)
+    labels = np.asarray(jax.vmap(lambda k: head.simulate(k, phi, values))(jax.random.split(jax.random.key(0), 20_000)))
+    np.testing.assert_allclose((labels == y).mean(0), shares, atol=0.015)
+
+
+@pytest.mark.slow
+def test_a_thousand_classes() -> None:
+    """Diagonal and low rank are as good as ten classes; a dense S that would not fit is refused."""
+    y = np.arange(1000)
+    for form, rank in (("diagonal", None), ("low_rank", 2)):
+        head = SoftmaxHead(covariance=form, rank=rank, num_classes=1000).build(jax.random.key(0), 16, y)
+        loss, grad = jax.value_and_grad(lambda w, head=head: dataclasses.replace(head, weights=w).loss(
+            jnp.ones((4, 16)), y[:4], 1000
+        ))(head.weights)  # fmt: skip
+        assert np.isfinite(float(loss))
+        assert all(np.isfinite(np.asarray(g)).all() for g in jax.tree.leaves(grad))
+        assert head.predict(jnp.ones((2, 16))).probs.shape == (2, 1000)
+    with pytest.raises(pf.InvalidArgument, match="use covariance='diagonal'"):
+        SoftmaxHead(covariance="dense", num_classes=1000).build(jax.random.key(0), 2048, y)
+
+
+def test_all_classes_begin_with_the_same_noise() -> None:
+    head = SoftmaxHead(num_classes=5).build(jax.random.key(3), 4, np.arange(5))
+    np.testing.assert_array_equal(head.log_noise, np.full(5, -1.0))
+
+
+def test_bad_labels_are_told() -> None:
+    with pytest.raises(pf.InvalidArgument, match=r"whole numbers of shape \(n,\), got float64"):
+        check_labels(np.array([0.0, 1.0]), None)
+    with pytest.raises(pf.InvalidArgument, match=r"labels must be in 0 … 2, got 0 to 3"):
+        check_labels(np.array([0, 3]), 3)
+    with pytest.raises(pf.InvalidArgument, match=r"got -1 to 1"):
+        check_labels(np.array([-1, 1]), None)
+    with pytest.raises(pf.InvalidArgument, match=r"bound must be one of.*'probit'"):
+        SoftmaxHead(bound="probit")
+    head = SoftmaxHead(bound="monte-carlo", num_classes=2).build(jax.random.key(0), 1, np.array([0, 1]))
+    with pytest.raises(pf.InvalidArgument, match="draws, got key=None"):
+        head.loss(jnp.ones((2, 1)), jnp.array([0, 1]), 2)
+    with pytest.raises(pf.InvalidArgument, match=r"y has shape \(2, 1\)"):
+        head.loss(jnp.ones((2, 1)), jnp.array([[0], [1]]), 2)

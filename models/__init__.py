@@ -9,10 +9,12 @@ from typing import Any
 from .examples import Example, get, names
 from .simulator import Simulator
 
-__all__ = ["Example", "Simulator", "get", "names", "posteriordb"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["Example", "LastLayer", "Simulator", "get", "last_layer", "names", "posteriordb"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "posteriordb":
-        return importlib.import_module(".posteriordb", __name__)
+    if name in ("last_layer", "posteriordb"):
+        return importlib.import_module(f".{name}", __name__)
+    if name == "LastLayer":
+        return importlib.import_module(".last_layer.model", __name__).LastLayer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

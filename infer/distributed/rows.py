@@ -43,7 +43,9 @@ def map_rows(function: Callable[[Any, Any], Array], rows: Any, shared: Any) -> A
 
 
 def vmap_rows(function: Callable, *rows: Any, held: tuple = (), mesh: Mesh | None = None) -> Any:
-    """``jax.vmap(function)(*held, *rows)``, each device its rows (agents) where they come out even; then all have it.
+    """``jax.vmap(function)(*held, *rows)``, each device its rows (agents); then all have what was found.
+
+    Where rows do not come out even, the first is repeated, and what is found of the copies is dropped.
 
     Parameters
     ----------
@@ -57,15 +59,19 @@ def vmap_rows(function: Callable, *rows: Any, held: tuple = (), mesh: Mesh | Non
     mesh
         Devices along one axis; by default those along the particles in the mesh in force.
     """
-    if not _spread(mesh, held, rows):
+    shards = num_shards() if mesh is None else mesh.size
+    if shards == 1:
         return jax.vmap(function)(*held, *rows)
+    n = jax.tree.leaves((held, rows))[0].shape[0]
+    if n % shards:
+        held, rows = jax.tree.map(lambda leaf: _filled(leaf, -n % shards), (held, rows))
     layout = Packed(jax.eval_shape(jax.vmap(function), *held, *rows))
     cut = PartitionSpec(PARTICLES if mesh is None else mesh.axis_names[0])
     mapped = jax.shard_map(
         lambda *rows: layout.pack(jax.vmap(function)(*rows)), mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False
     )
     # Without the second of these the compiler may share out what rows are made from, and add it up in its own order.
-    return layout.unpack(gathered(mapped(*held, *gathered(rows, mesh)), mesh))
+    return layout.unpack(gathered(mapped(*held, *gathered(rows, mesh)), mesh)[:n])
 
 
 def row_terms(function: Callable, u: Float[Array, " d"], held: tuple, mesh: Mesh | None = None) -> Float[Array, " n"]:
@@ -91,7 +97,8 @@ def row_terms(function: Callable, u: Float[Array, " d"], held: tuple, mesh: Mesh
             lambda *given: function(*given[len(held) :], *given[: len(held)]), *copies, held=held, mesh=mesh
         )
 
-    return terms_together(each, function, u) if _spread(mesh, held) else each(function, u)
+    alone = (num_shards() if mesh is None else mesh.size) == 1
+    return each(function, u) if alone else terms_together(each, function, u)
 
 
 def terms_together(each: Callable, function: Callable, u: Float[Array, " d"]) -> Float[Array, " n"]:
@@ -174,11 +181,12 @@ class Packed:
         if len(self.leaves) == 1:
             return jax.tree.unflatten(self.structure, [packed])
         parts = jnp.split(packed, list(itertools.accumulate(self.widths))[:-1], axis=1)
-        pairs = zip(parts, self.leaves, strict=True)
-        return jax.tree.unflatten(self.structure, [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in pairs])
+        leaves = [
+            part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype) for part, leaf in zip(parts, self.leaves, strict=True)
+        ]
+        return jax.tree.unflatten(self.structure, leaves)
 
 
-def _spread(mesh: Mesh | None, *rows: Any) -> bool:
-    """Whether there are several devices, and as many rows for each."""
-    shards = num_shards() if mesh is None else mesh.size
-    return shards > 1 and jax.tree.leaves(rows)[0].shape[0] % shards == 0
+def _filled(x: Array, more: int) -> Array:
+    """With copies of the first row at the end."""
+    return jnp.concatenate([x, jnp.broadcast_to(x[:1], (more, *x.shape[1:]))])

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -15,16 +16,18 @@ import pytest
 import pushforward as pf
 from pushforward.infer.diagnostics.discrepancies import energy_distance, ksd, mksd, mmd
 from pushforward.infer.distributed.mesh import num_shards, particle_mesh
+from pushforward.infer.distributed.rows import row_terms, vmap_rows
 from pushforward.infer.geometry import SimplexEntropy
 from pushforward.infer.kernels.metric import Diagonal, Identity, RankOne
 from pushforward.infer.kernels.velocity import velocity
+from pushforward.infer.variational.mode import expansion
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = """
 import json, jax
-from tests.kernels.test_sharding import cloud, discrepancies, velocities
+from tests.kernels.test_sharding import agents, cloud, discrepancies, velocities
 assert jax.local_device_count() == 8
-found = {f.__name__: {k: f(k).tolist() for k in (1, 2, 8)} for f in (velocities, discrepancies)}
+found = {f.__name__: {k: f(k).tolist() for k in (1, 2, 8)} for f in (velocities, discrepancies, agents)}
 print(json.dumps(found | {"cloud": cloud().tolist()}))
 """
 
@@ -59,6 +62,16 @@ def discrepancies(devices: int) -> np.ndarray:
     return np.array([one[:4] for one in found])
 
 
+def agents(devices: int) -> np.ndarray:
+    """What 13 rows make, two things each, and value, gradient and Hessian of a sum over them."""
+    with jax.enable_x64(True), jax.set_mesh(particle_mesh(jax.devices()[:devices])):
+        rows = np.random.default_rng(2).standard_normal((13, 3))
+        found, signs = jax.jit(lambda x: vmap_rows(lambda x: (jnp.tanh(x) @ x, jnp.sign(x)[:2].astype(int)), x))(rows)
+        total = lambda u: jnp.sum(row_terms(lambda u, x: jnp.cos(x @ u), u, (rows,)))  # noqa: E731
+        value, gradient, hessian = jax.jit(lambda u: expansion(total, u))(jnp.arange(3.0))
+        return np.concatenate([found, np.ravel(signs), value[None], gradient, np.ravel(hessian)])
+
+
 def model() -> None:
     numpyro.sample("rate", dist.Gamma(3.0, 1.0))
     numpyro.sample("share", dist.Dirichlet(np.array([2.0, 3.0, 5.0])))
@@ -82,6 +95,16 @@ def test_velocities(child: dict) -> None:
     here = velocities(1)
     for found in child["velocities"].values():
         np.testing.assert_allclose(found, here, rtol=0, atol=1e-12 * np.abs(here).max())
+
+
+def test_rows(child: dict) -> None:
+    here = agents(1)
+    x, u = np.random.default_rng(2).standard_normal((13, 3)), np.arange(3.0)
+    gradient, hessian = -np.sin(x @ u) @ x, -(x.T * np.cos(x @ u)) @ x
+    expected = [np.sum(np.tanh(x) * x, 1), np.sign(x)[:, :2].ravel(), [np.cos(x @ u).sum()], gradient, hessian.ravel()]
+    np.testing.assert_allclose(here, np.concatenate(expected), rtol=1e-12)
+    for found in child["agents"].values():
+        np.testing.assert_allclose(found, here, rtol=1e-12)
 
 
 def test_discrepancies(child: dict) -> None:

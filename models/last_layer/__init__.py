@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "approximation": ["LastLayerApproximation", "Uncertainty"],
         "discriminative": ["SoftmaxHead"],
+        "generative": ["GenerativeHead"],
         "model": ["LastLayer"],
         "regression": ["HeteroscedasticHead", "NormalHead", "StudentTHead"],
     },

@@ -13,7 +13,7 @@ from ...infer.approximation import Approximation
 from ...infer.errors import InvalidArgument, NonFinite
 from ...infer.run.precision import precision
 from .model import LastLayer
-from .regression import HeteroscedasticHead, NormalHead, StudentTHead
+from .regression import NormalHead, StudentTHead
 
 
 class Uncertainty(NamedTuple):
@@ -71,13 +71,13 @@ class LastLayerApproximation(Approximation):
 
     def mean(self) -> Float[Array, " d"]:
         """Means of the weights; raises `NotAvailable` where they are not all that is inferred."""
-        if isinstance(self.target.head, StudentTHead | HeteroscedasticHead):
+        if len(self.target.sites) > 1:
             return super().mean()
         return jnp.ravel(self.target.head.weights.mean)
 
     def covariance(self) -> Float[Array, "d d"]:
         """Block-diagonal of S_k; raises `NotAvailable` where weights are not all that is inferred."""
-        if isinstance(self.target.head, StudentTHead | HeteroscedasticHead):
+        if len(self.target.sites) > 1:
             return super().covariance()
         return jax.scipy.linalg.block_diag(*self.target.head.weights.covariances())
 

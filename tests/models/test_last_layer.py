@@ -128,9 +128,10 @@ def test_the_state_with_the_best_validation_is_kept_as_a_copy(fitted: pf.Posteri
 
 
 def test_seeds_in_one_program_are_those_of_single_runs(target: LastLayer, fitted: pf.Posterior) -> None:
+    """For as long as rounding, which training amplifies, stays small."""
     apart = pf.fit(target, METHOD, num_chains=2, chains_per_program=1, num_samples=50, progress=False)
     for name in ("loss", "validation_nll"):
-        np.testing.assert_allclose(apart.iterations[name], fitted.iterations[name], rtol=1e-5)
+        np.testing.assert_allclose(apart.iterations[name][:, :200], fitted.iterations[name][:, :200], rtol=1e-7)
 
 
 def test_patience_ends_training(target: LastLayer) -> None:
@@ -282,7 +283,7 @@ def test_bad_input_is_told() -> None:
     with pytest.raises(pf.InvalidArgument, match="learning_rate must be a finite number > 0"):
         pf.VBLL(learning_rate=0)
     steep = LastLayer(lambda x: 1e200 * x, NormalHead(), X, Y)
-    with pytest.raises(pf.PushforwardError, match="loss of VBLL became|no valid start"):
+    with pytest.raises(pf.PushforwardError, match=r"loss of VBLL became|no valid start"):
         pf.fit(steep, pf.VBLL(num_steps=100), progress=False)
 
 

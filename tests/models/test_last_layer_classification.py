@@ -19,7 +19,9 @@ from pushforward.models.last_layer.classification import (
     monte_carlo,
     tilted,
 )
+from pushforward.models.last_layer.covariance import Diagonal
 from pushforward.models.last_layer.discriminative import SoftmaxHead
+from pushforward.models.last_layer.generative import GenerativeHead
 
 M, V = np.array([1.0, 0.0, -1.0]), np.array([1.0, 2.0, 0.5])
 
@@ -146,6 +148,53 @@ def test_a_thousand_classes() -> None:
         assert head.predict(jnp.ones((2, 16))).probs.shape == (2, 1000)
     with pytest.raises(pf.InvalidArgument, match="use covariance='diagonal'"):
         SoftmaxHead(covariance="dense", num_classes=1000).build(jax.random.key(0), 2048, y)
+
+
+def generative() -> GenerativeHead:
+    """Two classes in two dimensions."""
+    head = GenerativeHead(num_classes=2).build(jax.random.key(0), 2, np.array([0, 1]))
+    return dataclasses.replace(
+        head,
+        weights=Diagonal(jnp.array([[0.0, 0.0], [1.0, 1.0]]), 0.5 * jnp.log(jnp.array([[0.1, 0.2], [0.3, 0.1]]))),
+        log_noise=0.5 * jnp.log(jnp.array([0.5, 1.0])),
+    )
+
+
+def test_the_generative_bound_and_predictive() -> None:
+    """With class probabilities that are known to be equal, the numbers of the paper's bound."""
+    head, phi, y = generative(), jnp.array([[0.2, 0.7]]), jnp.array([0])
+    certain = dataclasses.replace(head, counts=jnp.full(2, 1e9))
+    assert float(certain.expected_log_likelihood(phi, y)[0]) == pytest.approx(-0.6179419272, abs=1e-8)
+    assert float(certain.predict(phi).probs[0, 0]) == pytest.approx(0.5753576198, abs=1e-8)
+    keys = jax.random.split(jax.random.key(0), 200_000)
+    drawn = jax.jit(jax.vmap(lambda k: certain.log_likelihood(phi, y, certain.sample(k))[0]))(keys)
+    assert float(jnp.mean(drawn)) == pytest.approx(-0.5610, abs=0.002)
+
+
+def test_the_generative_bound_with_inferred_class_probabilities_is_below_draws() -> None:
+    rng = np.random.default_rng(5)
+    phi, y = rng.normal(size=(6, 2)), np.array([0, 0, 0, 0, 1, 0])
+    head = dataclasses.replace(generative(), counts=jnp.array([6.0, 2.0]))
+
+    def one(key: Any) -> Any:
+        values = head.sample(key)
+        return head.log_likelihood(phi, y, values).sum() + head.log_prior(values) - head.log_q(values)
+
+    drawn = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(7), 40_000)))
+    error = drawn.std() / np.sqrt(len(drawn))
+    bound = -6 * float(head.loss(phi, y, 6)) - float(head.log_hyperprior())
+    assert -4 * error < drawn.mean() - bound < 1.5, (drawn.mean(), bound, error)
+    parts = -float(head.divergence())
+
+    def prior(key: Any) -> Any:
+        values = head.sample(key)
+        return head.log_prior(values) - head.log_q(values)
+
+    drawn = np.asarray(jax.jit(jax.vmap(prior))(jax.random.split(jax.random.key(8), 40_000)))
+    assert drawn.mean() == pytest.approx(parts, abs=5 * drawn.std() / 200)
+    built = GenerativeHead(num_classes=3).build(jax.random.key(0), 2, np.array([0, 1, 1]))
+    np.testing.assert_array_equal(built.counts, [2.0, 3.0, 1.0])
+    assert "counts" not in GenerativeHead.trained
 
 
 def test_all_classes_begin_with_the_same_noise() -> None:

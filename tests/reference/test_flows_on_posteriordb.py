@@ -13,8 +13,8 @@ from pushforward.models import posteriordb
 
 pytestmark = pytest.mark.skipif(not DATABASE.is_dir(), reason="needs a posteriordb beside the repository")
 
-# A regression with a scale, and ten dimensions with a heavy-tailed one.
-FAST = ("kidiq-kidscore_momhs", "eight_schools-eight_schools_noncentered")
+# A regression with a scale.
+FAST = ("kidiq-kidscore_momhs",)
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in posteriordb.names() if name not in FAST]
 
 

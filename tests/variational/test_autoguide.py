@@ -71,7 +71,7 @@ def test_mean_field_has_the_known_optimum(guide: str) -> None:
     assert elbo == pytest.approx(LOG_Z - gap, abs=4 * error + 0.02)
 
 
-@pytest.mark.parametrize("guide", ["AutoIAFNormal", "AutoBNAFNormal"])
+@pytest.mark.parametrize("guide", ["AutoIAFNormal", pytest.param("AutoBNAFNormal", marks=pytest.mark.slow)])
 def test_flows_keep_the_law_of_their_density(guide: str) -> None:
     method = AutoGuide(guide, num_steps=600, options={"num_flows": 1})
     posterior = pf.fit(gaussian(), method, key=0, num_samples=4000, progress=False)

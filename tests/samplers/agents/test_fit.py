@@ -257,6 +257,7 @@ for target in (linear_target(8, 10), logistic(6, 12)):
 """
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_give_the_same_draws():
     runs = {}
     for count in (1, 8):

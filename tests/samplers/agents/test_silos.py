@@ -26,6 +26,7 @@ def load(silo: int) -> pf.Target:
     )
 
 
+@pytest.mark.slow
 def test_split_gibbs_over_silos_has_the_law_of_its_target():
     make = partial(split_gibbs_step, load, 5, RHO)
     server = SplitGibbsServer(2, 5, RHO)

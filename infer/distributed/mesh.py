@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array

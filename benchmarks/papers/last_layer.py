@@ -1,6 +1,6 @@
 """Regression with a Bayesian last layer on small tables, against the same network without one, and a linear model.
 
-    python -m benchmarks.papers.last_layer --uci ../shared/uci [--seeds 20] [--sets boston concrete diabetes]
+    python -m benchmarks.papers.last_layer --uci ../shared/uci [--seeds 20] [--sets boston concrete diabetes digits]
 
 After Harrison, Willes & Snoek (2024), section 5, with the protocol of a reimplementation: of a permutation
 (``RandomState(seed)``) the first 10 % are tested on, the next 18 % decide which state is kept, the rest is learned
@@ -12,6 +12,10 @@ squared error, its variance that of the validation errors. The linear model is c
 
 ``--uci`` is a folder of the UCI sets with one ``data.csv.gz`` each, the target last (Boston and Concrete, whose targets
 are centred there: neither NLL nor RMSE sees it). Diabetes is scikit-learn's. Writes ``results/last_layer.json``.
+
+``digits``: scikit-learn's digits 0–5 (60 % to learn from, 15 % to decide, 25 % to test; 10 seeds), a network 64–64–64
+with ELU, Adam 3e-3, 100 epochs: accuracy, NLL, calibration error in 15 bins, and the area under the ROC curve of the
+largest probability, and of the head's own score, for telling test digits from the digits 6–9.
 """
 
 import argparse
@@ -26,7 +30,7 @@ import numpy as np
 
 import pushforward as pf
 from pushforward.models import LastLayer
-from pushforward.models.last_layer import NormalHead, StudentTHead
+from pushforward.models.last_layer import GenerativeHead, NormalHead, SoftmaxHead, StudentTHead
 
 RESULTS = Path(__file__).parent / "results" / "last_layer.json"
 EPOCHS = {"boston": 300, "concrete": 300, "diabetes": 200}
@@ -37,6 +41,12 @@ HEADS = {
     "t-VBLL dense": StudentTHead("dense"),
 }
 RATE, DECAY, BATCH = 1e-3, 1e-4, 32
+CLASSIFIERS = {
+    "Knowles-Minka": SoftmaxHead(num_classes=6),
+    "Jensen": SoftmaxHead(bound="jensen", num_classes=6),
+    "generative": GenerativeHead(num_classes=6),
+}
+DIGITS_RATE, DIGITS_EPOCHS, DIGITS_SEEDS = 3e-3, 100, 10
 
 
 def table(name, uci):
@@ -74,14 +84,22 @@ def last_layer(head, split, seed, epochs):
     return -float(q.log_score(*test).mean()), float(np.sqrt(np.mean(error**2)))
 
 
+def square(out, y):
+    return jnp.mean((out[:, 0] - y) ** 2)
+
+
+def cross_entropy(out, y):
+    return -jnp.mean(jax.nn.log_softmax(out)[jnp.arange(len(y)), y])
+
+
 @eqx.filter_jit
-def train_map(net, x, y, held, key, steps):
+def train_map(net, x, y, held, key, steps, loss=square, rate=RATE):
     """The network with the least validation error, and that error."""
     import optax
 
     per, params = len(y) // BATCH, eqx.filter(net, eqx.is_inexact_array)
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(RATE, weight_decay=DECAY))
-    error = lambda p, x, y: jnp.mean((jax.vmap(eqx.combine(p, net))(x)[:, 0] - y) ** 2)  # noqa: E731
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=DECAY))
+    error = lambda p, x, y: loss(jax.vmap(eqx.combine(p, net))(x), y)  # noqa: E731
 
     def step(t, carry):
         params, state, order, best, least = carry
@@ -143,14 +161,64 @@ def linear(split):
     return float(np.mean(0.5 * np.log(2 * np.pi * variance) + 0.5 * error**2 / variance)), rmse(error)
 
 
+def digits():
+    """For each classifier, accuracy, NLL, calibration error and areas under the ROC curve of each seed."""
+    from sklearn.datasets import load_digits
+    from sklearn.metrics import roc_auc_score
+
+    x, y = load_digits(return_X_y=True)
+    x, other = (x / 16)[y < 6], (x / 16)[y >= 6]
+    y = y[y < 6]
+    found = {name: [] for name in ("MAP", *CLASSIFIERS)}
+    for seed in range(DIGITS_SEEDS):
+        order = np.random.RandomState(seed).permutation(len(y))
+        a, b = round(0.6 * len(y)), round(0.75 * len(y))
+        train, held, test = ((x[rows], y[rows]) for rows in (order[:a], order[a:b], order[b:]))
+        body = eqx.nn.MLP(64, 64, 64, 1, jax.nn.elu, jax.nn.elu, key=jax.random.key(seed))
+        steps = DIGITS_EPOCHS * (len(train[1]) // BATCH)
+        for name in found:
+            if name == "MAP":
+                net = eqx.nn.Sequential([body, eqx.nn.Linear(64, 6, key=jax.random.key(1000 + seed))])
+                scaled = [(jnp.asarray(u, jnp.float32), jnp.asarray(v)) for u, v in (train, held)]
+                key = jax.random.key(seed)
+                net, _ = train_map(net, *scaled[0], scaled[1], key, jnp.asarray(steps), cross_entropy, DIGITS_RATE)
+                inside, outside = (np.asarray(jax.nn.softmax(jax.vmap(net)(jnp.asarray(u)))) for u in (test[0], other))
+                scores = inside.max(1), outside.max(1)
+            else:
+                target = LastLayer(body, CLASSIFIERS[name], *train, validation=held, standardise=False)
+                method = pf.VBLL(num_steps=steps, batch_size=BATCH, learning_rate=DIGITS_RATE, patience=None)
+                q = pf.fit(target, method, key=seed, num_samples=2, precision=32, progress=False).approximation
+                inside, outside = (np.asarray(q.predict(u).probs) for u in (test[0], other))
+                scores = q.ood_score(test[0]), q.ood_score(other)
+            right = inside.argmax(1) == test[1]
+            bins = np.minimum((inside.max(1) * 15).astype(int), 14)
+            gaps = [abs(np.mean(right[bins == k]) - inside.max(1)[bins == k].mean()) * np.mean(bins == k)
+                    for k in range(15) if np.any(bins == k)]  # fmt: skip
+            labels = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
+            areas = [roc_auc_score(labels, np.r_[p, q]) for p, q in ((inside.max(1), outside.max(1)), scores)]
+            nll = -np.mean(np.log(inside[np.arange(len(right)), test[1]]))
+            found[name].append([100 * right.mean(), nll, sum(gaps), *areas])
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--uci", default="../shared/uci")
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--sets", nargs="+", default=list(EPOCHS), choices=list(EPOCHS))
+    parser.add_argument("--sets", nargs="+", default=[*EPOCHS, "digits"], choices=[*EPOCHS, "digits"])
     given = parser.parse_args()
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in given.sets:
+        if name == "digits":
+            for method, scores in digits().items():
+                mean, error = np.mean(scores, 0), np.std(scores, 0, ddof=1) / np.sqrt(len(scores))
+                names = ("accuracy", "nll", "calibration", "area", "own area")
+                found.setdefault(name, {})[method] = {
+                    k: [float(m), float(e)] for k, m, e in zip(names, mean, error, strict=True)
+                }
+                print(name, method, found[name][method], flush=True)
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+            continue
         x, y = table(name, given.uci)
         splits = [parts(x, y, seed) for seed in range(given.seeds)]
         runs = {

@@ -1,5 +1,7 @@
 """`LastLayerApproximation`: the density of a trained last layer, and its predictions in closed form."""
 
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,9 +13,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...infer.approximation import Approximation
 from ...infer.errors import InvalidArgument, NonFinite
+from ...infer.run.plan import jax_key
 from ...infer.run.precision import precision
-from .model import LastLayer
-from .regression import NormalHead, StudentTHead
+from ...infer.validate import check_count
+from .model import LastLayer, Rows
+from .online import condition, conjugate
 
 
 class Uncertainty(NamedTuple):
@@ -134,6 +138,71 @@ class LastLayerApproximation(Approximation):
             lengths, quadratic = _leverages(self.target, self._checked(x))
             return np.asarray(lengths), np.asarray(quadratic)
 
+    # -- new data -----------------------------------------------------------------------------------------------------
+
+    def refit(self, covariance: str | None = None) -> "LastLayerApproximation":
+        """With the exact posterior of the last layer given the learned features and noise, in closed form.
+
+        Parameters
+        ----------
+        covariance
+            Another form of S, say ``"dense_precision"``, in which new rows can be added.
+
+        Raises
+        ------
+        InvalidArgument
+            The head is not a `NormalHead` or a `StudentTHead`, or of low rank.
+        """
+        head = self.target.head
+        if covariance is not None:
+            head = dataclasses.replace(head, covariance=covariance, rank=None)
+        with precision(self.bits):
+            target = self.target._with(head=head)
+            return self._with_target(target._with(head=_refitted(target)))
+
+    def condition(self, x: Any, y: Any) -> "LastLayerApproximation":
+        """With new rows: the exact update of q in O(D²) each; features, noise and standardisation stay.
+
+        Of a q that `refit` made the result is the posterior of all rows together, in any order; of one that was trained
+        it is q times the new likelihood.
+
+        Raises
+        ------
+        InvalidArgument
+            The form of S is not ``"dense_precision"`` (see `refit`), the head has no closed form, or shapes do not fit.
+        """
+        y = np.asarray(y)
+        wanted = (len(x), *np.shape(self.target.rows.y)[1:])
+        if y.shape != wanted or not np.isfinite(y).all():
+            raise InvalidArgument(f"y must be finite numbers of shape {wanted}, got shape {y.shape}.")
+        rows = Rows(*(np.concatenate(pair) for pair in zip(self.target.rows, (self._checked(x), y), strict=True)))
+        with precision(self.bits):
+            head = _conditioned(self.target, rows.x[-len(y) :], y)
+            return self._with_target(self.target._with(head=head, rows=rows))
+
+    def paths(self, n: int = 1, *, key: Any = 0) -> Callable[[Any], Array]:
+        """Draws of the regression function: ``path(x)`` of shape (n, rows) or (n, rows, K), differentiable in x.
+
+        For Thompson sampling: each draw is one function, the same wherever it is evaluated. To be called within
+        ``jax.enable_x64(True)`` where the fit has 64 bits.
+        """
+        check_count("n", n)
+        target = self.target
+        if target.head.task != "regression":
+            raise InvalidArgument(f"paths are of regression functions, got {type(target.head).__name__}.")
+        with precision(self.bits):
+            w = np.asarray(jax.vmap(target.head.sample)(jax.random.split(jax_key(key), n))["w"])
+
+        def path(x: Any) -> Array:
+            f = jnp.einsum("id,nkd->nik", target.phi(x), jnp.asarray(w))
+            f = target.units.y_loc + target.units.y_scale * f
+            return f[..., 0] if target._single else f
+
+        return path
+
+    def _with_target(self, target: LastLayer) -> "LastLayerApproximation":
+        return LastLayerApproximation(jax.tree.map(np.asarray, target), self.bits)
+
     def _checked(self, x: Any) -> np.ndarray:
         x = np.asarray(x)
         own = np.shape(self.target.rows.x)[1:]
@@ -170,16 +239,11 @@ def _leverages(target: LastLayer, x: Any) -> tuple[Array, Array]:
     return jnp.linalg.norm(phi, axis=-1), jnp.sum(target.head.weights.quadratic(phi), -1)
 
 
-def exact(target: LastLayer) -> Any:
-    """The head with its best posterior given the present features and noise, in closed form.
-
-    Raises
-    ------
-    InvalidArgument
-        The head is not conjugate.
-    """
-    from .online import conjugate
-
-    if not isinstance(target.head, NormalHead | StudentTHead):
-        raise InvalidArgument(f"a closed form needs a NormalHead or a StudentTHead, got {type(target.head).__name__}.")
+@jax.jit
+def _refitted(target: LastLayer) -> Any:
     return conjugate(target.head, target.phi(target.rows.x), target.targets(target.rows.y))
+
+
+@jax.jit
+def _conditioned(target: LastLayer, x: Any, y: Any) -> Any:
+    return condition(target.head, target.phi(x), target.targets(y))

@@ -38,7 +38,7 @@ def remarks(target: LastLayer, facts: dict[str, Any], num_steps: int, patience: 
             text = f"The validation NLL still fell at the last of {num_steps:,} steps ({-best:.4g}); raise num_steps."
             found.append({"level": "warning", "name": "steps", "message": text, "value": count})
     others = np.asarray(facts["restarts"])
-    if len(others) > 1:
+    if len(others) > 1 and np.isfinite(others).all():
         text = f"The validation NLL of {len(others)} restarts: {-others.max():.4g} (kept) to {-others.min():.4g}."
         found.append({"level": "note", "name": "restarts", "message": text, "value": float(np.ptp(others))})
     with jax.enable_x64(True):

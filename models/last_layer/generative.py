@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln, logsumexp
 from jaxtyping import Array, Float, PRNGKeyArray

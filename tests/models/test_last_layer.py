@@ -67,11 +67,9 @@ def test_the_posterior_brings_the_trained_target_and_agrees_with_nuts(fitted: pf
     assert trained is fitted.approximation.target
     frozen = trained.freeze()
     gold = pf.fit(frozen, pf.NUTS(), num_samples=500, num_warmup=300, num_chains=2, progress=False)
-    from pushforward.models.last_layer.approximation import exact
-
+    best = fitted.approximation.refit()
     with jax.enable_x64(True):
-        best = exact(trained)
-        mean, variance = np.asarray(best.weights.mean[0]), np.asarray(best.weights.variances()[0])
+        mean, variance = np.asarray(best.mean()), np.diag(best.covariance())
     draws = gold.draws()["w"].reshape(-1, 6)
     np.testing.assert_allclose(draws.mean(0), mean, atol=0.25 * np.sqrt(variance).max())
     np.testing.assert_allclose(draws.std(0), np.sqrt(variance), rtol=0.2)
@@ -92,6 +90,37 @@ def test_the_posterior_brings_the_trained_target_and_agrees_with_nuts(fitted: pf
     assert abs(elbo - bound) < 5 * error
     assert bound < evidence
     assert evidence - bound < 30
+
+
+def test_new_rows_are_those_of_a_refit(fitted: pf.Posterior) -> None:
+    q = fitted.approximation.refit("dense_precision")
+    x, y = RNG.uniform(-2, 2, (4, 1)), RNG.normal(10, 2, 4)
+    grown = q.condition(x, y)
+    again = grown.refit()
+    assert grown.target.num_data == q.target.num_data + 4
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(grown.mean(), again.mean(), atol=1e-9)
+        np.testing.assert_allclose(grown.covariance(), again.covariance(), atol=1e-11)
+    assert np.all(grown.uncertainty(AT).epistemic < q.uncertainty(AT).epistemic)
+    with pytest.raises(pf.InvalidArgument, match="use covariance='dense_precision'"):
+        fitted.approximation.condition(x, y)
+    with pytest.raises(pf.InvalidArgument, match=r"finite numbers of shape \(4,\)"):
+        q.condition(x, y[:, None])
+
+
+def test_paths_are_functions_with_the_moments_of_the_posterior(fitted: pf.Posterior) -> None:
+    q = fitted.approximation
+    path = q.paths(4000)
+    parts = q.uncertainty(AT)
+    with jax.enable_x64(True):
+        values = np.asarray(path(AT))
+        np.testing.assert_allclose(path(AT[2:3])[:, 0], values[:, 2], atol=1e-9)
+        slope = jax.grad(lambda x: path(x[None])[0, 0])(jnp.zeros(1))
+        step = np.asarray(path(np.array([[1e-5], [-1e-5]]))[0])
+    np.testing.assert_allclose(slope[0], (step[0] - step[1]) / 2e-5, rtol=1e-5)
+    error = np.sqrt(parts.epistemic / 4000)
+    assert np.all(np.abs(values.mean(0) - parts.mean) < 5 * error)
+    np.testing.assert_allclose(values.var(0), parts.epistemic, rtol=0.15)
 
 
 def test_predictions_are_in_units_of_y_and_their_parts_add_up(fitted: pf.Posterior) -> None:

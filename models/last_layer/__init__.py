@@ -10,5 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "generative": ["GenerativeHead"],
         "model": ["LastLayer"],
         "regression": ["HeteroscedasticHead", "NormalHead", "StudentTHead"],
+        "student": ["StudentTSoftmaxHead"],
     },
 )

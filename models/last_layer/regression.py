@@ -286,7 +286,7 @@ class StudentTHead(AbstractHead):
     def log_prior(self, values: dict[str, Array]) -> Float[Array, ""]:
         """Log N(w; 0, s I/τ) + log Gamma(τ; a₀, b₀)."""
         tau = values["tau"]
-        of_tau = _gamma_log_prob(tau, self.shape, self.rate)
+        of_tau = gamma_log_prob(tau, self.shape, self.rate)
         return jnp.sum(normal_log_prior(values["w"], self.prior, tau) + of_tau)
 
     def log_likelihood(self, phi: Float[Array, "n d"], y: Array, values: dict[str, Array]) -> Float[Array, " n"]:
@@ -319,7 +319,7 @@ class StudentTHead(AbstractHead):
         tau = values["tau"]
         x = (values["w"] - self.weights.mean) * jnp.sqrt(tau)[:, None]
         of_w = self.weights.offset_log_prob(x) + 0.5 * self.num_features * jnp.log(tau)
-        return jnp.sum(of_w + _gamma_log_prob(tau, *self.gamma))
+        return jnp.sum(of_w + gamma_log_prob(tau, *self.gamma))
 
 
 class HeteroscedasticHead(AbstractHead):
@@ -475,7 +475,8 @@ def _one_each(name: str, value: Any, k: int) -> Any:
     return value
 
 
-def _gamma_log_prob(tau: Array, a: Any, b: Any) -> Array:
+def gamma_log_prob(tau: Array, a: Any, b: Any) -> Array:
+    """Log Gamma(τ; a, b), b the rate."""
     return a * jnp.log(b) - gammaln(a) + (a - 1) * jnp.log(tau) - b * tau
 
 

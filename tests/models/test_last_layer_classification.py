@@ -22,6 +22,7 @@ from pushforward.models.last_layer.classification import (
 from pushforward.models.last_layer.covariance import Diagonal
 from pushforward.models.last_layer.discriminative import SoftmaxHead
 from pushforward.models.last_layer.generative import GenerativeHead
+from pushforward.models.last_layer.student import StudentTSoftmaxHead
 
 M, V = np.array([1.0, 0.0, -1.0]), np.array([1.0, 2.0, 0.5])
 
@@ -195,6 +196,52 @@ def test_the_generative_bound_with_inferred_class_probabilities_is_below_draws()
     built = GenerativeHead(num_classes=3).build(jax.random.key(0), 2, np.array([0, 1, 1]))
     np.testing.assert_array_equal(built.counts, [2.0, 3.0, 1.0])
     assert "counts" not in GenerativeHead.trained
+
+
+def student(phi: Any, y: Any) -> StudentTSoftmaxHead:
+    """Three classes, unequal noise, means that are not at their start."""
+    head = StudentTSoftmaxHead("dense", num_classes=3).build(jax.random.key(1), 3, y)
+    raw = np.log(np.expm1(np.array([0.3, 1.0, 4.0])))
+    return dataclasses.replace(head, raw_shape=jnp.asarray(raw), log_rate=jnp.log(jnp.array([0.4, 1.0, 2.0])))
+
+
+def test_the_t_bound_is_the_mean_of_the_tilted_bound_over_noise() -> None:
+    """Given Σ the bound at a = ½ − α/Σ; its mean over Σ by draws, with E[Σ] = b/(a − 1) and not e b/a."""
+    rng = np.random.default_rng(6)
+    phi, y = rng.normal(size=(4, 3)), np.array([0, 1, 2, 2])
+    head = student(phi, y)
+    head = dataclasses.replace(head, raw_shape=jnp.log(jnp.expm1(jnp.array([2.0, 3.0, 4.0]))))
+    a, b = (np.asarray(v) for v in head.gamma)
+    np.testing.assert_allclose(a, [3.0, 4.0, 5.0])
+    sigma = b / rng.gamma(a, size=(100_000, 3))
+    m, c = np.asarray(head.weights.means(phi)), np.asarray(head.weights.quadratic(phi)) + 1
+    values = jax.jit(jax.vmap(lambda s: jax.vmap(tilted)(m, c * s, y, jnp.broadcast_to(0.5 - 0.1 / s, (4, 3)))))(sigma)
+    error = np.asarray(values).std(0) / np.sqrt(1e5)
+    found = np.asarray(head.expected_log_likelihood(phi, y))
+    assert np.all(np.abs(np.asarray(values).mean(0) - found) < 5 * error), (values.mean(0), found, error)
+    assert np.all(error < 0.01)
+
+
+def test_the_t_bound_is_below_what_draws_give() -> None:
+    rng = np.random.default_rng(7)
+    phi, y = rng.normal(size=(6, 3)), rng.integers(0, 3, 6)
+    head = student(phi, y)
+
+    def one(key: Any) -> Any:
+        values = head.sample(key)
+        penalty = head.log_prior(values) - head.log_q(values)
+        return head.log_likelihood(phi, y, values).sum() + penalty, penalty
+
+    drawn, penalty = (np.asarray(x) for x in jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(7), 40_000)))
+    assert penalty.mean() == pytest.approx(-float(head.divergence()), abs=5 * penalty.std() / 200)
+    bound = -6 * float(head.loss(phi, y, 6))
+    assert bound < drawn.mean() + 4 * drawn.std() / 200
+    keys = jax.random.split(jax.random.key(9), 20_000)
+    shares = jax.jit(jax.vmap(lambda k: jnp.exp(head.log_likelihood(phi, y, head.sample(k)))))(keys)
+    predicted = head.predict(phi).probs[jnp.arange(6), y]
+    np.testing.assert_allclose(predicted, np.asarray(shares).mean(0), atol=0.02)
+    with pytest.raises(pf.InvalidArgument, match=r"shape must be > 1, .* got 1"):
+        StudentTSoftmaxHead(shape=1.0)
 
 
 def test_all_classes_begin_with_the_same_noise() -> None:

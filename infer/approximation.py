@@ -23,6 +23,10 @@ class Approximation(eqx.Module):
     def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         """Draw ``n`` independent u and return them with their log densities."""
 
+    def sample_points(self, key: PRNGKeyArray, n: int) -> Float[Array, "n d"]:
+        """The draws of `sample_and_log_prob` alone, for less where densities are most of the cost."""
+        return self.sample_and_log_prob(key, n)[0]
+
     def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
         """Log density at any ``u``; raises `NotAvailable` where it cannot be computed."""
         raise NotAvailable(f"{type(self).__name__} has no density at given points; use sample_and_log_prob.")
@@ -45,7 +49,7 @@ class Approximation(eqx.Module):
 
     def expect(self, key: PRNGKeyArray, f: Callable[[Float[Array, " d"]], Any], n: int) -> tuple[Any, Any]:
         """E_q f(u), for an f whose value is a pytree of arrays, from ``n`` draws; and its standard error."""
-        values = jax.vmap(f)(self.sample_and_log_prob(key, n)[0])
+        values = jax.vmap(f)(self.sample_points(key, n))
         error = lambda x: jnp.std(x, axis=0, ddof=1) / jnp.sqrt(n)  # noqa: E731
         return jax.tree.map(lambda x: jnp.mean(x, axis=0), values), jax.tree.map(error, values)
 

@@ -106,6 +106,12 @@ def draw_approximation(approximation: Any, key: PRNGKeyArray, *, n: int) -> tupl
     return approximation.sample_and_log_prob(key, n)
 
 
+@partial(jax.jit, static_argnames=("n",))
+def draw_points(approximation: Any, key: PRNGKeyArray, *, n: int) -> Any:
+    """`Approximation.sample_points`, compiled."""
+    return approximation.sample_points(key, n)
+
+
 @jax.jit
 def approximation_log_prob(approximation: Any, u: Any) -> Any:
     """`Approximation.log_prob` at one u, or at each of a stack of them, compiled."""

@@ -35,7 +35,7 @@ def sample(posterior: "Posterior", num_samples: int | None, augmented: bool, key
             values = evaluate.over_draws(evaluate.constrain_draw, target, np.asarray(u), key=key)
             return values | {"auxiliary": jax.tree.map(np.asarray, auxiliary)}
         if posterior.approximation is not None and posterior.target is not None:
-            u, _ = evaluate.draw_approximation(posterior.approximation, key, n=n)
+            u = evaluate.draw_points(posterior.approximation, key, n=n)
             return evaluate.over_draws(evaluate.constrain_draw, posterior.target, np.asarray(u), key=key)
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     weights = posterior._weights()

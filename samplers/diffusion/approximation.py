@@ -71,6 +71,12 @@ class DiffusionApproximation(Approximation):
         z = jax.random.normal(key, (n, self.loc.shape[0]), self.loc.dtype)
         return jax.lax.map(self._draw, z, batch_size=min(n, BATCH))
 
+    def sample_points(self, key: PRNGKeyArray, n: int) -> Float[Array, "n d"]:
+        """The same draws, of a forward pass each: without the d tangents that a log density takes."""
+        z = jax.random.normal(key, (n, self.loc.shape[0]), self.loc.dtype)
+        push = lambda z: self.loc + self.scale @ self.flow.push(z, self.noise)  # noqa: E731
+        return jax.lax.map(push, z, batch_size=min(n, BATCH))
+
     def _draw(self, z: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
         y, log_q, _ = self.flow.transform(z, self.noise)
         return self.loc + self.scale @ y, log_q - self.log_det

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ...infer.errors import InvalidArgument, NotAvailable
 from ...infer.validate import check_choice
 from .scores import AbstractScore
-from .solvers import AbstractSolver, Point, steps
+from .solvers import AbstractSolver, Point, solve, steps
 
 NEWTON_STEPS = 40
 
@@ -208,6 +208,10 @@ class DiscreteFlow(eqx.Module):
         """The draw that a standard normal z becomes, its log density, and the number of folded steps."""
         pushed = transform_and_log_det(self.score, self.solver, self.grid, self._scale(z) * z, key)
         return pushed.y, self._log_base(self._scale(z) * z) - pushed.log_det, pushed.folds
+
+    def push(self, z: Point, key: PRNGKeyArray | None = None) -> Point:
+        """The draw alone, without a determinant at each step."""
+        return solve(self.score, self.solver, self.grid, self._scale(z) * z, key)
 
     def log_prob(self, y: Point, key: PRNGKeyArray | None = None) -> tuple[Float[Array, ""], Pulled]:
         """The log density at a point, and how it was found; ``Pulled.residual`` says whether it was."""

@@ -9,6 +9,7 @@ import pytest
 
 from pushforward.infer.errors import InvalidArgument, NotAvailable
 from pushforward.samplers.diffusion import continuous
+from pushforward.samplers.diffusion.approximation import DiffusionApproximation
 from pushforward.samplers.diffusion.density import DiscreteFlow, inverse_and_log_det, transform_and_log_det
 from pushforward.samplers.diffusion.schedules import edm_grid, log_grid
 from pushforward.samplers.diffusion.scores import GaussianScore, MixtureScore
@@ -223,3 +224,10 @@ def test_inverses_of_long_steps():
         there = transform_and_log_det(score, DDIM(), grid, found.y)
         np.testing.assert_allclose(there.y, value, atol=1e-10)
         np.testing.assert_allclose(there.log_det, found.log_det, atol=1e-9)
+
+
+def test_draws_alone_are_those_that_come_with_densities():
+    flow = DiscreteFlow.make(GaussianScore(jnp.zeros(2), jnp.array([0.5, 2.0])), np.geomspace(20.0, 0.1, 6), Heun())
+    found = DiffusionApproximation(flow, jnp.array([1.0, -1.0]), jnp.array([[2.0, 0.0], [0.5, 1.5]]))
+    drawn, _ = found.sample_and_log_prob(jax.random.key(0), 50)
+    np.testing.assert_allclose(found.sample_points(jax.random.key(0), 50), drawn, rtol=1e-12)

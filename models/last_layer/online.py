@@ -4,7 +4,7 @@ With features and noise fixed the best dense q is Bayesian linear regression ([1
 
     P = diag(1/s) + Σ φφᵀ/σ²,    h = Σ φ y/σ²,    w̄ = P⁻¹ h,
 
-and a new row adds φφᵀ/σ² to P: the Cholesky factor of P is updated in O(D²) by rotations, and w̄ by the gain
+and a new row adds φφᵀ/σ² to P: the Cholesky factor of P is updated in O(D²), and w̄ by the gain
 
     g = P⁻¹φ/σ² (after the update),    w̄ ← w̄ + g (y − w̄ᵀφ).
 
@@ -60,21 +60,17 @@ def conjugate(head: Any, phi: Float[Array, "n d"], y: Float[Array, "n k"]) -> An
     return dataclasses.replace(new, log_shape=jnp.log(shape), log_rate=jnp.log(head.rate + 0.5 * rest))
 
 
-def rank_one(factor: Float[Array, "d d"], x: Float[Array, " d"]) -> Float[Array, "d d"]:
-    """The lower Cholesky factor of L Lᵀ + x xᵀ, by one rotation per column, in O(D²)."""
-    d = x.shape[0]
-    below = jnp.arange(d)
+def rank_one(factor: Float[Array, "d d"], image: Float[Array, " d"]) -> Float[Array, "d d"]:
+    """The lower Cholesky factor of L Lᵀ + x xᵀ from L and p = L⁻¹x, in O(D²) and without a loop.
 
-    def column(carry: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], None]:
-        factor, x = carry
-        old = factor[:, k]
-        length = jnp.sqrt(old[k] ** 2 + x[k] ** 2)
-        c, s = length / old[k], x[k] / old[k]
-        new = (old + s * x) / c
-        x = jnp.where(below > k, c * x - s * new, x)
-        return (factor.at[:, k].set(jnp.where(below > k, new, old).at[k].set(length)), x), None
-
-    return jax.lax.scan(column, (factor, x), jnp.arange(d))[0][0]
+    It is L K with K the factor of I + p pᵀ: with t_j = 1 + Σ_{l ≤ j} p_l², K_jj = √(t_j/t_{j−1}) and, below the
+    diagonal, K_ij = p_i p_j/√(t_j t_{j−1}), so that a row of L K needs sums of L_ik p_k over k > j alone.
+    """
+    after = 1 + jnp.cumsum(image**2)
+    before = jnp.concatenate([jnp.ones(1, after.dtype), after[:-1]])
+    terms = factor * image
+    beyond = jnp.cumsum(terms[:, ::-1], axis=1)[:, ::-1] - terms  # over k > j
+    return jnp.tril(factor * jnp.sqrt(after / before) + beyond * (image / jnp.sqrt(after * before)))
 
 
 def condition(head: Any, phi: Float[Array, "n d"], y: Float[Array, "n k"]) -> Any:
@@ -102,9 +98,10 @@ def condition(head: Any, phi: Float[Array, "n d"], y: Float[Array, "n k"]) -> An
 
         def output(factor: Array, mean: Array, sd: Array, y: Array) -> tuple[Array, Array, Array]:
             residual = y - mean @ phi
-            spread = jnp.sum(solve_triangular(factor, phi / sd, lower=True) ** 2)
-            new = rank_one(factor, phi / sd)
-            return new, mean + cho_solve((new, True), phi / sd**2) * residual, 0.5 * residual**2 / (1 + spread)
+            image = solve_triangular(factor, phi / sd, lower=True)
+            wider = 1 + jnp.sum(image**2)
+            gain = solve_triangular(factor, image, lower=True, trans=1) / (sd * wider)  # of P after the update
+            return rank_one(factor, image), mean + gain * residual, 0.5 * residual**2 / wider
 
         factor, mean, gain = jax.vmap(output)(factor, mean, deviation, y)
         return (factor, mean, rate + gain), None

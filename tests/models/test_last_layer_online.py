@@ -40,7 +40,12 @@ def test_the_factor_of_a_rank_one_update() -> None:
     a, x = RNG.normal(size=(5, 5)), RNG.normal(size=5)
     factor = np.linalg.cholesky(a @ a.T + np.eye(5))
     expected = np.linalg.cholesky(factor @ factor.T + np.outer(x, x))
-    np.testing.assert_allclose(rank_one(jnp.asarray(factor), jnp.asarray(x)), expected, atol=1e-13)
+    image = np.linalg.solve(factor, x)
+    np.testing.assert_allclose(rank_one(jnp.asarray(factor), jnp.asarray(image)), expected, atol=1e-13)
+    many = jax.lax.fori_loop(
+        0, 500, lambda _, f: rank_one(f, jax.scipy.linalg.solve_triangular(f, x, lower=True)), jnp.asarray(factor)
+    )
+    np.testing.assert_allclose(many @ many.T, factor @ factor.T + 500 * np.outer(x, x), rtol=1e-10)
 
 
 @pytest.mark.parametrize("head", HEADS, ids=["normal", "student"])

@@ -1,0 +1,142 @@
+"""What a Bayesian last layer adds to a network's time; many seeds at once; the cost of a new row.
+
+    python benchmarks/last_layer.py [overhead] [seeds] [online]
+
+``overhead``: a network of four equal hidden layers and one output, batches of 128, 32 bits, against the same with a
+linear last layer and squared error: forward pass (mean and variance against mean) and training step (loss, gradient,
+Adam), the least of many interleaved repeats. ``seeds``: 200 steps of `VBLL`'s own step on a table of 512 × 8 with a
+network of 2 × 50, for 1 and for 20 restarts in one program. ``online``: seconds per row of `condition`, 64 bits, for D
+features. Writes ``results/last_layer.json``; the load of the machine is written down with each row.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import pushforward as pf
+from pushforward.models import LastLayer
+from pushforward.models.last_layer import NormalHead
+from pushforward.models.last_layer.online import condition
+
+RESULTS = Path(__file__).parent / "results" / "last_layer.json"
+WIDTHS, BATCH, INPUTS = (64, 256, 512, 1024, 2048), 128, 16
+
+
+def least(programs, repeats, seconds=1.5):
+    """Least seconds of each program, run in turn."""
+    best = dict.fromkeys(programs, np.inf)
+    for run in programs.values():
+        jax.block_until_ready(run())
+    begun = time.perf_counter()
+    for i in range(repeats):
+        if i >= 5 and time.perf_counter() - begun > seconds * len(programs):
+            break
+        for name, run in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def overhead(width):
+    """Ratios of forward passes and of training steps to those with a linear last layer."""
+    import optax
+
+    body = eqx.nn.MLP(INPUTS, width, width, 3, jax.nn.relu, jax.nn.relu, key=jax.random.key(0))
+    x, y = jax.random.normal(jax.random.key(1), (BATCH, INPUTS)), jax.random.normal(jax.random.key(2), (BATCH, 1))
+    adam = optax.adam(1e-3)
+    forward, training = {}, {}
+
+    def add(name, last, predict, loss):
+        params, rest = eqx.partition((body, last), eqx.is_inexact_array)
+        state = adam.init(params)
+
+        @jax.jit
+        def ahead(params, x):
+            net, last = eqx.combine(params, rest)
+            return predict(last, jax.vmap(net)(x))
+
+        @jax.jit
+        def step(params, state, x, y):
+            def objective(params):
+                net, last = eqx.combine(params, rest)
+                return loss(last, jax.vmap(net)(x), y)
+
+            updates, new = adam.update(jax.grad(objective)(params), state, params)
+            return optax.apply_updates(params, updates), new
+
+        forward[name] = lambda: ahead(params, x)
+        training[name] = lambda: step(params, state, x, y)
+
+    linear = eqx.nn.Linear(width, 1, key=jax.random.key(3))
+    add("linear", linear, lambda last, phi: jax.vmap(last)(phi),
+        lambda last, phi, y: jnp.mean((jax.vmap(last)(phi) - y) ** 2))  # fmt: skip
+    for form in ("diagonal", "dense"):
+        head = NormalHead(form).build(jax.random.key(4), width, np.asarray(y))
+        add(form, head, lambda last, phi: last.moments(phi), lambda last, phi, y: last.loss(phi, y, 10_000))
+    found = {}
+    for what, programs in (("forward", forward), ("training", training)):
+        seconds = least(programs, 300)
+        found[what] = {name: seconds[name] / seconds["linear"] for name in ("diagonal", "dense")}
+        found[what]["linear seconds"] = seconds["linear"]
+    return found
+
+
+def seeds():
+    """Seconds of 200 steps for 1 and for 20 restarts in one program."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(640, 8)), rng.normal(size=640)
+    body = eqx.nn.MLP(8, 50, 50, 1, jax.nn.relu, jax.nn.relu, key=jax.random.key(0))
+    target, method = LastLayer(body, NormalHead(), x, y), pf.VBLL()
+
+    @jax.jit
+    def run(target, keys):
+        def one(key):
+            advance = lambda t, state: method.step(jax.random.fold_in(key, t), state, target, t)[0]  # noqa: E731
+            return advance, method.init(key, target, None)
+
+        states = jax.vmap(lambda key: one(key)[1])(keys)
+        body = lambda t, states: jax.vmap(lambda key, state: one(key)[0](t, state))(keys, states)  # noqa: E731
+        return jax.lax.fori_loop(0, 200, body, states).best_score
+
+    keys = {n: jax.random.split(jax.random.key(0), n) for n in (1, 20)}
+    seconds = least({n: lambda k=k: run(target, k) for n, k in keys.items()}, 20, seconds=4)
+    return {"one": seconds[1], "twenty": seconds[20], "ratio": seconds[20] / seconds[1]}
+
+
+def online(size, rows=64):
+    """Seconds per row."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        phi, y = jnp.asarray(rng.normal(size=(rows, size))), jnp.asarray(rng.normal(size=(rows, 1)))
+        head = NormalHead("dense_precision").build(jax.random.key(0), size, np.asarray(y))
+        run = jax.jit(lambda w, phi, y: condition(eqx.tree_at(lambda h: h.weights, head, w), phi, y).weights.mean)
+        return least({"row": lambda: run(head.weights, phi, y)}, 20)["row"] / rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["overhead", "seeds", "online"])
+    given = parser.parse_args()
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    jobs = {
+        "overhead": {str(width): lambda w=width: overhead(w) for width in WIDTHS},
+        "seeds": {"2 x 50": seeds},
+        "online": {str(size): lambda s=size: {"seconds per row": online(s)} for size in (64, 128, 256, 512, 1024)},
+    }
+    for part in given.parts:
+        for name, job in jobs[part].items():
+            found.setdefault(part, {})[name] = job() | {"load": os.getloadavg()[0]}
+            print(part, name, found[part][name], flush=True)
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -36,6 +36,7 @@ from .infer.variational.gaussian.natural import NGVI as NGVI
 from .infer.variational.gaussian.natural import SqrtNGVI as SqrtNGVI
 from .infer.variational.mixflow.method import MixFlow as MixFlow
 from .infer.variational.pathfinder import Pathfinder as Pathfinder
+from .models.gaussian_process.method import DoubleKL as DoubleKL
 from .models.last_layer.method import VBLL as VBLL
 from .samplers.agents.admm import DistributedADMM as DistributedADMM
 from .samplers.agents.decentralised import DSGHMC as DSGHMC

@@ -43,6 +43,7 @@ CHECKED = (
     "pushforward.infer.variational.rejection",
     "pushforward.infer.variational.rejection_families",
     "pushforward.infer.variational.score_recursion",
+    "pushforward.infer.variational.sparse_cholesky",
     "pushforward.infer.variational.surrogates",
     "pushforward.infer.variational.whitening",
     "pushforward.models",

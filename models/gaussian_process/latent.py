@@ -5,8 +5,7 @@ O(n³), as long as no pattern is known; `LatentGP.with_structure` replaces K⁻�
 (`infer.variational.sparse_cholesky`), O(n m³). Hyper-parameters are values of the target; `DoubleKL` learns them.
 """
 
-import dataclasses
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -51,20 +50,22 @@ class LatentGP(LabelledTarget):
     Parameters
     ----------
     kernel
-        Of `pushforward.models.kernels`; its parameters are those that learning begins with.
+        Of `pushforward.models.gaussian_process.kernels`; its parameters are those that learning begins with.
     likelihood
-        Of `pushforward.models.likelihoods`.
+        Of `pushforward.models.gaussian_process.likelihoods`.
     X
         Inputs, shape (n, d) or (n,).
     y
         Observations, shape (n,).
     mean
-        Of `pushforward.models.means`; 0 by default.
+        Of `pushforward.models.gaussian_process.means`; 0 by default.
     nugget
         τ², the share of the variance that is noise of the process itself; by default 1e-6 for kernels that are at most
         once differentiable, 1e-4 for others.
     fixed
         Names of hyper-parameters that are not learned, as in `parameters`, e.g. ``("likelihood.df",)``.
+    site
+        Name of the process at the data among the draws.
 
     Raises
     ------
@@ -81,6 +82,7 @@ class LatentGP(LabelledTarget):
     mean: Mean = eqx.field(default_factory=Zero)
     nugget: Any = None
     fixed: tuple[str, ...] = eqx.field(static=True, default=(), converter=tuple)
+    site: str = eqx.field(static=True, default="f")
     factors_of: Structure | None = None
     labels: Labels = eqx.field(static=True, default=Labels())
 
@@ -92,7 +94,8 @@ class LatentGP(LabelledTarget):
         ):  # fmt: skip
             if not isinstance(value, kind):
                 raise InvalidArgument(
-                    f"{name} must be one of pushforward.models.{name}s, got {value!r}; call it: Matern32(), not Matern32."
+                    f"{name} must be one of pushforward.models.gaussian_process.{name}s, got {value!r}; "
+                    f"write Matern32(), not Matern32."
                 )
         _check_data(self.X, self.y)
         self.kernel.check(self.X.shape[1])
@@ -104,7 +107,7 @@ class LatentGP(LabelledTarget):
             if name not in names:
                 raise InvalidArgument(f"fixed names {name!r}; the hyper-parameters are {', '.join(names) or 'none'}.")
 
-    # -- hyper-parameters -----------------------------------------------------------------------------------------------
+    # -- hyper-parameters ---------------------------------------------------------------------------------------------
 
     def _named(self) -> list[tuple[str, Any]]:
         named = []
@@ -139,7 +142,7 @@ class LatentGP(LabelledTarget):
         parts = [np.full(int(np.size(x)), name not in self.fixed) for name, x in self._named()]
         return np.concatenate(parts) if parts else np.zeros(0, bool)
 
-    # -- the prior ------------------------------------------------------------------------------------------------------
+    # -- the prior ----------------------------------------------------------------------------------------------------
 
     def tau2(self) -> Any:
         """The nugget, relative to the variance."""
@@ -167,21 +170,19 @@ class LatentGP(LabelledTarget):
             return jnp.sum(jnp.log(factor[:, -1])) - 0.5 * jnp.sum(white**2) - constant
         if n > DENSE:
             raise NotAvailable(
-                f"The density of a latent process at {n:,} points needs a sparse prior (dense: at most {DENSE:,}); fit it "
-                f"with DoubleKL, whose posterior.target has one."
+                f"The density of a latent process at {n:,} points needs a sparse prior (dense: at most {DENSE:,}); fit "
+                f"it with DoubleKL, whose posterior.target has one."
             )
         lower = jnp.linalg.cholesky(self.covariance(x))
         white = solve_triangular(lower, r, lower=True)
         return -jnp.sum(jnp.log(jnp.diagonal(lower))) - 0.5 * jnp.sum(white**2) - constant
 
-    # -- a target -------------------------------------------------------------------------------------------------------
+    # -- a target -----------------------------------------------------------------------------------------------------
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """``f``, the process at the rows of X; the hyper-parameters as deterministic sites."""
-        n = self.X.shape[0]
-        own = [Site(name, np.shape(x), kind="deterministic", support="") for name, x in self._named()]
-        return (Site("f", (n,), size=n), *own)
+        """The process at the rows of X."""
+        return (Site(self.site, (self.dim,), size=self.dim),)
 
     @property
     def dim(self) -> int:
@@ -212,16 +213,16 @@ class LatentGP(LabelledTarget):
         return self.log_prior(u) + jnp.sum(jax.vmap(self.likelihood.log_prob)(u, jnp.asarray(self.y)))
 
     def constrain(self, u: Float[Array, " n"]) -> dict[str, Array]:
-        """``f`` and the hyper-parameters."""
-        return {"f": u} | {name: jnp.asarray(x, u.dtype) for name, x in self._named()}
+        """The process by its name."""
+        return {self.site: u}
 
     def unconstrain(self, values: dict[str, Any]) -> Float[Array, " n"]:
-        """``f``."""
-        return jnp.asarray(values["f"], float)
+        """The process."""
+        return jnp.asarray(values[self.site], float)
 
     def log_likelihood(self, values: dict[str, Array]) -> dict[str, Array]:
         """Log p(y_i | f_i) of each observation."""
-        return {"y": jax.vmap(self.likelihood.log_prob)(values["f"], jnp.asarray(self.y))}
+        return {"y": jax.vmap(self.likelihood.log_prob)(values[self.site], jnp.asarray(self.y))}
 
     def predictive(self, key: PRNGKeyArray, values: dict[str, Array], *args: Any, **kwargs: Any) -> dict[str, Array]:
         """``y`` at the data, or ``f`` and ``y`` at new inputs, ``predictive(key, values, X)``.
@@ -230,19 +231,18 @@ class LatentGP(LabelledTarget):
         draws that are coherent over new inputs are those of `LatentPosterior.sample_at`.
         """
         if not args and not kwargs:
-            return {"y": self.likelihood.distribution(values["f"]).sample(key)}
+            return {"y": self.likelihood.distribution(values[self.site]).sample(key)}
         x = jnp.asarray(check_new(self, *args, **kwargs))
         near = nearest(self, x)
         weight, mean, variance = conditional(self, x, near)
         mu = self.mean.at(jnp.asarray(self.X))
         key_f, key_y = jax.random.split(key)
-        f = mean + jnp.sum(weight * (values["f"] - mu)[near], 1)
+        f = mean + jnp.sum(weight * (values[self.site] - mu)[near], 1)
         f = f + jnp.sqrt(variance) * jax.random.normal(key_f, f.shape, f.dtype)
-        return {"f": f, "y": self.likelihood.distribution(f).sample(key_y)}
+        return {self.site: f, "y": self.likelihood.distribution(f).sample(key_y)}
 
-    def replace(self, **options: Any) -> Self:
-        """The same target with other ``dims`` or ``coords``."""
-        return super().replace(**options)
+    def _identity(self) -> list[Any]:
+        return [self.name, *jax.tree.leaves(self)]
 
 
 def nearest(gp: LatentGP, x: Float[Array, "k d"], count: int = NEIGHBORS) -> Int[Array, "k c"]:
@@ -285,9 +285,7 @@ def check_new(gp: LatentGP, X: Any) -> Any:
     """
     x = _inputs(X)
     if getattr(x, "ndim", 0) != 2 or x.shape[1] != gp.X.shape[1]:
-        raise InvalidArgument(
-            f"X has shape {np.shape(x)}; new inputs must have {gp.X.shape[1]} columns, as the data's."
-        )
+        raise InvalidArgument(f"X has shape {np.shape(x)}; new inputs must have {gp.X.shape[1]} columns.")
     if not isinstance(x, jax.core.Tracer):
         _check_finite("X", x)
     return x
@@ -308,8 +306,8 @@ def _check_data(x: Any, y: Any) -> None:
     if same.size:
         i, j = sorted((int(order[same[0]]), int(order[same[0] + 1])))
         raise InvalidArgument(
-            f"X has {same.size} rows that repeat another one (rows {i} and {j} first); merge their observations into one "
-            f"row, or move the inputs apart by a little noise."
+            f"X has {same.size} rows that repeat another one (rows {i} and {j} first); merge their observations into "
+            f"one row, or move the inputs apart by a little noise."
         )
 
 
@@ -317,8 +315,3 @@ def _check_finite(name: str, value: np.ndarray) -> None:
     if not np.isfinite(value).all():
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
         raise NonFinite(f"{name}{list(at)} is {value[at]}; leave such rows out, or impute them.")
-
-
-def with_data(gp: LatentGP, x: Any, y: Any) -> LatentGP:
-    """The same process with other observations."""
-    return dataclasses.replace(gp, X=x, y=y, factors_of=None)

@@ -94,7 +94,7 @@ class LatentPosterior(Approximation):
         del target
         return self.gp
 
-    # -- a density ------------------------------------------------------------------------------------------------------
+    # -- a density ----------------------------------------------------------------------------------------------------
 
     @property
     def _order(self) -> Int[Array, " n"]:
@@ -136,7 +136,7 @@ class LatentPosterior(Approximation):
         root = jax.vmap(lambda z: self.transport(z)[0] - self.loc)(jnp.eye(n, dtype=self.loc.dtype))
         return root.T @ root
 
-    # -- elsewhere ------------------------------------------------------------------------------------------------------
+    # -- elsewhere ----------------------------------------------------------------------------------------------------
 
     def predict(self, X: Any, *, num_neighbors: int = NEIGHBORS) -> Prediction:
         """Marginals of f at new inputs, each from its nearest rows of the data.

@@ -13,10 +13,13 @@ import numpyro.distributions as dist
 import pushforward as pf
 from pushforward.infer.geometry import L1
 from pushforward.infer.method import AbstractMethod
-from pushforward.models import LastLayer
+from pushforward.models import LastLayer, LatentGP
+from pushforward.models.gaussian_process.kernels import Kernel
+from pushforward.models.gaussian_process.likelihoods import Gaussian
 from pushforward.models.last_layer import NormalHead
 
 TRACES = {"gaussian": 0}
+LEAST = 0.1  # below the eigenvalues of the posterior precision
 DESIGN = np.array([[1.0, 0.9, 0.2], [0.3, 1.0, -0.5], [-0.8, 0.4, 1.2], [0.6, 0.7, 0.1]])
 NOISE, SCALE = 0.8, np.array([2.0, 1.0, 0.5])
 
@@ -65,6 +68,37 @@ def last_layer(seed: int = 0) -> pf.Target:
     y = np.random.default_rng(seed).normal(size=4)
     head = NormalHead(prior_scale=SCALE**2, noise=NOISE)
     return LastLayer(counted_features, head, DESIGN, y, validation=None, standardise=False, name="b")
+
+
+class Table(Kernel):
+    """Covariances of the inputs 0, 1, 2, under which b, with noise of variance 1 / LEAST, has `gaussian`'s law."""
+
+    nugget = 0.0
+
+    def matrix(self, x, other):
+        """Entries of (Σ⁻¹ − LEAST I)⁻¹; each trace is counted."""
+        TRACES["gaussian"] += 1
+        table = np.linalg.inv(np.linalg.inv(moments()[1]) - LEAST * np.eye(3))
+        return jnp.asarray(table)[x[:, 0].astype(int)][:, other[:, 0].astype(int)]
+
+    def diagonal(self, x):
+        """Of the table."""
+        return jnp.diagonal(self.matrix(x, x))
+
+    def scales(self, num_inputs):
+        """1."""
+        return jnp.ones(num_inputs)
+
+    def check(self, num_inputs, where="kernel"):
+        """It has no parameters."""
+
+
+@cache
+def process(seed: int = 0) -> pf.Target:
+    """The same as a latent process at three inputs, seen through what its sites would have observed."""
+    mean, covariance = moments(seed)
+    y = np.linalg.solve(covariance, mean) / LEAST
+    return LatentGP(Table(), Gaussian(1 / LEAST), np.arange(3.0), y, site="b")
 
 
 def moments(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -179,6 +213,7 @@ METHODS: dict[str, Entry] = {
         bias=0.1,
         target=last_layer,
     ),
+    "DoubleKL": Entry(lambda: pf.DoubleKL(neighbors=2, learn=False), _set(tolerance=1e-5, gain=0.01), target=process),
     "Laplace": Entry(lambda: pf.Laplace(max_iterations=40), None),
 }
 

@@ -14,6 +14,7 @@ References
 .. [1] F. Schäfer, M. Katzfuss, H. Owhadi (2021). SIAM J. Sci. Comput. 43.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -70,25 +71,28 @@ def build_structure(order: np.ndarray, pattern: Rows, ancestors: Rows, *, round_
     Parameters
     ----------
     round_to
-        Widths are rounded up to multiples, so that similar patterns share a compiled program.
+        m is rounded up to a multiple of it, and other widths by up to a quarter if it is above 1, so that similar
+        patterns share a compiled program.
     """
     n, widths = len(order), pattern.widths()
     m = _up(int(widths.max()), round_to)
     columns = pattern.padded(m)
-    a = _up(int(ancestors.widths().max()), 8 * round_to)
+    coarse = _quarters if round_to > 1 else int
+    a = coarse(int(ancestors.widths().max()))
     slot, owner, entry = _pairs(pattern, columns)
     steps = _steps(levels(pattern), np.bincount(owner, minlength=n))
-    schedule = np.full((len(steps), max(map(len, steps))), n, np.int32)
+    rows = coarse(len(steps))
+    schedule = np.full((rows, coarse(max(map(len, steps)))), n, np.int32)
     step_of = np.empty(n, np.int64)
     for t, members in enumerate(steps):
         schedule[t, : len(members)] = members
         step_of[members] = t
-    counts = np.bincount(step_of[owner], minlength=len(steps))
+    counts = np.bincount(step_of[owner], minlength=rows)
     by_step = np.argsort(step_of[owner], kind="stable")
     within = np.arange(len(by_step)) - np.repeat(np.cumsum(counts) - counts, counts)
-    tables = np.full((3, len(steps), _up(max(int(counts.max(initial=0)), 1), 8 * round_to)), n * m, np.int32)
+    tables = np.full((3, rows, coarse(max(int(counts.max(initial=0)), 1))), n * m, np.int32)
     for table, values in zip(tables, (owner * m + slot[0], owner * m + slot[1], entry), strict=True):
-        table[np.repeat(np.arange(len(steps)), counts), within] = values[by_step]
+        table[np.repeat(np.arange(rows), counts), within] = values[by_step]
     columns = np.where(columns < 0, n, columns).astype(np.int32)
     arrays = (order.astype(np.int32), columns, ancestors.padded(a), schedule, *tables)
     return Structure(*(jnp.asarray(x) for x in arrays))
@@ -127,7 +131,7 @@ def _steps(level: np.ndarray, work: np.ndarray) -> list[np.ndarray]:
     steps = []
     order = np.argsort(level, kind="stable")
     bounds = np.searchsorted(level[order], np.arange(level.max() + 2))
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in itertools.pairwise(bounds):
         members = order[begin:end]
         spent = np.cumsum(work[members])
         part = np.maximum(np.arange(len(members)) // WIDTH, (spent / budget).astype(np.int64))
@@ -137,6 +141,11 @@ def _steps(level: np.ndarray, work: np.ndarray) -> list[np.ndarray]:
 
 def _up(value: int, to: int) -> int:
     return -(-value // to) * to
+
+
+def _quarters(value: int) -> int:
+    """The next of 4, 5, 6, 7 times a power of two."""
+    return _up(value, max(1, 1 << (max(value - 1, 1).bit_length() - 3))) if value > 4 else value
 
 
 def prior_columns(

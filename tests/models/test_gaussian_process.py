@@ -1,0 +1,472 @@
+"""Latent Gaussian processes against closed forms: chains, dense algebra, 40 points with known answers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+import scipy.stats as st
+
+import pushforward as pf
+from pushforward.infer.variational.sparse_cholesky.factor import build_structure
+from pushforward.infer.variational.sparse_cholesky.ordering import Rows
+from pushforward.models import LatentGP
+from pushforward.models.gaussian_process import kernels, likelihoods, means
+from pushforward.models.gaussian_process.fixed_point import (
+    Problem,
+    all_marginals,
+    elbo_terms,
+    marginals,
+    move_mean,
+    posterior_factor,
+)
+from pushforward.models.gaussian_process.method import DoubleKL, build_pattern, make_problem
+
+
+def run(gp, *, num_samples=200, **options):
+    return pf.fit(gp, DoubleKL(**options), num_samples=num_samples, progress=False)
+
+
+def smooth(n=150, d=2, seed=0, noise=0.1):
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(size=(n, d))
+    f = np.sin(6 * x[:, 0]) + np.cos(4 * x.sum(1))
+    return x, f, f + noise * rng.normal(size=n)
+
+
+def everyone(s):
+    """The structure with all earlier points as ancestors, for which the marginals are exact."""
+    n = s.columns.shape[0]
+    table = np.where(np.arange(n) <= np.arange(n)[:, None], np.arange(n), -1)
+    rolled = np.stack([np.roll(row, n - 1 - i) for i, row in enumerate(table)]).astype(np.int32)
+    return dataclasses.replace(s, ancestors=jnp.asarray(rolled))
+
+
+# -- known answers ----------------------------------------------------------------------------------------------------
+
+
+def test_ornstein_uhlenbeck_chain_is_exact():
+    x = np.array([0, 0.1, 0.25, 0.45, 0.7, 1])
+    gp = LatentGP(kernels.Matern12(0.5), likelihoods.Gaussian(0.1), x, np.sin(6 * x), nugget=0.0)
+    chain = [np.array([0]), *(np.array([i - 1, i]) for i in range(1, 6))]
+    start = np.concatenate([[0], np.cumsum([len(row) for row in chain])])
+    rows = Rows(start, np.concatenate(chain).astype(np.int32))
+    with jax.enable_x64(True):
+        s = everyone(build_structure(np.arange(6), rows, rows))
+        problem = make_problem(gp, s, gp.columns(s))
+        v, _ = posterior_factor(problem, jnp.full(6, 10.0))
+        variance, inner = all_marginals(s, v, problem.u)
+        mean, _ = move_mean(problem, v, jnp.full(6, 10.0), jnp.zeros(6), variance, 1e-14)
+        elbo = float(jnp.sum(elbo_terms(problem, v, mean, variance, inner)))
+    assert elbo == pytest.approx(-6.1110664689, abs=1e-8)
+    np.testing.assert_allclose(mean, [0.097741, 0.512955, 0.864990, 0.374324, -0.714820, -0.293547], atol=1e-6)
+    np.testing.assert_allclose(variance, [0.079403, 0.073705, 0.078639, 0.081930, 0.084146, 0.087879], atol=1e-6)
+    diagonal = [3.548803, 3.747109, 3.593337, 3.510122, 3.458183, 3.380978]
+    np.testing.assert_allclose(v[:, -1], diagonal, atol=1e-6)
+    k = np.exp(-abs(x[:, None] - x) / 0.5) + 0.1 * np.eye(6)
+    assert elbo == pytest.approx(st.multivariate_normal(np.zeros(6), k).logpdf(np.sin(6 * x)), abs=1e-9)
+
+
+def forty():
+    k = np.arange(1, 41)
+    x = np.stack([(k * k * 2**0.5) % 1, (k * k * 3**0.5) % 1], 1)
+    y = np.sin(7 * x[:, 0]) + np.cos(5 * x[:, 1])
+    return LatentGP(kernels.Matern32(0.3), likelihoods.Gaussian(0.05), x, y, nugget=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rho", "evidence", "full", "reduced"),
+    [
+        pytest.param(1.5, -24.386406, -24.387646, -24.387683, marks=pytest.mark.slow),
+        (2.0, -21.731543, -21.738000, -21.737995),
+        pytest.param(3.0, -18.781680, -18.782418, -18.782223, marks=pytest.mark.slow),
+    ],
+)
+def test_forty_points(rho, evidence, full, reduced):
+    gp = forty()
+    q = run(gp, rho=rho, learn=False).approximation
+    assert float(q.elbo) == pytest.approx(reduced, abs=1e-5)
+    with jax.enable_x64(True):
+        s = everyone(q.gp.factors_of)
+        u = gp.columns(s)
+        problem, v = make_problem(gp, s, u), q.values
+        variance, inner = all_marginals(s, v, u)
+        exact = float(jnp.sum(elbo_terms(problem, v, q.loc[s.order], variance, inner)))
+        precision = np.asarray(jax.vmap(problem.prior_precision)(jnp.eye(40)))
+    assert exact == pytest.approx(full, abs=1e-5)
+    y = np.asarray(gp.y)[np.asarray(s.order)]
+    hat = st.multivariate_normal(np.zeros(40), np.linalg.inv(precision) + 0.05 * np.eye(40)).logpdf(y)
+    assert hat == pytest.approx(evidence, abs=1e-5)
+    assert exact < hat  # the bound
+    mean = np.linalg.solve(precision + 20 * np.eye(40), 20 * y)  # exact whatever V is
+    np.testing.assert_allclose(q.loc[s.order], mean, atol=1e-8)
+
+
+def test_terms_of_a_partition_add_up():
+    gp = forty()
+    q = run(gp, rho=2.0, learn=False).approximation
+    with jax.enable_x64(True):
+        s = q.gp.factors_of
+        problem = make_problem(q.gp, s, q.gp.columns(s))
+        variance, inner = all_marginals(s, q.values, problem.u)
+        terms = elbo_terms(problem, q.values, q.loc[s.order], variance, inner)
+        parts = [marginals(s, q.values, problem.u, jnp.arange(40)[k::3]) for k in range(3)]
+        for k, (part, within) in enumerate(parts):
+            np.testing.assert_allclose(part, variance[k::3], rtol=1e-12)
+            np.testing.assert_allclose(within, inner[k::3], rtol=1e-12)
+        assert float(terms.sum()) == pytest.approx(float(q.elbo), abs=1e-9)
+
+
+def test_relabelled_rows_give_the_same_evidence():
+    gp = forty()
+    rows = np.concatenate([[0], 1 + np.random.default_rng(0).permutation(39)])
+    other = dataclasses.replace(gp, X=gp.X[rows], y=gp.y[rows])
+    one, two = (run(g, rho=2.0, learn=False).approximation for g in (gp, other))
+    assert float(one.elbo) == pytest.approx(float(two.elbo), abs=1e-8)
+    np.testing.assert_allclose(np.asarray(one.loc)[rows], two.loc, atol=1e-8)
+
+
+# -- against dense algebra --------------------------------------------------------------------------------------------
+
+
+def exact_gp(gp, new):
+    """Mean and variance of f at new inputs, and the log evidence, of a Gaussian likelihood by dense algebra."""
+    with jax.enable_x64(True):
+        x, noise = jnp.asarray(gp.X), float(gp.likelihood.variance)
+        k = np.asarray(gp.covariance(x)) + noise * np.eye(gp.dim)
+        cross = np.asarray(gp.kernel.matrix(x, jnp.asarray(new)))
+        mu, mu_new = np.asarray(gp.mean.at(x)), np.asarray(gp.mean.at(jnp.asarray(new)))
+        own = (1 + gp.tau2()) * np.asarray(gp.kernel.diagonal(jnp.asarray(new)))
+    weights = np.linalg.solve(k, cross)
+    evidence = st.multivariate_normal(mu, k).logpdf(gp.y)
+    return mu_new + weights.T @ (gp.y - mu), own - (weights * cross).sum(0), evidence
+
+
+KERNELS = {
+    "ard": kernels.Matern32(np.array([0.4, 0.7]), 1.5),
+    "sum": kernels.Matern12(0.3, 0.5) + kernels.Matern52(0.6, 0.8),
+    "product": kernels.RationalQuadratic(0.5, 1.2, alpha=0.8) * kernels.Matern32(0.9),
+}
+
+
+@pytest.mark.parametrize("name", ["product", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ard", "sum"))])
+def test_full_pattern_is_the_exact_process(name):
+    x, _, y = smooth(60)
+    mean = means.Linear(np.array([0.3, -0.2]), 0.1)
+    gp = LatentGP(KERNELS[name], likelihoods.Gaussian(0.02), x, y, mean=mean, nugget=1e-6)
+    post = run(gp, neighbors=59, learn=False)
+    new = np.random.default_rng(9).uniform(size=(15, 2))
+    expected, variance, evidence = exact_gp(gp, new)
+    found = post.approximation.predict(new, num_neighbors=60)
+    np.testing.assert_allclose(found.mean, expected, atol=1e-6)
+    np.testing.assert_allclose(found.variance, variance, rtol=1e-5, atol=1e-8)
+    assert float(post.approximation.elbo) == pytest.approx(evidence, abs=1e-5)
+    assert post.elbo()[0] == pytest.approx(evidence, abs=1e-5)  # q is the posterior: every weight is the evidence
+    assert post.elbo()[1] < 1e-5
+
+
+KERNEL_VALUES = {
+    "Matern12": lambda r: np.exp(-r),
+    "Matern32": lambda r: (1 + 3**0.5 * r) * np.exp(-(3**0.5) * r),
+    "Matern52": lambda r: (1 + 5**0.5 * r + 5 / 3 * r**2) * np.exp(-(5**0.5) * r),
+    "RBF": lambda r: np.exp(-0.5 * r**2),
+    "RationalQuadratic": lambda r: 1 / (1 + 0.5 * r**2),
+}
+
+
+@pytest.mark.parametrize("name", KERNEL_VALUES)
+def test_kernels_are_the_textbook_ones(name):
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    scale = np.array([0.5, 1.0, 2.0])
+    kernel = getattr(kernels, name)(scale, 2.5)
+    r = np.linalg.norm((x[:, None] - x) / scale, axis=2)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(
+            kernel.matrix(jnp.asarray(x), jnp.asarray(x)), 2.5 * KERNEL_VALUES[name](r), rtol=1e-9
+        )
+        np.testing.assert_allclose(kernel.diagonal(jnp.asarray(x)), 2.5)
+        np.testing.assert_allclose((kernel + kernels.RBF(0.7)).scales(3), [0.5, 0.7, 0.7])
+
+
+def test_large_radius_predicts_as_the_exact_process():
+    x, _, y = smooth(300)
+    gp = LatentGP(kernels.Matern32(0.4), likelihoods.Gaussian(0.01), x, y, nugget=1e-4)
+    new = np.random.default_rng(1).uniform(size=(80, 2))
+    expected, variance, _ = exact_gp(gp, new)
+    errors = []
+    for rho in (1.0, 4.0):
+        found = run(gp, rho=rho, learn=False, num_samples=2).approximation.predict(new)
+        errors.append(np.abs(found.mean - expected).max())
+        assert np.abs(np.log(found.variance / variance)).max() < {1.0: 1.5, 4.0: 0.06}[rho]
+    assert errors[0] > 10 * errors[1]
+    assert errors[1] < 0.01 * np.sqrt(variance.max())
+
+
+def test_prediction_at_a_point_of_the_data_is_that_of_the_data():
+    x, _, y = smooth(120)
+    gp = LatentGP(kernels.Matern32(0.4), likelihoods.Gaussian(0.05), x, y, nugget=1e-8)
+    q = run(gp, rho=3.0, learn=False, num_samples=2).approximation
+    found = q.predict(x[:20] + 0.4e-4 / np.sqrt(2))
+    np.testing.assert_allclose(found.mean, q.loc[:20], atol=1e-3)
+    np.testing.assert_allclose(found.variance, q.variance[:20], rtol=2e-2)
+
+
+def test_density_draws_and_covariance_agree():
+    x, _, y = smooth(60)
+    gp = LatentGP(kernels.Matern32(0.4), likelihoods.Gaussian(0.05), x, y)
+    q = run(gp, rho=2.0, learn=False, num_samples=2).approximation
+    with jax.enable_x64(True):
+        covariance = np.asarray(q.covariance())
+        u, log_q = q.sample_and_log_prob(jax.random.key(0), 20_000)
+        u = np.asarray(u)
+        density = st.multivariate_normal(np.asarray(q.mean()), covariance)
+        np.testing.assert_allclose(log_q[:20], density.logpdf(u[:20]), atol=1e-6)
+        np.testing.assert_allclose([q.log_prob(jnp.asarray(p)) for p in u[:5]], log_q[:5], atol=1e-8)
+        np.testing.assert_allclose(q.pull(q.transport(jnp.asarray(x[:, 0]))[0]), x[:, 0], atol=1e-8)
+    error = np.sqrt((covariance**2 + np.outer(covariance.diagonal(), covariance.diagonal())) / 20_000)
+    assert np.all(abs(np.cov(u.T) - covariance) < 5 * error)
+    np.testing.assert_allclose(q.variance, covariance.diagonal(), rtol=0.05)
+
+
+# -- likelihoods ------------------------------------------------------------------------------------------------------
+
+COUNTS = np.array([0.0, 1.0, 3.0, 7.0])
+LIKELIHOODS = {
+    "Gaussian": (likelihoods.Gaussian(0.3), np.array([-1.0, 0.2, 2.0, 0.0])),
+    "StudentT": (likelihoods.StudentT(0.8, 4.0), np.array([-1.0, 0.2, 2.0, 0.0])),
+    "BernoulliLogit": (likelihoods.BernoulliLogit(), np.array([0.0, 1.0, 1.0, 0.0])),
+    "BernoulliProbit": (likelihoods.BernoulliProbit(), np.array([0.0, 1.0, 1.0, 0.0])),
+    "Poisson": (likelihoods.Poisson(), COUNTS),
+    "NegativeBinomial": (likelihoods.NegativeBinomial(2.0), COUNTS),
+    "FromDistribution": (likelihoods.FromDistribution(lambda f: dist.Poisson(jnp.exp(f))), COUNTS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_expectations_under_a_normal(name):
+    """By a fine grid, and their derivatives by differences."""
+    likelihood, y = LIKELIHOODS[name]
+    mean, variance = np.array([-0.5, 0.3, 1.2, 0.0]), np.array([0.2, 0.6, 0.3, 0.1])
+    z = np.linspace(-9, 9, 6001)
+    weight = st.norm.pdf(z) * (z[1] - z[0])
+    with jax.enable_x64(True):
+        each = jax.vmap(jax.vmap(likelihood.log_prob, (0, None)), (0, 0))
+
+        def by_grid(mean, variance):
+            return (
+                np.asarray(each(jnp.asarray(mean[:, None] + np.sqrt(variance)[:, None] * z), jnp.asarray(y))) @ weight
+            )
+
+        found = likelihood.expected(jnp.asarray(mean), jnp.asarray(variance), jnp.asarray(y))
+        given = likelihood.distribution(jnp.asarray(mean)).log_prob(jnp.asarray(y))
+        np.testing.assert_allclose(jax.vmap(likelihood.log_prob)(jnp.asarray(mean), jnp.asarray(y)), given, atol=1e-5)
+        np.testing.assert_allclose(found.value, by_grid(mean, variance), atol=1e-4)
+        slope = (by_grid(mean + 1e-4, variance) - by_grid(mean - 1e-4, variance)) / 2e-4
+        np.testing.assert_allclose(found.gradient, slope, atol=2e-3)
+        # Price: the derivative by the variance is half the mean second derivative.
+        bend = (by_grid(mean, variance + 1e-4) - by_grid(mean, variance - 1e-4)) / 2e-4
+        np.testing.assert_allclose(found.curvature, -2 * bend, atol=5e-3)
+
+
+def test_poisson_closed_form_equals_quadrature():
+    likelihood, y = likelihoods.Poisson(), jnp.asarray(COUNTS)
+    with jax.enable_x64(True):
+        mean, variance = jnp.asarray([-0.5, 0.3, 1.2, 0.0]), jnp.asarray([0.2, 0.6, 0.3, 0.1])
+        closed = likelihood.expected(mean, variance, y)
+        rule = likelihoods.Likelihood.expected(likelihood, mean, variance, y)
+        for one, two in zip(closed, rule, strict=True):
+            np.testing.assert_allclose(one, two, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["StudentT"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("Poisson", "BernoulliLogit", "BernoulliProbit", "NegativeBinomial")
+    ],
+)
+def test_fixed_point_of_a_full_pattern_is_the_optimum_of_the_elbo(name):
+    """With all earlier points as neighbours q is any Gaussian, and its stationary equations are dense ones."""
+    rng = np.random.default_rng(4)
+    x = np.sort(rng.uniform(size=40))
+    f = 1.2 * np.sin(7 * x)
+    likelihood = LIKELIHOODS[name][0]
+    with jax.enable_x64(True):
+        y = np.asarray(likelihood.distribution(jnp.asarray(f)).sample(jax.random.key(1)), float)
+    gp = LatentGP(kernels.Matern52(0.3), likelihood, x, y, nugget=1e-3)
+    post = run(gp, neighbors=39, learn=False, max_iterations=200, tolerance=1e-7)
+    q = post.approximation
+    with jax.enable_x64(True):
+        k = np.asarray(gp.covariance(jnp.asarray(gp.X)))
+        covariance = np.asarray(q.covariance())
+        expected = likelihood.expected(q.loc, jnp.asarray(covariance.diagonal()), jnp.asarray(y))
+        inverse = np.linalg.inv(k)
+        np.testing.assert_allclose(inverse @ np.asarray(q.loc), expected.gradient, atol=1e-4)
+        site = np.maximum(np.asarray(expected.curvature), 1e-8)
+        np.testing.assert_allclose(np.linalg.inv(covariance), inverse + np.diag(site), atol=1e-3 * abs(inverse).max())
+        kl = 0.5 * (
+            np.trace(inverse @ covariance) + np.asarray(q.loc) @ inverse @ np.asarray(q.loc) - 40
+            + np.linalg.slogdet(k)[1] - np.linalg.slogdet(covariance)[1]
+        )  # fmt: skip
+        fit = float(jnp.sum(expected.value))
+    assert float(q.elbo) == pytest.approx(fit - kl, abs=1e-4)
+    by_draws, error = post.elbo()
+    assert abs(by_draws - float(q.elbo)) < 5 * error + 1e-6
+
+
+def test_impossible_observations_are_named():
+    x = np.arange(3.0)
+    for likelihood, y, rule in (
+        (likelihoods.BernoulliLogit(), [0, 1, -1], r"y\[2\] is -1; .* 0 or 1"),
+        (likelihoods.Poisson(), [0, 1.5, 2], r"y\[1\] is 1.5; .* whole numbers"),
+    ):
+        with pytest.raises(pf.InvalidArgument, match=rule):
+            LatentGP(kernels.RBF(), likelihood, x, y)
+
+
+# -- learning ---------------------------------------------------------------------------------------------------------
+
+
+def test_gradient_of_the_elbo_is_that_of_the_optimum():
+    x, _, y = smooth(150, noise=0.3)
+    gp = LatentGP(
+        kernels.Matern32(np.array([0.3, 0.5])), likelihoods.Gaussian(0.2), x, y, mean=means.Constant(0.2), nugget=1e-4
+    )
+    with jax.enable_x64(True):
+        gp = jax.tree.map(jnp.asarray, gp)
+        method = dataclasses.replace(DoubleKL(rho=4.0, num_probes=2000), phase=0, pattern=build_pattern(gp, 4.0, None))
+        state = method.init(jax.random.key(0), gp, None)
+        learned = jax.jit(lambda m, s, g: m.step(jax.random.key(0), s, g, 0)[0])(method, state, gp)
+        last = dataclasses.replace(method, phase=2)
+        iterate = jax.jit(lambda m, s, g: m.step(jax.random.key(0), s, g, 0)[0].elbo)
+
+        def elbo(free):
+            return float(
+                iterate(last, dataclasses.replace(state, climb=dataclasses.replace(state.climb, point=free)), gp)
+            )
+
+        free, differences = gp.free(), []
+        for k in range(len(free)):
+            shift = 1e-4 * jnp.eye(len(free))[k]
+            differences.append((elbo(free + shift) - elbo(free - shift)) / 2e-4)
+        np.testing.assert_allclose(learned.elbo, elbo(free), rtol=5e-3)
+    gradient = np.asarray(learned.climb.gradient)
+    assert np.all(abs(gradient - differences) < 0.02 * np.abs(differences).max()), (gradient, differences)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    x, f, y = smooth(300, noise=0.2)
+    gp = LatentGP(
+        kernels.Matern32(np.array([0.1, 0.1]), 1.0),
+        likelihoods.Gaussian(1.0),
+        x,
+        y,
+        mean=means.Constant(0.1),
+        nugget=1e-4,
+        fixed=("mean.value",),
+    )
+    return x, f, y, gp, run(gp, rho=3.0, num_probes=256)
+
+
+def test_learning_reaches_the_optimum_of_the_evidence(learned):
+    *_, gp, post = learned
+    with jax.enable_x64(True):
+        x, y = jnp.asarray(gp.X), jnp.asarray(gp.y)
+
+        def evidence(free):
+            there = gp.with_free(free)
+            k = there.covariance(x) + there.likelihood.variance * jnp.eye(len(y))
+            r = y - there.mean.at(x)
+            return -0.5 * r @ jnp.linalg.solve(k, r) - 0.5 * jnp.linalg.slogdet(k)[1]
+
+        free = post.target.free()
+        slope, bend = jax.grad(evidence)(free), jax.hessian(evidence)(free)
+        free = gp.learned()
+        slope, bend = np.asarray(slope)[free], np.asarray(bend)[free][:, free]
+        newton = -np.linalg.solve(bend, slope)
+        gain = 0.5 * float(slope @ newton)
+    sd = np.sqrt(np.diag(np.linalg.inv(-np.asarray(bend))))
+    assert np.all(abs(newton) < 0.5 * sd), (newton, sd)  # within half of what the data leave open
+    assert gain < 0.2
+
+
+def test_posterior_of_a_learned_process(learned):
+    *_, gp, post = learned
+    named = post.target.parameters()
+    assert set(named) == {"kernel.lengthscale", "kernel.variance", "likelihood.variance", "mean.value"}
+    assert float(named["mean.value"]) == 0.1
+    assert float(named["likelihood.variance"]) == pytest.approx(0.04, rel=0.3)
+    assert float(gp.likelihood.variance) == 1.0  # the user's target stays what it is
+    new = np.random.default_rng(8).uniform(size=(200, 2))
+    truth = np.sin(6 * new[:, 0]) + np.cos(4 * new.sum(1))
+    found = post.approximation.predict(new)
+    z = (truth - found.mean) / np.sqrt(found.variance)
+    assert np.sqrt(np.mean((truth - found.mean) ** 2)) < 0.12
+    assert 0.6 < np.std(z) < 1.4
+    drawn = post.predict(new[:7])
+    assert drawn["f"].shape == drawn["y"].shape == (1, 200, 7)
+    np.testing.assert_allclose(
+        drawn["f"].values[0].mean(0), found.mean[:7], atol=5 * found.variance[:7].max() ** 0.5 / 14
+    )
+    assert post.log_likelihood()["y"].shape == (1, 200, 300)
+    mean, variance = found.observed()
+    np.testing.assert_allclose(mean, found.mean, atol=1e-9)
+    np.testing.assert_allclose(variance, found.variance + float(named["likelihood.variance"]), rtol=1e-9)
+    density = st.norm(found.mean, np.sqrt(variance)).logpdf(truth)
+    np.testing.assert_allclose(found.log_prob(truth), density, atol=1e-3)
+    assert "fixed point" in str(post.diagnose())
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_named():
+    x, y = np.arange(4.0), np.zeros(4)
+    kernel, noise = kernels.Matern32(), likelihoods.Gaussian()
+    for change, message in (
+        ({"X": np.array([0.0, 1.0, 2.0, 1.0])}, "rows 1 and 3"),
+        ({"y": np.zeros(3)}, r"y has shape \(3,\)"),
+        ({"kernel": kernels.Matern32}, "Matern32"),
+        ({"kernel": kernels.Matern32(-1.0)}, "lengthscale of kernel must be positive"),
+        ({"kernel": kernel + kernels.RBF(np.ones(3))}, r"lengthscale of kernel.right has shape \(3,\)"),
+        ({"likelihood": "gaussian"}, "likelihood must be one of"),
+        ({"nugget": -1.0}, "nugget must be at least 0, got -1.0"),
+        ({"fixed": ("noise",)}, "fixed names 'noise'"),
+    ):
+        given = {"kernel": kernel, "likelihood": noise, "X": x, "y": y} | change
+        with pytest.raises(pf.InvalidArgument, match=message):
+            LatentGP(**given)
+    with pytest.raises(pf.NonFinite, match=r"y\[2\] is nan"):
+        LatentGP(kernel, noise, x, np.array([0, 0, np.nan, 0]))
+    for options, message in (
+        ({"rho": 0.5}, "rho must be at least 1, got 0.5"),
+        ({"rho": 2.0, "neighbors": 5}, "exclude each other"),
+        ({"num_steps": 0}, "num_steps"),
+    ):
+        with pytest.raises(pf.InvalidArgument, match=message):
+            DoubleKL(**options)
+    gp = LatentGP(kernel, noise, x, y)
+    with pytest.raises(pf.InvalidArgument, match="precision=32"):
+        pf.fit(gp, DoubleKL(), precision=32, progress=False)
+    with pytest.raises(pf.UnsupportedTarget, match="needs a target with latent_gp"):
+        pf.fit(pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(2)), DoubleKL())
+
+
+def test_singular_blocks_end_in_one_sentence():
+    x = np.linspace(0, 1e-6, 30)
+    gp = LatentGP(kernels.RBF(), likelihoods.Gaussian(), x, np.zeros(30), nugget=0.0)
+    with pytest.raises(pf.NonFinite, match="not positive definite"):
+        run(gp, learn=False, num_samples=2)
+
+
+def test_problem_keeps_the_order_of_its_structure():
+    gp = forty()
+    with jax.enable_x64(True):
+        s = build_pattern(gp, 2.0, None)
+        problem = make_problem(gp, s, gp.columns(s))
+        assert isinstance(problem, Problem)
+        np.testing.assert_array_equal(problem.y, gp.y[np.asarray(s.order)])

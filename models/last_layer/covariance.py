@@ -122,7 +122,10 @@ class Dense(AbstractTriangular):
 
     def quadratic(self, phi: Float[Array, "n d"]) -> Float[Array, "n k"]:
         """‖Lᵀφ‖²."""
-        return self._over(jax.vmap(lambda factor: jnp.sum((phi @ factor) ** 2, -1), out_axes=1)(self.factor()), 1)
+        one = lambda lower, scale: jnp.sum((phi @ jnp.tril(lower, -1) + phi * scale) ** 2, -1)  # noqa: E731
+        if len(self.lower) == 1:  # a product with a batch of one is slower than a plain one
+            return self._over(one(self.lower[0], self._scale()[0])[:, None], 1)
+        return self._over(jax.vmap(one, out_axes=1)(self.lower, self._scale()), 1)
 
     def cross(self, phi: Float[Array, "n d"], other: Float[Array, "m d"]) -> Float[Array, "k n m"]:
         """φᵀ L Lᵀ φ′."""

@@ -20,6 +20,11 @@ ROUGH, SMOOTH = 1e-6, 1e-4
 """Nuggets, relative to the variance, of kernels that are at most once differentiable, and of smoother ones."""
 
 
+def as_parameter(value: Any) -> Any:
+    """Lists as arrays; everything else as it is."""
+    return np.asarray(value, np.float64) if isinstance(value, list | tuple) else value
+
+
 class Kernel(eqx.Module):
     """A covariance function; kernels add and multiply.
 
@@ -106,7 +111,7 @@ def _tinygp(name: str, **options: Any) -> Any:
 class Matern12(AbstractStationary):
     """exp(−r): rough paths, those of an Ornstein–Uhlenbeck process in one dimension."""
 
-    lengthscale: Any = 1.0
+    lengthscale: Any = eqx.field(default=1.0, converter=as_parameter)
     variance: Any = 1.0
     nugget: ClassVar[float] = ROUGH
 
@@ -118,7 +123,7 @@ class Matern12(AbstractStationary):
 class Matern32(AbstractStationary):
     """(1 + √3 r) exp(−√3 r)."""
 
-    lengthscale: Any = 1.0
+    lengthscale: Any = eqx.field(default=1.0, converter=as_parameter)
     variance: Any = 1.0
     nugget: ClassVar[float] = ROUGH
 
@@ -130,7 +135,7 @@ class Matern32(AbstractStationary):
 class Matern52(AbstractStationary):
     """(1 + √5 r + 5 r² / 3) exp(−√5 r)."""
 
-    lengthscale: Any = 1.0
+    lengthscale: Any = eqx.field(default=1.0, converter=as_parameter)
     variance: Any = 1.0
     nugget: ClassVar[float] = SMOOTH
 
@@ -142,7 +147,7 @@ class Matern52(AbstractStationary):
 class RBF(AbstractStationary):
     """exp(−r² / 2)."""
 
-    lengthscale: Any = 1.0
+    lengthscale: Any = eqx.field(default=1.0, converter=as_parameter)
     variance: Any = 1.0
     nugget: ClassVar[float] = SMOOTH
 
@@ -154,7 +159,7 @@ class RBF(AbstractStationary):
 class RationalQuadratic(AbstractStationary):
     """(1 + r² / (2 alpha))^(−alpha)."""
 
-    lengthscale: Any = 1.0
+    lengthscale: Any = eqx.field(default=1.0, converter=as_parameter)
     variance: Any = 1.0
     alpha: Any = 1.0
     nugget: ClassVar[float] = SMOOTH

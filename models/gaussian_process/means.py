@@ -7,6 +7,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .kernels import as_parameter
+
 
 class Mean(eqx.Module):
     """A mean function; its parameters are real numbers."""
@@ -37,7 +39,7 @@ class Constant(Mean):
 class Linear(Mean):
     """intercept + x · slope, with ``slope`` of shape (d,)."""
 
-    slope: Any
+    slope: Any = eqx.field(converter=as_parameter)
     intercept: Any = 0.0
 
     def at(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:

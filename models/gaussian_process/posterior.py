@@ -151,7 +151,7 @@ class LatentPosterior(Approximation):
         num_neighbors
             Of the data, for each new input; does not depend on the pattern.
         """
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         check_count("num_neighbors", num_neighbors)
         with precision(64):
@@ -159,7 +159,7 @@ class LatentPosterior(Approximation):
             data = np.asarray(self.gp.X)
             scale = np.asarray(self.gp.kernel.scales(data.shape[1]))
             count = min(num_neighbors, len(data))
-            near = cKDTree(data / scale).query(x / scale, np.arange(1, count + 1))[1].astype(np.int32)
+            near = KDTree(data / scale).query(x / scale, np.arange(1, count + 1))[1].astype(np.int32)
             weight, prior, own = _conditional(self.gp, x, near)
             mu = self.gp.mean.at(jnp.asarray(data))
             mean = prior + jnp.sum(weight * (self.loc - mu)[near], 1)

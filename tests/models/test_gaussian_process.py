@@ -179,7 +179,7 @@ KERNEL_VALUES = {
 @pytest.mark.parametrize("name", KERNEL_VALUES)
 def test_kernels_are_the_textbook_ones(name):
     x = np.random.default_rng(0).normal(size=(6, 3))
-    scale = np.array([0.5, 1.0, 2.0])
+    scale = [0.5, 1.0, 2.0]
     kernel = getattr(kernels, name)(scale, 2.5)
     r = np.linalg.norm((x[:, None] - x) / scale, axis=2)
     with jax.enable_x64(True):

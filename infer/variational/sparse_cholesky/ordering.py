@@ -75,11 +75,11 @@ def maximin(z: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
     InvalidArgument
         Two points coincide.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     z = np.asarray(z, float)
     n = len(z)
-    tree = cKDTree(z)
+    tree = KDTree(z)
     distance = np.sqrt(((z - z[first]) ** 2).sum(1))
     distance[first] = -1.0  # taken
     order, scales = np.empty(n, np.int64), np.empty(n)
@@ -120,10 +120,10 @@ def radius_pattern(z: np.ndarray, scales: np.ndarray, rho: float) -> tuple[Rows,
     rho
         ρ ≥ 1.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     n = len(z)
-    balls = cKDTree(z).query_ball_point(z, rho * scales * (1 + ROUNDING))
+    balls = KDTree(z).query_ball_point(z, rho * scales * (1 + ROUNDING))
     centre = np.repeat(np.arange(n), [len(ball) for ball in balls])
     other = np.fromiter((j for ball in balls for j in ball), np.int64, len(centre))
     before = other <= centre  # S: the ball of i, its earlier points
@@ -139,7 +139,7 @@ def nearest_pattern(z: np.ndarray, count: int) -> tuple[Rows, Rows]:
 
     A_i is here {j ≤ i : |z_i − z_j| ≤ r_j} ∪ S_i ∪ {0} with r_j the distance to the farthest point of S_j.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     n = len(z)
     row, column, reach = [np.arange(n)], [np.arange(n)], np.zeros(n)
@@ -151,7 +151,7 @@ def nearest_pattern(z: np.ndarray, count: int) -> tuple[Rows, Rows]:
     begin = count + 1
     while begin < n:  # blocks that double: at least half of the points asked are earlier ones
         end = min(n, 2 * begin)
-        tree, left, width = cKDTree(z[:end]), np.arange(begin, end), 2 * count + 4
+        tree, left, width = KDTree(z[:end]), np.arange(begin, end), 2 * count + 4
         while left.size:
             found_at, found = tree.query(z[left], min(width, end))
             earlier = found < left[:, None]
@@ -164,7 +164,7 @@ def nearest_pattern(z: np.ndarray, count: int) -> tuple[Rows, Rows]:
             left, width = left[~enough], 2 * width
         begin = end
     row, column = np.concatenate(row), np.concatenate(column)
-    balls = cKDTree(z).query_ball_point(z, reach * (1 + ROUNDING))
+    balls = KDTree(z).query_ball_point(z, reach * (1 + ROUNDING))
     centre = np.repeat(np.arange(n), [len(ball) for ball in balls])
     other = np.fromiter((j for ball in balls for j in ball), np.int64, len(centre))
     after = other >= centre

@@ -108,6 +108,7 @@ def test_new_rows_are_those_of_a_refit(fitted: pf.Posterior) -> None:
         q.condition(x, y[:, None])
 
 
+@pytest.mark.slow
 def test_paths_are_functions_with_the_moments_of_the_posterior(fitted: pf.Posterior) -> None:
     q = fitted.approximation
     path = q.paths(4000)
@@ -275,6 +276,7 @@ def test_arrays_marked_as_fixed_are_not_learned() -> None:
     assert not np.array_equal(end.scale, net.scale)
 
 
+@pytest.mark.slow
 def test_what_a_run_says_of_itself(target: LastLayer, fitted: pf.Posterior) -> None:
     assert "restarts" in str(fitted.diagnose())
     with warnings.catch_warnings():

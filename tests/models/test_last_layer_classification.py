@@ -86,6 +86,7 @@ def test_the_gradient_of_the_bound_needs_none_of_the_tilt() -> None:
             assert float(found[i][k]) == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_without_variance_the_loss_is_cross_entropy() -> None:
     rng = np.random.default_rng(2)
     phi, y = rng.normal(size=(7, 3)), rng.integers(0, 4, 7)
@@ -172,6 +173,7 @@ def test_the_generative_bound_and_predictive() -> None:
     assert float(jnp.mean(drawn)) == pytest.approx(-0.5610, abs=0.002)
 
 
+@pytest.mark.slow
 def test_the_generative_bound_with_inferred_class_probabilities_is_below_draws() -> None:
     rng = np.random.default_rng(5)
     phi, y = rng.normal(size=(6, 2)), np.array([0, 0, 0, 0, 1, 0])
@@ -222,6 +224,7 @@ def test_the_t_bound_is_the_mean_of_the_tilted_bound_over_noise() -> None:
     assert np.all(error < 0.01)
 
 
+@pytest.mark.slow
 def test_the_t_bound_is_below_what_draws_give() -> None:
     rng = np.random.default_rng(7)
     phi, y = rng.normal(size=(6, 3)), rng.integers(0, 3, 6)

@@ -109,6 +109,14 @@ def local(tree: Any) -> Any:
     return jax.tree.map(bare, tree) if jax.sharding.get_abstract_mesh().size > 1 else tree
 
 
+def shared(tree: Any) -> Any:
+    """Arrays that `alone` has made, which are the same in each process, on all devices of the mesh in force."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.size <= 1:
+        return tree
+    return jax.tree.map(lambda x: place(x, everywhere(mesh)) if isinstance(x, jax.Array) else x, tree)
+
+
 def num_shards() -> int:
     """Devices along the particles in the mesh in force, 1 without one."""
     return dict(jax.sharding.get_abstract_mesh().shape).get(PARTICLES, 1)

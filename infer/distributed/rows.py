@@ -162,29 +162,43 @@ def gathered_rows(tree: Any, n: int) -> Any:
 
 
 class Packed:
-    """How the leaves of a pytree with a common leading axis lie side by side in one floating array."""
+    """How the leaves of a pytree with a common leading axis lie side by side in one floating array.
+
+    Integers that 32-bit floats cannot hold are two columns, of their upper and their lower half.
+    """
 
     def __init__(self, shapes: Any) -> None:
         self.leaves, self.structure = jax.tree.flatten(shapes)
-        self.widths = [math.prod(leaf.shape[1:]) for leaf in self.leaves]
         self.dtype = jnp.result_type(float, *(leaf.dtype for leaf in self.leaves))
+        self.halved = [
+            self.dtype.itemsize == 4 and jnp.issubdtype(leaf.dtype, jnp.integer) and leaf.dtype.itemsize > 2
+            for leaf in self.leaves
+        ]
+        sizes = [math.prod(leaf.shape[1:]) for leaf in self.leaves]
+        self.widths = [size * (2 if halved else 1) for size, halved in zip(sizes, self.halved, strict=True)]
 
     def pack(self, tree: Any) -> Float[Array, "n w"]:
         """One array; a single leaf as it is."""
         leaves = jax.tree.leaves(tree)
         if len(leaves) == 1:
             return leaves[0]
-        return jnp.concatenate([leaf.reshape(leaf.shape[0], -1).astype(self.dtype) for leaf in leaves], axis=1)
+        columns: list[Array] = []
+        for leaf, halved in zip(leaves, self.halved, strict=True):
+            flat = leaf.reshape(leaf.shape[0], -1)
+            columns += [flat >> 16, flat & 0xFFFF] if halved else [flat]
+        return jnp.concatenate([column.astype(self.dtype) for column in columns], axis=1)
 
     def unpack(self, packed: Array) -> Any:
         """The pytree again, of all rows."""
         if len(self.leaves) == 1:
             return jax.tree.unflatten(self.structure, [packed])
-        parts = jnp.split(packed, list(itertools.accumulate(self.widths))[:-1], axis=1)
-        leaves = [
-            part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype) for part, leaf in zip(parts, self.leaves, strict=True)
-        ]
-        return jax.tree.unflatten(self.structure, leaves)
+        found, parts = [], jnp.split(packed, list(itertools.accumulate(self.widths))[:-1], axis=1)
+        for part, leaf, halved in zip(parts, self.leaves, self.halved, strict=True):
+            if halved:
+                upper, lower = (half.astype(leaf.dtype) for half in jnp.split(part, 2, axis=1))
+                part = (upper << 16) | lower
+            found.append(part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype))
+        return jax.tree.unflatten(self.structure, found)
 
 
 def _filled(x: Array, more: int) -> Array:

@@ -166,11 +166,11 @@ def spread_rows(target: Target, mesh: Mesh) -> Target:
     padded = np.arange(room) % n
 
     def lay_out(leaf: np.ndarray) -> Array:
-        leaf = leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False)[padded]
+        leaf = leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False)
         return jax.make_array_from_callback(leaf.shape, sharding, lambda at: leaf[at])
 
-    mask = lay_out(np.arange(room) < n)
-    return SpreadTarget(_without_rows(target), jax.tree.map(lay_out, rows), mask, np.arange(n), mesh, "")
+    filled = jax.tree.map(lambda leaf: lay_out(leaf[padded]), rows)
+    return SpreadTarget(_without_rows(target), filled, lay_out(np.arange(room) < n), np.arange(n), mesh, "")
 
 
 def from_local_rows(

@@ -80,7 +80,7 @@ class DistributedADMM(AbstractPlanned):
         N(0, I), so that every direction mixes alike.
     plan
         Whether to work out before the run what to expect of it. This and the two ``"auto"`` find a mode, for which
-        gradients and Hessians are summed over the agents; without them nothing but iterates is exchanged.
+        gradients and Hessians are summed over the agents. Exact steps need those of each share besides, once.
     keep
         ``"average"`` (degree-weighted) or the number of the agent whose iterates are the draws. Agents are not chains.
     scatter

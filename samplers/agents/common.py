@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ...infer.approximation import Approximation, as_approximation
-from ...infer.distributed.mesh import alone, local
+from ...infer.distributed.mesh import alone, local, shared
 from ...infer.distributed.rows import vmap_rows
-from ...infer.errors import InvalidArgument
+from ...infer.errors import InvalidArgument, UnsupportedTarget
 from ...infer.method import AbstractMethod, Budget, Stage
 from ...infer.run.start import Warm
 from ...infer.target import Target
@@ -183,13 +183,18 @@ class AbstractAgents(AbstractMethod):
 
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> Self:
         """Tune before the first stage; later ones go on with what the states carry."""
-        assert isinstance(target, ShardedTarget)
+        if not isinstance(target, ShardedTarget):
+            raise UnsupportedTarget(
+                f"{type(self).__name__} shares its agents out over the devices, not the rows of the data, and got a "
+                f"{type(target).__name__}; leave out mesh, or give mesh='particles' or 'chains'."
+            )
         # Where each process has all data, each works it out for itself, and alike.
         if getattr(target, "mesh", None) is not None:
             return self._prepared(key, target, start)
         key, start = local((key, start))
         with alone():
-            return self._prepared(key, target, start)
+            prepared = self._prepared(key, target, start)
+        return shared(prepared)
 
     def _prepared(self, key: PRNGKeyArray, target: ShardedTarget, start: Any) -> Self:
         if self.keep != "average" and self.keep >= target.num_agents:

@@ -37,14 +37,14 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...infer.distributed.rows import vmap_rows
-from ...infer.errors import InvalidArgument
+from ...infer.errors import InvalidArgument, UnsupportedTarget
 from ...infer.target.shards import ShardedTarget
 from ...infer.validate import check_choice, check_count, check_nonnegative, check_positive
 from .common import OWN, Advanced, agent_normals, shared_normals
 from .decentralised import langevin
 from .planned import TINY, AbstractPlanned, Forecast
 from .prox import Quadratic
-from .tuning import eigenvalues, factorised
+from .tuning import MAX_ENTRIES, eigenvalues, factorised
 
 MALA_STEP = 1.3
 """Step of MALA in units of d^(−1/6), in coordinates in which the conditional law is about standard normal."""
@@ -161,7 +161,13 @@ class SplitGibbs(AbstractFederated):
         """Factorise H_i + I/ρ²: for exact draws where shares are quadratic, else as MALA's metric."""
         method = super().fix(target)
         kappa = jnp.full(target.num_agents, 1 / jnp.asarray(method.rho) ** 2)
-        return dataclasses.replace(method, conditional=factorised(method, target, kappa))
+        conditional = factorised(method, target, kappa)
+        if conditional is None:
+            raise UnsupportedTarget(
+                f"SplitGibbs needs the Hessian of each share, and {target.num_agents} of them in dimension "
+                f"{target.dim} are more than {MAX_ENTRIES:,} numbers; use DistributedADMM or FALD."
+            )
+        return dataclasses.replace(method, conditional=conditional)
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "SplitGibbs":
         """ρ²h_max = ε."""
@@ -270,6 +276,10 @@ class FALD(AbstractFederated):
         step = 2 * aim / (1 + aim) / max(float(values[-1]), TINY)
         return dataclasses.replace(self, step_size=step)
 
+    def bounded(self, found: Any) -> Self:
+        """γ at most 1/h of the most curved share, whose agent takes its steps alone."""
+        return dataclasses.replace(self, step_size=min(float(self.step_size), 1 / max(_sharpest(found), TINY)))
+
     def closed_form(self, values: np.ndarray, num_agents: int) -> tuple[float, float]:
         """Variance 1/(1 − γh/2), contraction 1 − γh, as if every step were averaged."""
         return langevin(float(self.step_size) * values)
@@ -277,9 +287,17 @@ class FALD(AbstractFederated):
     def foresee(self, found: Any) -> Any:
         """From the closed form: an iteration that flips coins is not affine."""
         error, time = self.closed_form(np.maximum(eigenvalues(found.hessians), TINY), found.hessians.shape[0])
+        # Between two averages an agent's own mode is multiplied by 1 − γh in each step.
+        alone = (1 - float(self.communication)) * (1 - float(self.step_size) * _sharpest(found)) ** 2
+        time = time if alone < 1 else np.inf
         unknown = float("nan")
         settings = {"step_size": float(self.step_size)}
         return Forecast(settings, 1.0, unknown, error, unknown, unknown, self.stable(time, found))
+
+
+def _sharpest(found: Any) -> float:
+    """Largest curvature of a share."""
+    return float(jnp.linalg.eigvalsh(found.hessians).max())
 
 
 def _spread(factor: Float[Array, "d d"], xi: Float[Array, " d"]) -> Float[Array, " d"]:

@@ -104,6 +104,11 @@ class AbstractPlanned(AbstractAgents):
         del num_agents
         return self
 
+    def bounded(self, found: Curvature) -> Self:
+        """With chosen settings within what the single shares allow; default: as they are."""
+        del found
+        return self
+
     # -- before a run -------------------------------------------------------------------------------------------------
 
     def default_start(self) -> Any:
@@ -140,6 +145,7 @@ class AbstractPlanned(AbstractAgents):
         aim = self.tolerance
         for _ in range(TRIES):
             chosen = self.choose(eigenvalues(found.hessians), found.hessians.shape[0], aim)
+            chosen = chosen.bounded(found) if left_open else chosen
             forecast = chosen.foresee(found)
             chosen = dataclasses.replace(chosen, forecast=forecast)
             if not left_open or forecast.variance <= ENOUGH * self.tolerance:

@@ -1,7 +1,7 @@
 """What the agents agree on before a run: a mode, curvature and coordinates in which the posterior is about N(0, I).
 
-The gradients and Hessians of the shares are summed over all agents here, and only here: a user who wants nothing but
-iterates to leave an agent gives step sizes and ``precondition=None``, and then nothing of this is called.
+Gradients and Hessians of the shares come together here. A user who gives step sizes and ``precondition=None`` has no
+mode looked for; what is left is the curvature that exact proximal steps and conditional draws are made of.
 """
 
 from typing import Any, NamedTuple

@@ -21,6 +21,7 @@ quiet = {"key": 3, "progress": False, "num_samples": 10, "num_warmup": 20}
 particles = {"num_particles": 16, "num_steps": 5}
 fits = {
     "agents": lambda: pf.fit(local.sharded(8), pf.DistributedADMM("ring", tolerance=0.3), num_chains=2, **quiet),
+    "shared": lambda: pf.fit(rows.sharded(6), pf.DistributedADMM("ring", tolerance=0.3), num_chains=2, **quiet),
     "federated": lambda: pf.fit(local.sharded(8), pf.FALD(), num_chains=2, **quiet),
     "chain": lambda: pf.fit(local, pf.NUTS(), num_chains=1, **quiet),
     "particles": lambda: pf.fit(rows, pf.SVNG(**particles), key=3, progress=False),
@@ -41,6 +42,7 @@ for name in sys.argv[1:]:
     fits[name]()
 """
 SLOW = [
+    "shared",
     "federated",
     "chain",
     "particles",

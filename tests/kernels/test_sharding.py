@@ -15,19 +15,20 @@ import pytest
 
 import pushforward as pf
 from pushforward.infer.diagnostics.discrepancies import energy_distance, ksd, mksd, mmd
-from pushforward.infer.distributed.mesh import num_shards, particle_mesh
+from pushforward.infer.distributed.mesh import data_mesh, num_shards, particle_mesh
 from pushforward.infer.distributed.rows import row_terms, vmap_rows
 from pushforward.infer.geometry import SimplexEntropy
 from pushforward.infer.kernels.metric import Diagonal, Identity, RankOne
 from pushforward.infer.kernels.velocity import velocity
+from pushforward.infer.target.spread import spread_rows
 from pushforward.infer.variational.mode import expansion
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = """
 import json, jax
-from tests.kernels.test_sharding import agents, cloud, discrepancies, velocities
+from tests.kernels.test_sharding import agents, cloud, discrepancies, spread, velocities
 assert jax.local_device_count() == 8
-found = {f.__name__: {k: f(k).tolist() for k in (1, 2, 8)} for f in (velocities, discrepancies, agents)}
+found = {f.__name__: {k: f(k).tolist() for k in (1, 2, 8)} for f in (velocities, discrepancies, agents, spread)}
 print(json.dumps(found | {"cloud": cloud().tolist()}))
 """
 
@@ -67,9 +68,22 @@ def agents(devices: int) -> np.ndarray:
     with jax.enable_x64(True), jax.set_mesh(particle_mesh(jax.devices()[:devices])):
         rows = np.random.default_rng(2).standard_normal((13, 3))
         found, signs = jax.jit(lambda x: vmap_rows(lambda x: (jnp.tanh(x) @ x, jnp.sign(x)[:2].astype(int)), x))(rows)
+        with jax.enable_x64(False):
+            big = jnp.array([2**24 + 1, -(2**30) - 3] * 6 + [5], jnp.int32)
+            kept = jax.jit(lambda k: vmap_rows(lambda k: (k, jnp.float32(0.5)), k))(big)[0]
         total = lambda u: jnp.sum(row_terms(lambda u, x: jnp.cos(x @ u), u, (rows,)))  # noqa: E731
         value, gradient, hessian = jax.jit(lambda u: expansion(total, u))(jnp.arange(3.0))
-        return np.concatenate([found, np.ravel(signs), value[None], gradient, np.ravel(hessian)])
+        return np.concatenate([found, np.ravel(signs), value[None], gradient, np.ravel(hessian), kept])
+
+
+def spread(devices: int) -> np.ndarray:
+    """Log density and gradient of seven rows, which no number of devices above one divides."""
+    with jax.enable_x64(True):
+        rows = np.random.default_rng(3).standard_normal(7)
+        target = pf.Target.from_factors(lambda b: -0.5 * b @ b, lambda b, y: -0.5 * (y - b[0]) ** 2, rows, jnp.zeros(1))
+        shared = spread_rows(target, data_mesh(jax.devices()[:devices]))
+        value, gradient = jax.jit(lambda t, u: jax.value_and_grad(t.log_density)(u))(shared, jnp.ones(1))
+        return np.append(gradient, value)
 
 
 def model() -> None:
@@ -101,10 +115,25 @@ def test_rows(child: dict) -> None:
     here = agents(1)
     x, u = np.random.default_rng(2).standard_normal((13, 3)), np.arange(3.0)
     gradient, hessian = -np.sin(x @ u) @ x, -(x.T * np.cos(x @ u)) @ x
-    expected = [np.sum(np.tanh(x) * x, 1), np.sign(x)[:, :2].ravel(), [np.cos(x @ u).sum()], gradient, hessian.ravel()]
+    kept = [2**24 + 1, -(2**30) - 3] * 6 + [5]
+    expected = [
+        np.sum(np.tanh(x) * x, 1),
+        np.sign(x)[:, :2].ravel(),
+        [np.cos(x @ u).sum()],
+        gradient,
+        hessian.ravel(),
+        kept,
+    ]
     np.testing.assert_allclose(here, np.concatenate(expected), rtol=1e-12)
     for found in child["agents"].values():
         np.testing.assert_allclose(found, here, rtol=1e-12)
+
+
+def test_rows_that_do_not_come_out_even(child: dict) -> None:
+    y = np.random.default_rng(3).standard_normal(7)
+    expected = [np.sum(y - 1) - 1, -0.5 * np.sum((y - 1) ** 2) - 0.5]
+    for found in child["spread"].values():
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_discrepancies(child: dict) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import pushforward as pf
+from pushforward.infer.distributed.mesh import data_mesh
 from pushforward.infer.target.shards import ShardedTarget
+from pushforward.infer.target.spread import spread_rows
 from pushforward.samplers.agents import law, prox
 from pushforward.samplers.agents.findings import PATIENCE, unsolved
 from pushforward.samplers.agents.graph import as_graph
@@ -304,3 +306,27 @@ def test_chains_begin_around_the_mode_where_it_is_looked_for():
         found, _ = laplace(target, jnp.zeros(2))
         z = jax.vmap(found.pull)(jnp.asarray(posterior.draws()["x"])[:, 0])
     assert 1.2 < np.sqrt(np.mean(np.asarray(z) ** 2)) < 3.2  # twice as wide as the posterior, before they have mixed
+
+
+def test_what_samplers_on_agents_cannot_run_on_is_refused():
+    shared = spread_rows(logistic().target, data_mesh(jax.devices()[:1]))
+    with pytest.raises(pf.UnsupportedTarget, match=r"DistributedADMM shares its agents out .*got a SpreadTarget"):
+        pf.DistributedADMM("ring").prepare(jax.random.key(0), shared, jnp.zeros((1, 3)))
+    rows, zeros = np.ones(4), np.zeros(3200)
+    wide = pf.Target.from_factors(lambda b: -0.5 * b @ b, lambda b, y: -0.5 * (y - b[0]) ** 2, rows, zeros)
+    with pytest.raises(pf.UnsupportedTarget, match="2 of them in dimension 3200 are more than 20,000,000 numbers"):
+        pf.SplitGibbs(rho=1.0, plan=False).fix(wide.sharded(2))
+
+
+def test_one_sharp_share_bounds_the_step_of_federated_langevin():
+    """Of eighty agents one has 200 times the curvature of the others, of which the average says little."""
+    x = np.ones((80, 1))
+    x[0] = np.sqrt(200.0)
+    target = pf.Target.from_factors(
+        lambda b: -0.5 * b @ b, lambda b, row: -0.5 * (row[1] - row[0] @ b) ** 2, (x, np.ones(80)), np.zeros(1)
+    ).sharded(80)
+    with pytest.raises(pf.InvalidArgument, match=r"FALD with step_size=0.2 is unstable: .*lower step_size"):
+        pf.FALD(step_size=0.2, precondition=None).predict(target)
+    for method in (pf.FALD(precondition=None), pf.FALD()):
+        fitted = pf.fit(target, method, key=0, num_chains=2, num_samples=100, num_warmup=100, progress=False)
+        assert np.abs(fitted.draws()["x"]).max() < 2  # 0.3 ± 0.06

@@ -229,7 +229,7 @@ class LatentGP(LabelledTarget):
         """``y`` at the data, or ``f`` and ``y`` at new inputs, ``predictive(key, values, X)``.
 
         At a new input f is drawn given the values at the 32 nearest points of the data, for each new input by itself;
-        draws that are coherent over new inputs are those of `LatentPosterior.sample_at`.
+        draws that are coherent over new inputs are those of `posterior.approximation.predict`.
         """
         if not args and not kwargs:
             return {"y": self.likelihood.distribution(values[self.site]).sample(key)}

@@ -228,8 +228,8 @@ class LatentGP(LabelledTarget):
     def predictive(self, key: PRNGKeyArray, values: dict[str, Array], *args: Any, **kwargs: Any) -> dict[str, Array]:
         """``y`` at the data, or ``f`` and ``y`` at new inputs, ``predictive(key, values, X)``.
 
-        At a new input f is drawn given the values at the 32 nearest points of the data, for each new input by itself;
-        draws that are coherent over new inputs are those of `posterior.approximation.predict`.
+        At a new input f is drawn given the values at the 32 nearest points of the data, for each new input by itself:
+        draws are not coherent over new inputs.
         """
         if not args and not kwargs:
             return {"y": self.likelihood.distribution(values[self.site]).sample(key)}

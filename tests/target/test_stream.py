@@ -184,7 +184,7 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 def test_memory_stays_far_below_the_data(tmp_path):
-    """192 MB of rows against 12 MB, in blocks of 2 MB: the peak of the process grows by less than 60 MB (the allocator adds its own; all rows are 192)."""
+    """192 MB of rows against 12 MB, in blocks of 2 MB: the peak of the process grows by less than 60 MB."""
     peaks = []
     for name, rows in (("small", 3072), ("large", 49152)):
         path = tmp_path / name

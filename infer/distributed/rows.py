@@ -1,9 +1,10 @@
 """Functions of one row (agent, device) evaluated where the row is, and brought together.
 
-A program must hold no two collectives of which neither waits for the other: XLA's CPU client starts them in no fixed
-order, and processes that meet in different ones abort. So whatever one evaluation brings together travels as one
-array, a value and its gradient too; and who needs value, gradient and Hessian at a point asks for them in one call
-(`expansion` in `infer.variational.mode`).
+A program must hold no two collectives of which neither waits for the other. On CPU those of one sequence start in its
+order, but a loop that holds some may still run when a later one starts that does not need it, and processes that meet
+in different orders abort. So whatever one evaluation brings together travels as one array, a value and its gradient
+too; and who needs value, gradient and Hessian at a point asks for them in one call (`expansion` in
+`infer.variational.mode`).
 """
 
 import itertools
@@ -59,7 +60,7 @@ def vmap_rows(function: Callable, *rows: Any, held: tuple = (), mesh: Mesh | Non
     mesh
         Devices along one axis; by default those along the particles in the mesh in force.
     """
-    shards = num_shards() if mesh is None else mesh.size
+    shards = _shards(mesh)
     if shards == 1:
         return jax.vmap(function)(*held, *rows)
     n = jax.tree.leaves((held, rows))[0].shape[0]
@@ -72,6 +73,22 @@ def vmap_rows(function: Callable, *rows: Any, held: tuple = (), mesh: Mesh | Non
     )
     # Without the second of these the compiler may share out what rows are made from, and add it up in its own order.
     return layout.unpack(gathered(mapped(*held, *gathered(rows, mesh)), mesh)[:n])
+
+
+def rows_in_place(function: Callable, held: tuple, mesh: Mesh) -> Any:
+    """``jax.vmap(function)(*held)`` of rows that lie on the devices of ``mesh``, where what is found stays.
+
+    Parameters
+    ----------
+    function
+        Of one row of each of ``held``.
+    held
+        Pytrees of arrays with a common leading axis, a multiple of the devices.
+    mesh
+        Devices along one axis.
+    """
+    cut = PartitionSpec(mesh.axis_names[0])
+    return jax.shard_map(jax.vmap(function), mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False)(*held)
 
 
 def row_terms(function: Callable, u: Float[Array, " d"], held: tuple, mesh: Mesh | None = None) -> Float[Array, " n"]:
@@ -97,8 +114,7 @@ def row_terms(function: Callable, u: Float[Array, " d"], held: tuple, mesh: Mesh
             lambda *given: function(*given[len(held) :], *given[: len(held)]), *copies, held=held, mesh=mesh
         )
 
-    alone = (num_shards() if mesh is None else mesh.size) == 1
-    return each(function, u) if alone else terms_together(each, function, u)
+    return each(function, u) if _shards(mesh) == 1 else terms_together(each, function, u)
 
 
 def terms_together(each: Callable, function: Callable, u: Float[Array, " d"]) -> Float[Array, " n"]:
@@ -199,6 +215,10 @@ class Packed:
                 part = (upper << 16) | lower
             found.append(part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype))
         return jax.tree.unflatten(self.structure, found)
+
+
+def _shards(mesh: Mesh | None) -> int:
+    return num_shards() if mesh is None else mesh.size
 
 
 def _filled(x: Array, more: int) -> Array:

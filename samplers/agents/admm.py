@@ -80,7 +80,7 @@ class DistributedADMM(AbstractPlanned):
         N(0, I), so that every direction mixes alike.
     plan
         Whether to work out before the run what to expect of it. This and the two ``"auto"`` find a mode, for which
-        gradients and Hessians are summed over the agents. Exact steps need those of each share besides, once.
+        gradients and Hessians of the shares are brought together; the iterations need neither.
     keep
         ``"average"`` (degree-weighted) or the number of the agent whose iterates are the draws. Agents are not chains.
     scatter
@@ -160,10 +160,10 @@ class DistributedADMM(AbstractPlanned):
         """The proximal steps of all agents, or what stands for them."""
         if self.prox == "linearised":
             nothing = jnp.zeros(x.shape[0], x.dtype)
-            moved = centre - self.share_gradients(target, x) / kappa[:, None]
+            moved = self.moved(lambda gradient, centre, kappa: centre - gradient / kappa, target, x, centre, kappa)
             return Solved(moved, nothing, jnp.ones(x.shape[0], int), nothing > 0)
         if self.solvers is not None and self.solvers.linear is not None:
-            return vmap_rows(prox_quadratic, self.solvers.inverse, self.solvers.linear, centre, kappa)
+            return vmap_rows(prox_quadratic, centre, kappa, held=(self.solvers.inverse, self.solvers.linear))
         tolerated = self._tolerated(kappa, x)
 
         def one(shard: Any, inverse: Any, *given: Array) -> Solved:
@@ -171,7 +171,7 @@ class DistributedADMM(AbstractPlanned):
             return prox_newton(f, *given) if inverse is None else prox_chord(f, inverse, *given)
 
         inverses = None if self.solvers is None else self.solvers.inverse
-        return vmap_rows(one, inverses, x, centre, kappa, tolerated, held=(target.shards,))
+        return vmap_rows(one, x, centre, kappa, tolerated, held=(target.shards, inverses))
 
     def centre(self, x: Float[Array, "n d"], memory: Any) -> Float[Array, " d"]:
         """The degree-weighted average Σ d_i x_i / Σ d_i, which is the Langevin chain."""

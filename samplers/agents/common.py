@@ -8,6 +8,7 @@ its number, so that the draws depend on no layout.
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
 import equinox as eqx
@@ -262,11 +263,15 @@ class AbstractAgents(AbstractMethod):
         """One agent's f_i at ``z``, in the coordinates of the steps."""
         return Bare(self.coordinates).potential(target, z, shard)
 
-    def share_gradients(self, target: ShardedTarget, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        """∇f_i(x_i) of all agents."""
-        return vmap_rows(
-            lambda shard, x: jax.grad(lambda z: self.potential(target, z, shard))(x), x, held=(target.shards,)
-        )
+    def moved(
+        self, update: Callable, target: ShardedTarget, x: Float[Array, "n d"], *rows: Array
+    ) -> Float[Array, "n d"]:
+        """``update(∇f_i(x_i), *rows_i)`` of all agents, worked out where their data are: nothing else leaves there."""
+
+        def one(shard: Shard, x: Array, *row: Array) -> Array:
+            return update(jax.grad(lambda z: self.potential(target, z, shard))(x), *row)
+
+        return vmap_rows(one, x, *rows, held=(target.shards,))
 
     def _nothing_seen(self, x: Float[Array, "n d"]) -> Seen:
         zeros = jnp.zeros(x.shape[-1], x.dtype)

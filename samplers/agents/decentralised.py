@@ -104,7 +104,11 @@ class DSGLD(AbstractDecentralised):
     def advance(self, x: Float[Array, "n d"], memory: Any, normals: Any, target: ShardedTarget, t: Array) -> Advanced:
         """One iteration of all agents."""
         eta = self.step_size
-        return Advanced(self.links.mix(x) - eta * self.share_gradients(target, x) + jnp.sqrt(2 * eta) * normals, memory)
+
+        def step(gradient: Array, mixed: Array, xi: Array) -> Array:
+            return mixed - eta * gradient + jnp.sqrt(2 * eta) * xi
+
+        return Advanced(self.moved(step, target, x, self.links.mix(x), normals), memory)
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "DSGLD":
         """1/(1 − ηh/2) = 1 + ε."""
@@ -158,8 +162,11 @@ class DSGHMC(AbstractDecentralised):
     def advance(self, x: Float[Array, "n d"], memory: Any, normals: Any, target: ShardedTarget, t: Array) -> Advanced:
         """One iteration of all agents."""
         eta, gamma = self.step_size, self.friction
-        drift = gamma * memory + self.share_gradients(target, x)
-        velocity = memory - eta * drift + jnp.sqrt(2 * gamma * eta) * normals
+
+        def kick(gradient: Array, v: Array, xi: Array) -> Array:
+            return v - eta * (gamma * v + gradient) + jnp.sqrt(2 * gamma * eta) * xi
+
+        velocity = self.moved(kick, target, x, memory, normals)
         return Advanced(self.links.mix(x) + eta * velocity, velocity)
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "DSGHMC":
@@ -231,9 +238,11 @@ class DULA(AbstractDecentralised):
         alpha = x.shape[0] * self.step_size / later**self.step_decay
         beta = self.coupling / later**self.coupling_decay
         apart = jnp.asarray(self.links.degrees)[:, None].astype(x.dtype) * x - self.links.neighbour_sum(x)
-        return Advanced(
-            x - beta * apart - alpha * self.share_gradients(target, x) + jnp.sqrt(2 * alpha) * normals, memory
-        )
+
+        def step(gradient: Array, coupled: Array, xi: Array) -> Array:
+            return coupled - alpha * gradient + jnp.sqrt(2 * alpha) * xi
+
+        return Advanced(self.moved(step, target, x, x - beta * apart, normals), memory)
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "DULA":
         """1/(1 − nαh/2) = 1 + ε, and βℓ_max = 1."""

@@ -140,7 +140,7 @@ class SplitGibbs(AbstractFederated):
                 return inverse @ (linear + tie * memory) + _spread(factor, xi)
 
             given = self.conditional
-            x = vmap_rows(exact, given.factor, given.inverse, given.linear, drawn)
+            x = vmap_rows(exact, drawn, held=(given.factor, given.inverse, given.linear))
             accepted, spent = jnp.nan, 1
         else:
 
@@ -148,7 +148,7 @@ class SplitGibbs(AbstractFederated):
                 f = lambda z: self.potential(target, z, shard) + 0.5 * tie * jnp.sum((z - memory) ** 2)  # noqa: E731
                 return mala(f, z, factor, xi, tests)
 
-            x, shares = vmap_rows(moves, self.conditional.factor, x, *drawn, held=(target.shards,))
+            x, shares = vmap_rows(moves, x, *drawn, held=(target.shards, self.conditional.factor))
             accepted, spent = jnp.mean(shares), self.num_inner + 1
         server = jnp.mean(x, axis=0) + self.rho / jnp.sqrt(x.shape[0]) * server
         return Advanced(x, server, num_evaluations=spent, acceptance=accepted)
@@ -253,20 +253,23 @@ class FALD(AbstractFederated):
         """A local step of all agents; perhaps an average; perhaps a new reference."""
         own, shared, (average, renew) = normals
         n, gamma, tau = x.shape[0], self.step_size, self.common
-        drift = self.share_gradients(target, x)
         if self.control_variates:
             # The first iteration sets the reference.
             memory = jax.lax.cond((renew < self.refresh) | (t == 0), lambda: self._reference(x, target), lambda: memory)
-            drift = drift + memory[1]
+        correction = memory[1] if self.control_variates else jnp.zeros_like(x)
         noise = jnp.sqrt(tau / n) * shared + jnp.sqrt(1 - tau) * own
-        x = x - gamma * drift + jnp.sqrt(2 * gamma) * noise
+
+        def step(gradient: Array, x: Array, correction: Array, xi: Array) -> Array:
+            return x - gamma * (gradient + correction) + jnp.sqrt(2 * gamma) * xi
+
+        x = self.moved(step, target, x, x, correction, noise)
         x = jnp.where(average < self.communication, jnp.broadcast_to(jnp.mean(x, axis=0), x.shape), x)
         return Advanced(x, memory, num_evaluations=2 if self.control_variates else 1)
 
     def _reference(self, x: Float[Array, "n d"], target: ShardedTarget) -> tuple[Array, Array]:
         """The average, and n⁻¹Σ_j∇f_j − ∇f_i there."""
         y = jnp.mean(x, axis=0)
-        gradients = self.share_gradients(target, jnp.broadcast_to(y, x.shape))
+        gradients = self.moved(lambda gradient: gradient, target, jnp.broadcast_to(y, x.shape))
         return y, jnp.mean(gradients, axis=0) - gradients
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> Self:

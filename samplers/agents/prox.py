@@ -10,7 +10,7 @@ step is halved until the objective falls (Nocedal & Wright 2006, section 3.1).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -45,14 +45,18 @@ class Quadratic(eqx.Module):
     inverse: Float[Array, "n d d"]
     linear: Float[Array, "n d"] | None
 
-    @classmethod
-    def factorised(
-        cls, hessians: Float[Array, "n d d"], linear: Float[Array, "n d"] | None, kappa: Float[Array, " n"]
-    ) -> Any:
-        """Of these Hessians and penalties."""
-        eye = jnp.eye(hessians.shape[-1], dtype=hessians.dtype)
-        factor = jnp.linalg.cholesky(hessians + kappa[:, None, None] * eye)
-        return cls(factor, jax.vmap(lambda lower: cho_solve((lower, True), eye))(factor), linear)
+
+def factors_of(hessian: Float[Array, "d d"], kappa: Float[Array, ""]) -> tuple[Array, Array]:
+    """Lower Cholesky factor and inverse of one agent's H + κI."""
+    eye = jnp.eye(hessian.shape[-1], dtype=hessian.dtype)
+    factor = jnp.linalg.cholesky(hessian + kappa * eye)
+    return factor, cho_solve((factor, True), eye)
+
+
+def factors_of_convex_part(hessian: Float[Array, "d d"], kappa: Float[Array, ""]) -> tuple[Array, Array]:
+    """The same, without what is concave in H."""
+    values, vectors = jnp.linalg.eigh(hessian)
+    return factors_of((vectors * jnp.maximum(values, 0.0)) @ vectors.T, kappa)
 
 
 def prox_quadratic(

@@ -4,6 +4,7 @@ Gradients and Hessians of the shares come together here. A user who gives step s
 mode looked for; what is left is the curvature that exact proximal steps and conditional draws are made of.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...infer.distributed.rows import vmap_rows
+from ...infer.distributed.rows import gathered_rows, rows_in_place, vmap_rows
 from ...infer.errors import NonFinite
 from ...infer.linalg import Spectral
 from ...infer.target.shards import ShardedTarget
 from ...infer.variational.gaussian.approximation import GaussianApproximation
 from ...infer.variational.mode import expansion, find_mode
-from .prox import Quadratic
+from .prox import Quadratic, factors_of, factors_of_convex_part
 
 SAME = 1.0
 """Hessians at two points are the same if they differ by so many times the square root of the machine epsilon."""
@@ -76,22 +77,46 @@ class Curvature(NamedTuple):
     quadratic: Any
 
 
+class Compared(NamedTuple):
+    """Largest entries of a share's Hessian, of its change to elsewhere, of the slope there, and of its error."""
+
+    hessian: Float[Array, "*n"]
+    change: Float[Array, "*n"]
+    slope: Float[Array, "*n"]
+    bend: Float[Array, "*n"]
+
+
 @jax.jit
 def curvature(method: Any, target: ShardedTarget, point: Float[Array, " d"]) -> Curvature:
-    """Curvature of the shares at a point in the method's coordinates, compared with that elsewhere."""
+    """Curvature of the shares at a point in the method's coordinates, brought together."""
+    hessians, linear, compared = vmap_rows(partial(_expanded, method, target, point), held=(target.shards,))
+    return Curvature(hessians, linear, _are_quadratic(compared))
 
-    def one(shard: Any) -> list[tuple[Array, Array, Array]]:
-        return [expansion(lambda z: method.potential(target, z, shard), z) for z in (point, point + away)]
 
+@jax.jit
+def curvature_in_place(method: Any, target: Any, point: Float[Array, " d"]) -> Curvature:
+    """The same, where Hessians stay on the devices of their agents' data."""
+    hessians, linear, compared = rows_in_place(partial(_expanded, method, target, point), (target.shards,), target.mesh)
+    return Curvature(hessians, linear, _are_quadratic(gathered_rows(compared, target.num_agents)))
+
+
+def _expanded(method: Any, target: ShardedTarget, point: Array, shard: Any) -> tuple[Array, Array, Compared]:
+    """H and b of one share at a point, and how both compare with elsewhere."""
+    f = lambda z: method.potential(target, z, shard)  # noqa: E731
     away = jnp.cos(jnp.arange(point.shape[0]) + 1.0) + 0.5
-    (_, gradients, hessians), (_, slopes, others) = vmap_rows(one, held=(target.shards,))
-    scale = jnp.max(jnp.abs(hessians)) + jnp.finfo(point.dtype).tiny
-    limit = SAME * jnp.finfo(point.dtype).eps ** 0.5
-    same = jnp.max(jnp.abs(hessians - others)) <= limit * scale
+    (_, gradient, hessian), (_, slope, other) = expansion(f, point), expansion(f, point + away)
+    change, bend = hessian - other, gradient + hessian @ away - slope
+    compared = Compared(*(jnp.max(jnp.abs(x)) for x in (hessian, change, slope, bend)))
+    return hessian, hessian @ point - gradient, compared
+
+
+def _are_quadratic(compared: Compared) -> Array:
+    """Whether nothing but rounding tells the shares from quadratics."""
+    hessian, change, slope, bend = (jnp.max(x) for x in compared)
+    scale = hessian + jnp.finfo(hessian.dtype).tiny
+    limit = SAME * jnp.finfo(hessian.dtype).eps ** 0.5
     # A share with a quadratic part and jumps of its slope would pass the first test.
-    predicted = gradients + jnp.einsum("nij,j->ni", hessians, away)
-    straight = jnp.max(jnp.abs(predicted - slopes)) <= limit * (jnp.max(jnp.abs(slopes)) + scale)
-    return Curvature(hessians, jnp.einsum("nij,j->ni", hessians, point) - gradients, same & straight)
+    return (change <= limit * scale) & (bend <= limit * (slope + scale))
 
 
 def mode_curvature(method: Any, target: ShardedTarget, start: Float[Array, " d"]) -> Curvature | None:
@@ -126,15 +151,19 @@ def factorised(method: Any, target: ShardedTarget, kappa: Float[Array, " n"]) ->
     """The shares' curvature at the origin of the method's coordinates, plus κI, factorised; None if it is too large.
 
     With b_i where the shares are quadratic; without, and with what is concave in them left out, where they are not.
+    What is found of data that lie on several devices stays there.
     """
     if target.num_agents * target.dim**2 > MAX_ENTRIES:
         return None
-    found = curvature(bare(method), target, jnp.zeros(target.dim))
-    if bool(found.quadratic):
-        return Quadratic.factorised(found.hessians, found.linear, kappa)
-    values, vectors = jnp.linalg.eigh(found.hessians)
-    convex = jnp.einsum("nij,nj,nkj->nik", vectors, jnp.maximum(values, 0.0), vectors)
-    return Quadratic.factorised(convex, None, kappa)
+    mesh, origin = getattr(target, "mesh", None), jnp.zeros(target.dim)
+    found = (curvature if mesh is None else curvature_in_place)(bare(method), target, origin)
+    quadratic = bool(found.quadratic)
+    factor, rows = factors_of if quadratic else factors_of_convex_part, (found.hessians, kappa)
+    if mesh is None:
+        factors = jax.vmap(factor)(*rows)
+    else:
+        factors = jax.jit(lambda *rows: rows_in_place(factor, rows, mesh))(*rows)
+    return Quadratic(*factors, found.linear if quadratic else None)
 
 
 def eigenvalues(hessians: Float[Array, "n d d"]) -> np.ndarray:

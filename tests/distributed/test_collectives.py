@@ -1,6 +1,8 @@
 """No program that processes run together holds collectives in no order."""
 
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,7 @@ quiet = {"key": 3, "progress": False, "num_samples": 10, "num_warmup": 20}
 particles = {"num_particles": 16, "num_steps": 5}
 fits = {
     "agents": lambda: pf.fit(local.sharded(8), pf.DistributedADMM("ring", tolerance=0.3), num_chains=2, **quiet),
+    "bare": lambda: pf.fit(local.sharded(8), pf.DistributedADMM("ring", rho=5.0, plan=False), num_chains=1, **quiet),
     "shared": lambda: pf.fit(rows.sharded(6), pf.DistributedADMM("ring", tolerance=0.3), num_chains=2, **quiet),
     "federated": lambda: pf.fit(local.sharded(8), pf.FALD(), num_chains=2, **quiet),
     "chain": lambda: pf.fit(local, pf.NUTS(), num_chains=1, **quiet),
@@ -42,6 +45,7 @@ for name in sys.argv[1:]:
     fits[name]()
 """
 SLOW = [
+    "patience",
     "shared",
     "federated",
     "chain",
@@ -56,16 +60,29 @@ SLOW = [
 ]
 
 
-@pytest.mark.parametrize("fits", [["agents", "patience"], pytest.param(SLOW, marks=pytest.mark.slow)])
-def test_no_loop_with_collectives_runs_beside_others(fits: list[str], tmp_path: Path) -> None:
-    flags = f"--xla_force_host_platform_device_count=4 --xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
+def compiled(fits: list[str], folder: Path) -> list[str]:
+    """The programs of these fits on four devices."""
+    flags = f"--xla_force_host_platform_device_count=4 --xla_dump_to={folder} --xla_dump_hlo_as_text"
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", CHILD, *fits], cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    assert any("all-gather" in file.read_text() for file in tmp_path.glob("*after_optimizations.txt"))
+    return [file.read_text() for file in folder.glob("*after_optimizations.txt")]
+
+
+@pytest.mark.parametrize("fits", [["agents"], pytest.param(SLOW, marks=pytest.mark.slow)])
+def test_no_loop_with_collectives_runs_beside_others(fits: list[str], tmp_path: Path) -> None:
+    assert any("all-gather" in program for program in compiled(fits, tmp_path))
     assert not list(disordered(tmp_path))
+
+
+def test_no_curvature_leaves_an_agent_s_device(tmp_path: Path) -> None:
+    shapes = re.findall(r" = \w+\[([\d,]+)\]\S* all-gather\(", "".join(compiled(["bare"], tmp_path)))
+    sizes = [math.prod(map(int, shape.split(","))) for shape in shapes]
+    # At most an iterate (3 numbers), residual, evaluations and a flag of each of 8 agents; a Hessian would be 9.
+    assert sizes
+    assert max(sizes) <= 8 * 6
 
 
 def test_a_loop_that_nothing_waits_for_is_found() -> None:

@@ -50,7 +50,7 @@ def test_the_factor_of_a_rank_one_update() -> None:
 
 @pytest.mark.parametrize("head", HEADS, ids=["normal", "student"])
 def test_rows_one_by_one_in_any_order_are_the_batch(head: Any) -> None:
-    batch = conjugate(prior_of(head), PHI, Y)
+    batch = jax.jit(conjugate)(prior_of(head), PHI, Y)
     for order in (np.arange(12), np.random.default_rng(1).permutation(12)):
         found = condition(prior_of(head), jnp.asarray(PHI[order]), jnp.asarray(Y[order]))
         for one, other in zip(jax.tree.leaves(batch), jax.tree.leaves(found), strict=True):
@@ -60,18 +60,18 @@ def test_rows_one_by_one_in_any_order_are_the_batch(head: Any) -> None:
 @pytest.mark.parametrize("head", HEADS, ids=["normal", "student"])
 @pytest.mark.parametrize("form", ["dense", pytest.param("dense_precision", marks=pytest.mark.slow), "diagonal"])
 def test_the_closed_form_is_where_the_bound_is_stationary(head: Any, form: str) -> None:
-    best = conjugate(dataclasses.replace(head, covariance=form).build(jax.random.key(0), 4, Y), PHI, Y)
+    best = jax.jit(conjugate)(dataclasses.replace(head, covariance=form).build(jax.random.key(0), 4, Y), PHI, Y)
     names = ("weights",) if isinstance(head, NormalHead) else ("weights", "log_shape", "log_rate")
     fields = {name: getattr(best, name) for name in names}
-    gradient = jax.grad(lambda f: dataclasses.replace(best, **f).loss(PHI, Y, 12))(fields)
+    gradient = jax.jit(jax.grad(lambda f: dataclasses.replace(best, **f).loss(PHI, Y, 12)))(fields)
     assert max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradient)) < 1e-10
 
 
 def test_epistemic_variance_never_grows_with_data() -> None:
     head, points = prior_of(HEADS[0]), RNG.normal(size=(20, 4))
-    before = head.weights.quadratic(points)
+    before, with_row = head.weights.quadratic(points), jax.jit(condition)
     for i in range(5):
-        head = condition(head, jnp.asarray(PHI[i : i + 1]), jnp.asarray(Y[i : i + 1]))
+        head = with_row(head, jnp.asarray(PHI[i : i + 1]), jnp.asarray(Y[i : i + 1]))
         after = head.weights.quadratic(points)
         assert np.all(np.asarray(after) <= np.asarray(before) + 1e-14)
         before = after

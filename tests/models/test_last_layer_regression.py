@@ -43,9 +43,12 @@ def exact(form: str, phi: np.ndarray, y: np.ndarray, s: float, variance: float) 
     return from_precision(form, jnp.asarray(mean[None]), jnp.asarray(precision[None]))
 
 
+loss = jax.jit(lambda head, phi, y: head.loss(phi, y, len(phi)))
+
+
 def bound(head: Any, phi: Any = PHI, y: Any = Y) -> float:
     """N times the bound."""
-    return -float(head.loss(jnp.asarray(phi), jnp.asarray(y), len(phi))) * len(phi)
+    return -float(loss(head, phi, y)) * len(phi)
 
 
 def with_rank(form: str) -> dict[str, Any]:
@@ -57,23 +60,29 @@ def test_all_that_a_form_gives_agrees_with_its_matrices(form: str, shared: bool)
     rng = np.random.default_rng(0)
     q = first_weights(jax.random.key(1), form, 3, 4, rank=with_rank(form)["rank"], shared=shared)
     q = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), q)
-    s = np.asarray(q.covariances())
+    phi, other, x = rng.normal(size=(5, 4)), rng.normal(size=(6, 4)), rng.normal(size=(3, 4))
+    prior = np.array([0.5, 1.0, 2.0, 3.0])
+
+    @jax.jit
+    def of(q: Any) -> Any:
+        sizes = q.log_dets(), q.variances(), q.mahalanobis(x), q.divergences(prior)
+        return q.covariances(), q.quadratic(phi), q.cross(phi, other), *sizes
+
+    s, quadratic, cross, log_dets, variances, squares, divergences = (np.asarray(part) for part in of(q))
     assert s.shape == (3, 4, 4)
     assert np.allclose(s[0], s[1]) == shared
-    phi, other, x = rng.normal(size=(5, 4)), rng.normal(size=(6, 4)), rng.normal(size=(3, 4))
-    np.testing.assert_allclose(q.quadratic(phi), np.einsum("ni,kij,nj->nk", phi, s, phi), rtol=1e-12)
-    np.testing.assert_allclose(q.cross(phi, other), np.einsum("ni,kij,mj->knm", phi, s, other), rtol=1e-12)
-    np.testing.assert_allclose(q.log_dets(), np.linalg.slogdet(s)[1], rtol=1e-12)
-    np.testing.assert_allclose(q.variances(), np.diagonal(s, axis1=1, axis2=2), rtol=1e-12)
-    np.testing.assert_allclose(q.mahalanobis(x), [a @ np.linalg.solve(b, a) for a, b in zip(x, s, strict=True)])
-    prior = np.array([0.5, 1.0, 2.0, 3.0])
+    np.testing.assert_allclose(quadratic, np.einsum("ni,kij,nj->nk", phi, s, phi), rtol=1e-12)
+    np.testing.assert_allclose(cross, np.einsum("ni,kij,mj->knm", phi, s, other), rtol=1e-12)
+    np.testing.assert_allclose(log_dets, np.linalg.slogdet(s)[1], rtol=1e-12)
+    np.testing.assert_allclose(variances, np.diagonal(s, axis1=1, axis2=2), rtol=1e-12)
+    np.testing.assert_allclose(squares, [a @ np.linalg.solve(b, a) for a, b in zip(x, s, strict=True)])
     mean = np.asarray(q.mean)
     kl = [
         0.5 * (m @ (m / prior) + np.trace(c / prior) - 4 + np.log(prior).sum() - np.linalg.slogdet(c)[1])
         for m, c in zip(mean, s, strict=True)
     ]
-    np.testing.assert_allclose(q.divergences(prior), kl, rtol=1e-12)
-    draws = np.asarray(jax.vmap(q.offsets)(jax.random.split(jax.random.key(2), 40_000)))
+    np.testing.assert_allclose(divergences, kl, rtol=1e-12)
+    draws = np.asarray(jax.jit(jax.vmap(q.offsets))(jax.random.split(jax.random.key(2), 40_000)))
     np.testing.assert_allclose(np.einsum("nki,nkj->kij", draws, draws) / 40_000, s, atol=0.04 * s.max())
 
 
@@ -93,7 +102,7 @@ def test_the_bound_is_the_evidence_at_the_conjugate_posterior(form: str) -> None
     predictive = head.predict(AT)
     assert float(predictive.mean[0, 0]) == pytest.approx(3.3229398664, abs=1e-9)
     assert float(predictive.variance[0, 0]) == pytest.approx(0.7934298441, abs=1e-9)
-    gradient = jax.grad(lambda q: dataclasses.replace(head, weights=q).loss(PHI, Y, 3))(head.weights)
+    gradient = jax.jit(jax.grad(lambda q: dataclasses.replace(head, weights=q).loss(PHI, Y, 3)))(head.weights)
     assert max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradient)) < 1e-10
 
 
@@ -102,7 +111,7 @@ def test_the_best_diagonal_has_the_means_and_the_inverse_precisions() -> None:
     head = dataclasses.replace(head, weights=exact("diagonal", PHI, Y, 2.0, 0.25))
     np.testing.assert_allclose(head.weights.variances()[0], [0.08, 0.04878049], atol=1e-8)
     assert bound(head) == pytest.approx(-4.6480523467, abs=1e-9)
-    gradient = jax.grad(lambda q: dataclasses.replace(head, weights=q).loss(PHI, Y, 3))(head.weights)
+    gradient = jax.jit(jax.grad(lambda q: dataclasses.replace(head, weights=q).loss(PHI, Y, 3)))(head.weights)
     assert max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradient)) < 1e-10
 
 
@@ -183,14 +192,13 @@ def test_several_outputs_are_the_sum_of_single_ones(make: Any, form: str) -> Non
     head = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), head)
     if make is NormalHead:
         head = dataclasses.replace(head, log_noise=jnp.log(jnp.array([0.3, 0.7, 1.5])))
-    single = [jax.tree.map(lambda x, k=k: x[k : k + 1], head) for k in range(3)]
-    total = sum(np.asarray(one.expected_log_likelihood(phi, y[:, [k]])) for k, one in enumerate(single))
-    np.testing.assert_allclose(head.expected_log_likelihood(phi, y), total, rtol=1e-12)
-    np.testing.assert_allclose(head.divergence(), sum(one.divergence() for one in single), rtol=1e-12)
-    predictive = head.predict(phi).log_prob(y)
+    of = jax.jit(lambda h, y: (h.expected_log_likelihood(phi, y), h.divergence(), h.predict(phi).log_prob(y)))
+    single = [of(jax.tree.map(lambda x, k=k: x[k : k + 1], head), y[:, [k]]) for k in range(3)]
+    fit, divergence, predictive = of(head, y)
+    np.testing.assert_allclose(fit, sum(one[0] for one in single), rtol=1e-12)
+    np.testing.assert_allclose(divergence, sum(one[1] for one in single), rtol=1e-12)
     assert predictive.shape == (6, 3)
-    for k, one in enumerate(single):
-        np.testing.assert_allclose(predictive[:, k], one.predict(phi).log_prob(y[:, [k]])[:, 0], rtol=1e-9)
+    np.testing.assert_allclose(predictive, np.concatenate([one[2] for one in single], 1), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -230,19 +238,25 @@ def test_a_joint_predictive_has_the_covariance_between_points() -> None:
     rng = np.random.default_rng(8)
     phi, y = rng.normal(size=(3, 4)), rng.normal(size=(3, 2))
     head = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), built(NormalHead(), 4, y))
-    joint = head.predict(phi, loc=jnp.array([1.0, 2.0]), scale=jnp.array([2.0, 3.0]), joint=True)
+    loc, scale = np.array([1.0, 2.0]), np.array([2.0, 3.0])
+    both = jax.jit(lambda h: [h.predict(phi, loc=loc, scale=scale, joint=joint) for joint in (True, False)])
+    joint, marginal = both(head)
     s = np.asarray(head.weights.covariances())
-    expected = np.array([2.0, 3.0])[:, None, None] ** 2 * (
+    expected = scale[:, None, None] ** 2 * (
         np.einsum("ni,kij,mj->knm", phi, s, phi) + np.exp(2 * head.log_noise)[:, None, None] * np.eye(3)
     )
     np.testing.assert_allclose(joint.covariance_matrix, expected, rtol=1e-10)
-    marginal = head.predict(phi, loc=jnp.array([1.0, 2.0]), scale=jnp.array([2.0, 3.0]))
-    np.testing.assert_allclose(np.diagonal(expected, axis1=1, axis2=2).T, marginal.variance, rtol=1e-10)
+    np.testing.assert_allclose(np.diagonal(expected, axis1=1, axis2=2).T, np.asarray(marginal.scale) ** 2, rtol=1e-10)
     student = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), built(StudentTHead(), 4, y))
-    both, single = student.predict(phi, joint=True), student.predict(phi[:1])
-    one_row = student.predict(phi[:1], joint=True)
-    np.testing.assert_allclose(one_row.log_prob(y[:1].T), single.log_prob(y[:1])[0], rtol=1e-10)
-    assert both.log_prob(y.T).shape == (2,)
+    a, b = (np.asarray(part) for part in student.gamma)
+    s = np.asarray(student.weights.covariances())
+    found = jax.jit(lambda h: [p.log_prob(v) for p, v in zip(both(h), (y.T, y), strict=True)])(student)
+    for k in range(2):
+        mean = loc[k] + scale[k] * phi @ np.asarray(student.weights.mean[k])
+        spread = scale[k] ** 2 * b[k] / a[k] * (phi @ s[k] @ phi.T + np.eye(3))
+        assert float(found[0][k]) == pytest.approx(st.multivariate_t(mean, spread, 2 * a[k]).logpdf(y[:, k]), rel=1e-10)
+        single = st.t(2 * a[k], mean, np.sqrt(np.diag(spread))).logpdf(y[:, k])
+        np.testing.assert_allclose(found[1][:, k], single, rtol=1e-10)
 
 
 def test_noise_at_its_mode_is_the_formula() -> None:
@@ -266,10 +280,11 @@ def test_batches_are_unbiased_and_doubled_data_weigh_the_prior_by_half() -> None
     rng = np.random.default_rng(10)
     phi, y = rng.normal(size=(6, 3)), rng.normal(size=6)
     head = built(NormalHead(), 3, y)
-    whole = float(head.loss(phi, y, 6))
-    parts = [float(head.loss(phi[i : i + 2], y[i : i + 2], 6)) for i in (0, 2, 4)]
+    of = jax.jit(lambda phi, y, n: head.loss(phi, y, n))
+    whole = float(of(phi, y, 6))
+    parts = [float(of(phi[i : i + 2], y[i : i + 2], 6)) for i in (0, 2, 4)]
     assert np.mean(parts) == pytest.approx(whole, rel=1e-12)
-    twice = float(head.loss(np.tile(phi, (2, 1)), np.tile(y, 2), 12))
+    twice = float(of(np.tile(phi, (2, 1)), np.tile(y, 2), 12))
     penalty = float(head.divergence() - head.log_hyperprior())
     assert whole - twice == pytest.approx(penalty / 12, rel=1e-12)
 

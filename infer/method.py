@@ -117,6 +117,14 @@ class AbstractMethod(eqx.Module):
         del key, target, start
         return self
 
+    def settle(self, target: Target) -> "AbstractMethod":
+        """Host work after `prepare`, and again where a run goes on: what checkpoints need not, or must not, hold.
+
+        Arrays that lie where the target's data do, say. Default: the method as it is.
+        """
+        del target
+        return self
+
     def relocate(self, states: Any) -> Any:
         """Host work between stages, from the states of all chains (stacked on the leading axis).
 

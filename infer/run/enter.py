@@ -26,6 +26,7 @@ def enter(run: "Run", stage: Stage) -> None:
         run.prepared = prepared_for(run, stage)
         run.methods = run.methods | {run.stage_index: run.prepared}
         relocate(run)
+    run.prepared = run.methods[run.stage_index].settle(run.arranged)
     run.placed = Placed(run.layout, run.stage_index, run.prepared, run.arranged)
     for group in run.own:
         group.origin = run.layout.place(_origin(run, group), group.device)

@@ -135,10 +135,14 @@ class AbstractAgents(AbstractMethod):
     def tune(self, key: PRNGKeyArray, target: ShardedTarget, start: Array) -> Self:
         """The method with everything chosen that was left open, coordinates too; host work before the first stage."""
 
-    def fix(self, target: ShardedTarget) -> Self:
-        """The method with the arrays it needs beside what is tuned; host work before each stage."""
-        del target
+    def placed(self, num_agents: int) -> Self:
+        """The method with what is known of its agents once their number is."""
+        del num_agents
         return self
+
+    def fix(self, target: ShardedTarget) -> Self:
+        """The method with all the arrays that it needs; host work before each stage."""
+        return dataclasses.replace(self.placed(target.num_agents), precondition=None)
 
     @abc.abstractmethod
     def tuned(self) -> Any:
@@ -197,15 +201,24 @@ class AbstractAgents(AbstractMethod):
             prepared = self._prepared(key, target, start)
         return shared(prepared)
 
+    def settle(self, target: Target) -> Self:
+        """What steps are solved with, which stays where the shares are."""
+        assert isinstance(target, ShardedTarget)
+        if getattr(target, "mesh", None) is not None:
+            return self.fix(target)
+        with alone():
+            fixed = local(self).fix(target)
+        return shared(fixed)
+
     def _prepared(self, key: PRNGKeyArray, target: ShardedTarget, start: Any) -> Self:
         if self.keep != "average" and self.keep >= target.num_agents:
             raise InvalidArgument(f"keep={self.keep} is no agent; there are {target.num_agents}, 0 the first.")
         first = start[0]
         if isinstance(first, AgentState):
             tuned = first.tuned if first.x.ndim == 2 else jax.tree.map(lambda x: x[0], first.tuned)
-            return self.retuned(tuned).fix(target)
+            return self.retuned(tuned).placed(target.num_agents)
         point = first.u if isinstance(first, Warm) else first
-        return self.tune(key, target, jnp.atleast_2d(jnp.asarray(point))[0]).fix(target)
+        return self.tune(key, target, jnp.atleast_2d(jnp.asarray(point))[0])
 
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> AgentState:
         """All agents at the chain's start, ``scatter`` standard normals apart."""

@@ -99,11 +99,6 @@ class AbstractPlanned(AbstractAgents):
         """T."""
         return 1.0
 
-    def placed(self, num_agents: int) -> Self:
-        """With what is known of its agents once their number is."""
-        del num_agents
-        return self
-
     def bounded(self, found: Curvature) -> Self:
         """With chosen settings within what the single shares allow; default: as they are."""
         del found
@@ -152,10 +147,6 @@ class AbstractPlanned(AbstractAgents):
                 break
             aim = aim * self.tolerance / forecast.variance
         return chosen
-
-    def fix(self, target: ShardedTarget) -> Self:
-        """The agents in their places; what more there is, a sampler adds."""
-        return dataclasses.replace(self.placed(target.num_agents), precondition=None)
 
     def tuned(self) -> tuple:
         """Settings, coordinates, forecast."""

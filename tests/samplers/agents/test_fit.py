@@ -120,7 +120,7 @@ def test_duals_sum_to_zero_and_the_noiseless_run_ends_at_the_mode():
     target = linear_target(5, 50)
     method = pf.DistributedADMM("star", rho=5.0, noise="none", plan=False, scatter=1.0)
     with jax.enable_x64(True):
-        method = method.prepare(jax.random.key(0), target, [jnp.zeros(2)])
+        method = method.prepare(jax.random.key(0), target, [jnp.zeros(2)]).settle(target)
         state = method.init(jax.random.key(1), target, jnp.zeros(2))
         step = jax.jit(lambda state, t: method.step(jax.random.key(2), state, target, t)[0])
         for t in range(400):

@@ -61,8 +61,9 @@ class DistributedADMM(AbstractPlanned):
     Parameters
     ----------
     graph
-        ``"ring"``, ``"torus"``, ``"complete"``, ``"star"``, ``"path"``, ``"random"``; an adjacency matrix; a NetworkX
-        graph. One agent per shard of the target (`Target.sharded`); a target that is not sharded is dealt out evenly.
+        ``"ring"``, ``"torus"``, ``"complete"``, ``"star"``, ``"path"``, ``"random"``; an adjacency matrix, dense or
+        sparse; an array of edges, shape (m, 2); a NetworkX graph. One agent per shard of the target (`Target.sharded`);
+        a target that is not sharded is dealt out evenly.
     rho
         ρ > 0, or ``"auto"``: such that the variance of the average is predicted to be ``tolerance`` too small.
     noise
@@ -260,6 +261,7 @@ class DistributedADMM(AbstractPlanned):
                 f"noise='shared' or 'langevin'.",
                 stacklevel=2,
             )
+            self.warn_of_mixing()
         else:
             super().warn()
 

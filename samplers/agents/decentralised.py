@@ -247,12 +247,12 @@ class DULA(AbstractDecentralised):
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "DULA":
         """1/(1 − nαh/2) = 1 + ε, and βℓ_max = 1."""
         step = 2 * aim / (1 + aim) / max(float(values[-1]), TINY) / num_agents
-        return self._with(step_size=step, coupling=1 / float(np.linalg.eigvalsh(self.links.laplacian())[-1]))
+        return self._with(step_size=step, coupling=1 / self.links.largest_eigenvalue())
 
     def closed_form(self, values: np.ndarray, num_agents: int) -> tuple[float, float]:
         """Variance 1/(1 − nαh/2), contraction 1 − nαh; of the mode ℓ, 1 − βℓ − nαh."""
         moved = num_agents * float(self.step_size) * values
-        pulled = float(self.coupling) * float(np.linalg.eigvalsh(self.links.laplacian())[-1])
+        pulled = float(self.coupling) * self.links.largest_eigenvalue()
         return (np.inf, np.inf) if pulled + moved.max() > 2 else langevin(moved)
 
 

@@ -6,13 +6,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ...infer.errors import InvalidArgument
 
 NAMES = ("ring", "torus", "complete", "star", "path", "random")
 DENSE = 4
 """A graph with more than n²/DENSE directed edges is summed over as a matrix."""
+FEW = 200
+"""Agents up to which eigenvalues are those of a dense matrix."""
 
 
 class Graph(eqx.Module):
@@ -28,7 +30,8 @@ class Graph(eqx.Module):
     senders, receivers
         Directed edges, sorted by receiver; shape (2 × number of edges,).
     table, mask
-        Neighbours of each agent, padded with itself, and which entries are neighbours; shape (n, largest degree).
+        Neighbours of each agent, padded with itself, and which entries are neighbours; shape (n, largest degree), or
+        (n, 0) in the other forms.
     """
 
     degrees: Any
@@ -39,17 +42,19 @@ class Graph(eqx.Module):
     form: str = eqx.field(static=True)
 
     @classmethod
-    def from_adjacency(cls, adjacency: Bool[np.ndarray, "n n"]) -> Self:
-        """The graph of a checked adjacency matrix."""
-        n = len(adjacency)
-        degrees = adjacency.sum(1)
-        receivers, senders = np.nonzero(adjacency)
-        table = np.tile(np.arange(n)[:, None], (1, max(int(degrees.max()), 1)))
-        slot = np.arange(len(receivers)) - np.repeat(np.cumsum(degrees) - degrees, degrees)
-        table[receivers, slot] = senders
+    def from_edges(cls, edges: Int[np.ndarray, "m 2"]) -> Self:
+        """The graph of checked edges, each of which is listed once."""
+        receivers, senders = np.concatenate([edges, edges[:, ::-1]]).T
+        order = np.lexsort((senders, receivers))
+        receivers, senders = receivers[order], senders[order]
+        degrees = np.bincount(receivers)
+        n, ends, most = len(degrees), len(receivers), int(degrees.max())
+        form = "matrix" if ends * DENSE > n**2 else "table" if n * most <= 2 * ends else "edges"
+        # Other forms have no use for a table, and that of a star would be as large as a matrix.
+        table = np.tile(np.arange(n)[:, None], (1, most if form == "table" else 0))
+        if form == "table":
+            table[receivers, np.arange(ends) - np.repeat(np.cumsum(degrees) - degrees, degrees)] = senders
         mask = np.arange(table.shape[1]) < degrees[:, None]
-        edges = len(receivers)
-        form = "matrix" if edges * DENSE > n**2 else "table" if table.size <= 2 * edges else "edges"
         return cls(degrees, senders, receivers, table, mask, form)
 
     @property
@@ -64,19 +69,34 @@ class Graph(eqx.Module):
 
     def adjacency(self) -> Float[np.ndarray, "n n"]:
         """A, with ones at edges; on the host."""
-        matrix = np.zeros((self.num_agents, self.num_agents))
-        matrix[np.asarray(self.receivers), np.asarray(self.senders)] = 1.0
-        return matrix
+        return self._sparse().toarray()
 
     def laplacian(self) -> Float[np.ndarray, "n n"]:
         """L = D − A; on the host."""
         return np.diag(np.asarray(self.degrees, float)) - self.adjacency()
+
+    def largest_eigenvalue(self) -> float:
+        """Of the Laplacian; on the host."""
+        from scipy.sparse import diags_array
+        from scipy.sparse.linalg import eigsh
+
+        if self.num_agents <= FEW:
+            return float(np.linalg.eigvalsh(self.laplacian())[-1])
+        laplacian = diags_array(np.asarray(self.degrees, float)) - self._sparse()
+        start = np.cos(np.arange(self.num_agents))
+        return float(eigsh(laplacian.tocsr(), 1, v0=start, return_eigenvectors=False)[0])
 
     def metropolis(self) -> Float[np.ndarray, "n n"]:
         """Metropolis weights W, symmetric and doubly stochastic: W_ij = 1/(max(d_i, d_j) + 1) on edges; on the host."""
         larger = np.maximum.outer(np.asarray(self.degrees), np.asarray(self.degrees))
         weights = self.adjacency() / (larger + 1)
         return weights + np.diag(1 - weights.sum(1))
+
+    def _sparse(self) -> Any:
+        from scipy.sparse import csr_array
+
+        at = (np.asarray(self.receivers), np.asarray(self.senders))
+        return csr_array((np.ones(len(at[0])), at), (self.num_agents, self.num_agents))
 
     def neighbour_sum(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """S_i, the sum of x_j over the neighbours j of i."""
@@ -105,10 +125,14 @@ class Graph(eqx.Module):
 
 
 def given_graph(given: Any) -> Any:
-    """A name as it is; an adjacency matrix or a NetworkX graph as a checked adjacency matrix of zeros and ones.
+    """A name as it is; anything else as checked edges, shape (m, 2), each once, the smaller agent first, sorted.
 
-    Entries other than 0 are edges, and weights make no difference. The nodes of a NetworkX graph are agents by their
-    number if they are numbered from 0, otherwise in the graph's order.
+    Parameters
+    ----------
+    given
+        A name; an adjacency matrix, dense or sparse, whose entries other than 0 are edges, whatever their weight; a
+        NetworkX graph, whose nodes are agents by their number if they are numbered from 0, otherwise in its order; or
+        an array of edges, shape (m, 2), of agents numbered from 0.
 
     Raises
     ------
@@ -123,86 +147,109 @@ def given_graph(given: Any) -> Any:
             raise InvalidArgument(f"graph must be one of {', '.join(map(repr, NAMES))} or a matrix, got {given!r}.")
         return given
     if hasattr(given, "nodes") and hasattr(given, "edges"):
-        given = _of_networkx(given)
-    elif hasattr(given, "toarray"):
-        given = given.toarray()
-    return check_adjacency(given).astype(np.int8)
-
-
-def _of_networkx(graph: Any) -> Float[np.ndarray, "n n"]:
-    """Agent i is node i where the nodes are the numbers 0 to n − 1, in whatever order; else the i-th node."""
-    nodes = list(graph.nodes)
-    if set(nodes) == set(range(len(nodes))):
-        nodes = sorted(nodes)
-    index = {node: i for i, node in enumerate(nodes)}
-    directed = getattr(graph, "is_directed", lambda: False)()
-    matrix = np.zeros((len(index), len(index)))
-    for a, b, *_ in graph.edges:
-        matrix[index[a], index[b]] = 1
-        if not directed:
-            matrix[index[b], index[a]] = 1
-    return matrix
+        pairs, n = _of_networkx(given)
+    elif _are_edges(given):
+        pairs = np.asarray(given)
+        n = int(pairs.max(initial=0)) + 1
+        pairs = np.concatenate([pairs, pairs[:, ::-1]])
+    else:
+        pairs, n = _of_matrix(given)
+    return _checked(pairs, n)
 
 
 def as_graph(given: Any, num_agents: int) -> Graph:
-    """The graph of a name, or of an adjacency matrix that `given_graph` has checked.
+    """The graph of a name, or of edges that `given_graph` has checked.
 
     ``"ring"``, ``"torus"``, ``"complete"``, ``"star"`` (agent 0 in the centre), ``"path"``, or ``"random"`` (each edge
     with probability 2 log n / n from a fixed seed, and a ring, so that it is connected).
     """
-    matrix = _named(given, num_agents) if isinstance(given, str) else given
-    return Graph.from_adjacency(np.asarray(matrix) != 0)
+    return Graph.from_edges(_named(given, num_agents) if isinstance(given, str) else np.asarray(given))
 
 
 def agents_in(given: Any) -> int | None:
-    """Number of agents of an adjacency matrix; None of a name."""
-    return None if given is None or isinstance(given, str) else len(given)
+    """Number of agents of edges; None of a name."""
+    return None if given is None or isinstance(given, str) else int(np.max(given)) + 1
 
 
-def check_adjacency(matrix: Any) -> Bool[np.ndarray, "n n"]:
-    """The matrix as booleans; raise unless it is that of a connected undirected graph without loops."""
+def _are_edges(given: Any) -> bool:
+    """Whether an array lists edges: two columns, and no adjacency matrix of two agents, whose diagonal is 0."""
+    if not isinstance(given, np.ndarray | list | tuple) and not hasattr(given, "__array__"):
+        return False
     try:
-        numbers: Any = np.asarray(matrix, float)
+        array = np.asarray(given)
+    except ValueError:
+        return False
+    two_columns = array.ndim == 2 and array.shape[1] == 2 and np.issubdtype(array.dtype, np.integer)
+    return bool(two_columns and (array >= 0).all() and (len(array) != 2 or (array[:, 0] < array[:, 1]).all()))
+
+
+def _of_networkx(graph: Any) -> tuple[Int[np.ndarray, "m 2"], int]:
+    """Directed edges; agent i is node i where the nodes are the numbers 0 to n − 1, in whatever order."""
+    nodes = list(graph.nodes)
+    if set(nodes) == set(range(len(nodes))):
+        nodes = sorted(nodes)
+    index = {node: i for i, node in enumerate(nodes)}
+    pairs = np.array([(index[a], index[b]) for a, b, *_ in graph.edges], int).reshape(-1, 2)
+    return (pairs if graph.is_directed() else np.concatenate([pairs, pairs[:, ::-1]])), len(nodes)
+
+
+def _of_matrix(matrix: Any) -> tuple[Int[np.ndarray, "m 2"], int]:
+    """Directed edges of an adjacency matrix; raise if it is none."""
+    from scipy.sparse import coo_array
+
+    try:
+        numbers: Any = coo_array(matrix if hasattr(matrix, "tocoo") else np.asarray(matrix, float))
     except (TypeError, ValueError):
-        numbers = np.zeros(0)
-    if numbers.ndim != 2 or numbers.shape[0] != numbers.shape[1] or len(numbers) < 2:
+        numbers = coo_array((0, 0))
+    if numbers.ndim != 2 or numbers.shape[0] != numbers.shape[1] or numbers.shape[0] < 2:
         names = ", ".join(map(repr, NAMES))
         raise InvalidArgument(
-            f"graph must be one of {names}, a square adjacency matrix of at least 2 agents or a NetworkX graph, got "
-            f"{type(matrix).__name__} of shape {np.shape(matrix)}."
+            f"graph must be one of {names}, a square adjacency matrix of at least 2 agents, an array of edges or a "
+            f"NetworkX graph, got {type(matrix).__name__} of shape {np.shape(matrix)}."
         )
-    wrong = ~np.isfinite(numbers) | (numbers < 0)
+    wrong = ~np.isfinite(numbers.data) | (numbers.data < 0)
     if wrong.any():
-        i, j = np.argwhere(wrong)[0]
+        i, j, value = (x[wrong][0] for x in (*numbers.coords, numbers.data))
         raise InvalidArgument(
             f"graph must have entries of 0 (no edge) or above (an edge), and that of agents {i} and {j} is "
-            f"{numbers[i, j]:g}; set it to 0 or 1."
+            f"{value:g}; set it to 0 or 1."
         )
-    adjacency = numbers != 0
-    if adjacency.diagonal().any():
-        raise InvalidArgument(f"graph has a loop at agent {int(np.argmax(adjacency.diagonal()))}; remove the edge.")
-    if (adjacency != adjacency.T).any():
-        i, j = np.argwhere(adjacency != adjacency.T)[0]
+    return np.stack(numbers.coords, axis=1)[numbers.data != 0], numbers.shape[0]
+
+
+def _checked(pairs: Int[np.ndarray, "m 2"], n: int) -> Int[np.ndarray, "k 2"]:
+    """Each undirected edge of these directed ones once; raise unless they make a connected graph of n agents."""
+    if n < 2:
+        raise InvalidArgument(f"graph must have at least 2 agents, got {n}; use NUTS() for one.")
+    loops = pairs[pairs[:, 0] == pairs[:, 1]]
+    if len(loops):
+        raise InvalidArgument(f"graph has a loop at agent {int(loops[0, 0])}; remove the edge.")
+    pairs = np.unique(pairs, axis=0)
+    there, back = (np.ravel_multi_index(tuple(ends.T), (n, n)) for ends in (pairs, pairs[:, ::-1]))
+    alone = ~np.isin(there, back)
+    if alone.any():
+        i, j = sorted(pairs[np.argmax(alone)].tolist())
         raise InvalidArgument(
             f"graph must be undirected, and agents {i} and {j} are joined in one direction only; make the adjacency "
             f"matrix symmetric."
         )
-    found = components(adjacency)
+    found = components(pairs, n)
     if len(found) > 1:
         parts = "; ".join(_shown(part) for part in found[:4]) + ("; …" if len(found) > 4 else "")
         raise InvalidArgument(
             f"graph must be connected, and it has {len(found)} components ({parts}): agents of different ones would "
             f"never learn of each other's data; join them by an edge."
         )
-    return adjacency
+    return pairs[pairs[:, 0] < pairs[:, 1]]
 
 
-def components(adjacency: Bool[np.ndarray, "n n"]) -> list[Int[np.ndarray, " k"]]:
-    """Agents of each connected component."""
-    from scipy.sparse import csr_array
+def components(pairs: Int[np.ndarray, "m 2"], n: int) -> list[Int[np.ndarray, " k"]]:
+    """Agents of each connected component of n agents with these edges."""
+    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    count, labels = connected_components(csr_array(adjacency), directed=False)
+    graph = coo_array((np.ones(len(pairs)), tuple(pairs.T)), (n, n))
+    count, labels = connected_components(graph, directed=False)
     return [np.flatnonzero(labels == label) for label in range(count)]
 
 
@@ -211,32 +258,28 @@ def _shown(part: np.ndarray) -> str:
     return f"agents {text}" if len(part) > 1 else f"agent {text} alone"
 
 
-def _named(name: str, num_agents: int) -> Float[np.ndarray, "n n"]:
-    """Adjacency matrix of a graph with a name."""
+def _named(name: str, num_agents: int) -> Int[np.ndarray, "m 2"]:
+    """Edges of a graph with a name."""
     if num_agents < 2:
         raise InvalidArgument(f"graph={name!r} needs at least 2 agents, got {num_agents}; use NUTS() for one.")
     make = {"ring": _ring, "torus": _torus, "complete": _complete, "star": _star, "path": _path, "random": _random}
-    return make[name](num_agents)
+    return np.unique(np.sort(make[name](num_agents), axis=1), axis=0)
 
 
 def _complete(n: int) -> np.ndarray:
-    return 1 - np.eye(n)
+    return np.stack(np.triu_indices(n, 1), axis=1)
 
 
 def _path(n: int) -> np.ndarray:
-    return np.eye(n, k=1) + np.eye(n, k=-1)
+    return np.stack([np.arange(n - 1), np.arange(1, n)], axis=1)
 
 
 def _ring(n: int) -> np.ndarray:
-    matrix = _path(n)
-    matrix[0, -1] = matrix[-1, 0] = 1
-    return matrix
+    return np.concatenate([_path(n), [[0, n - 1]]])
 
 
 def _star(n: int) -> np.ndarray:
-    matrix = np.zeros((n, n))
-    matrix[0, 1:] = matrix[1:, 0] = 1
-    return matrix
+    return np.stack([np.zeros(n - 1, int), np.arange(1, n)], axis=1)
 
 
 def _torus(n: int) -> np.ndarray:
@@ -245,14 +288,14 @@ def _torus(n: int) -> np.ndarray:
     if rows < 2:
         raise InvalidArgument(f"graph='torus' needs a number of agents that is a product, got {n}; use 'ring'.")
     grid = np.arange(n).reshape(rows, -1)
-    matrix = np.zeros((n, n))
-    for axis in (0, 1):
-        a, b = grid.ravel(), np.roll(grid, 1, axis).ravel()
-        matrix[a, b] = matrix[b, a] = 1
-    return matrix
+    return np.concatenate([np.stack([grid.ravel(), np.roll(grid, 1, axis).ravel()], axis=1) for axis in (0, 1)])
 
 
 def _random(n: int) -> np.ndarray:
-    chance = min(2 * np.log(n) / n, 1.0)
-    upper = np.triu(np.random.default_rng(n).random((n, n)) < chance, 1)
-    return np.maximum(upper | upper.T, _ring(n))
+    """Of each agent a binomial number of edges to later ones."""
+    rng, chance = np.random.default_rng(n), min(2 * np.log(n) / n, 1.0)
+    found = [_ring(n)]
+    for i in range(n - 1):
+        later = i + 1 + rng.choice(n - 1 - i, rng.binomial(n - 1 - i, chance), replace=False)
+        found.append(np.stack([np.full(len(later), i), later], axis=1))
+    return np.concatenate(found)

@@ -244,19 +244,28 @@ class AbstractPlanned(AbstractAgents):
         """Say what is wrong with the settings, once, before the run."""
         found = self.forecast
         assert found is not None
-        said = f"{type(self).__name__}({', '.join(f'{k}={v:.3g}' for k, v in found.settings.items())})"
         if found.variance > LARGE_BIAS:
             warnings.warn(
-                f"{said} is predicted to be off by {100 * found.variance:.0f} % in a variance of the average, with a "
-                f"mixing time of {found.mixing_time:.3g} iterations; {self.remedy()}, or leave it 'auto'.",
+                f"{self._said()} is predicted to be off by {100 * found.variance:.0f} % in a variance of the average, "
+                f"with a mixing time of {found.mixing_time:.3g} iterations; {self.remedy()}, or leave it 'auto'.",
                 stacklevel=2,
             )
+        self.warn_of_mixing()
+
+    def warn_of_mixing(self) -> None:
+        """Say that the run is too short, if it is."""
+        found = self.forecast
+        assert found is not None
         if self.planned is not None and found.mixing_time > self.planned / 2:
             warnings.warn(
-                f"{said} is predicted to mix in {found.mixing_time:.3g} iterations, and the run has {self.planned}; "
-                f"raise num_samples and num_warmup, or leave it 'auto'.",
+                f"{self._said()} is predicted to mix in {found.mixing_time:.3g} iterations, and the run has "
+                f"{self.planned}; raise num_samples and num_warmup, or leave it 'auto'.",
                 stacklevel=2,
             )
+
+    def _said(self) -> str:
+        assert self.forecast is not None
+        return f"{type(self).__name__}({', '.join(f'{k}={v:.3g}' for k, v in self.forecast.settings.items())})"
 
     # -- after a run --------------------------------------------------------------------------------------------------
 

@@ -235,8 +235,11 @@ def test_settings_that_are_wrong_are_refused():
 def test_warnings_before_the_run():
     target = linear_target(5, 50)
     short = {"num_samples": 20, "num_warmup": 0, "num_chains": 1, "progress": False}
-    with pytest.warns(UserWarning, match="temperature 0.2: .* raised to 1/0.2"):
-        pf.fit(target, pf.DistributedADMM(rho=5.0, noise="paper"), **short)
+    with (
+        pytest.warns(UserWarning, match="temperature 0.02: .* raised to 1/0.02"),
+        pytest.warns(UserWarning, match="predicted to mix in .* iterations, and the run has 20"),
+    ):
+        pf.fit(target, pf.DistributedADMM(rho=50.0, noise="paper"), **short)
     with pytest.warns(UserWarning, match="ends at the mode"):
         pf.fit(target, pf.DistributedADMM(rho=5.0, noise="none"), **short)
     with pytest.warns(UserWarning, match="off by .* in a variance of the average"):

@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import networkx
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import pushforward as pf
-from pushforward.samplers.agents.graph import NAMES, as_graph, given_graph
+from pushforward.samplers.agents.graph import NAMES, agents_in, as_graph, given_graph
 
 SIZES = {"ring": 20, "torus": 12, "complete": 6, "star": 40, "path": 5, "random": 30}
 
@@ -40,41 +42,58 @@ def test_named_graphs_have_their_degrees():
     assert as_graph("ring", 2).num_edges == 1
 
 
-def test_a_networkx_graph_is_its_adjacency():
-    class Graph:
-        nodes = ("a", "b", "c")
-        edges = (("a", "b"), ("b", "c", {"weight": 2}))
-
-    np.testing.assert_array_equal(given_graph(Graph()), [[0, 1, 0], [1, 0, 1], [0, 1, 0]])
+def test_a_networkx_graph_is_its_edges():
+    graph = networkx.Graph([("a", "b"), ("b", "c", {"weight": 2})])
+    np.testing.assert_array_equal(given_graph(graph), [[0, 1], [1, 2]])
+    np.testing.assert_array_equal(given_graph(networkx.MultiGraph([(0, 1), (0, 1)])), [[0, 1]])
 
 
 def test_numbered_nodes_are_agents_by_their_number():
     """NetworkX keeps nodes in the order in which edges named them."""
-
-    class Graph:
-        nodes = (2, 0, 1)
-        edges = ((2, 0), (0, 1))
-
-    np.testing.assert_array_equal(given_graph(Graph()), [[0, 1, 1], [1, 0, 0], [1, 0, 0]])
+    graph = networkx.Graph([(2, 0), (0, 1)])
+    assert list(graph.nodes) == [2, 0, 1]
+    np.testing.assert_array_equal(given_graph(graph), [[0, 1], [0, 2]])
 
 
 def test_directed_networkx_graphs_need_both_directions():
-    class Directed:
-        nodes = (0, 1)
-        edges = ((0, 1),)
-
-        def is_directed(self):
-            return True
-
     with pytest.raises(pf.InvalidArgument, match="agents 0 and 1 are joined in one direction"):
-        given_graph(Directed())
+        given_graph(networkx.DiGraph([(0, 1)]))
+    np.testing.assert_array_equal(given_graph(networkx.DiGraph([(0, 1), (1, 0)])), [[0, 1]])
 
 
-def test_sparse_matrices_are_taken():
-    from scipy.sparse import csr_array
+@pytest.mark.parametrize("name", NAMES)
+def test_matrices_sparse_ones_networkx_graphs_and_edges_are_one(name):
+    graph = as_graph(name, SIZES[name])
+    matrix = graph.adjacency()
+    edges = given_graph(matrix)
+    for given in (csr_array(matrix), 2 * matrix, networkx.from_numpy_array(matrix), edges, edges[::-1], edges.tolist()):
+        np.testing.assert_array_equal(given_graph(given), edges)
+    again = as_graph(edges, agents_in(edges))
+    np.testing.assert_array_equal(again.adjacency(), matrix)
+    assert again.form == graph.form
 
-    matrix = as_graph("path", 4).adjacency()
-    np.testing.assert_array_equal(given_graph(csr_array(matrix)), matrix)
+
+def test_two_agents_and_three():
+    np.testing.assert_array_equal(given_graph(np.array([[0, 1], [1, 0]])), [[0, 1]])
+    np.testing.assert_array_equal(given_graph(np.array([[0, 1], [1, 2]])), [[0, 1], [1, 2]])
+
+
+@pytest.mark.parametrize("name", ["ring", "random", "star"])
+def test_the_largest_eigenvalue_of_many_agents(name):
+    graph = as_graph(name, 300)
+    expected = np.linalg.eigvalsh(graph.laplacian())[-1]
+    np.testing.assert_allclose(graph.largest_eigenvalue(), expected, rtol=1e-9)
+
+
+def test_ten_thousand_agents_take_no_matrices():
+    import tracemalloc
+
+    tracemalloc.start()
+    for name in ("ring", "torus", "star", "path", "random"):
+        pf.DULA(name).placed(10_000).links.largest_eigenvalue()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6
 
 
 @pytest.mark.parametrize(
@@ -92,6 +111,9 @@ def test_sparse_matrices_are_taken():
         (np.zeros((2, 3)), "square adjacency matrix"),
         (np.zeros((1, 1)), "at least 2 agents"),
         ("hexagon", "'hexagon'"),
+        (np.array([[0, 1], [2, 3], [3, 2]]), r"2 components \(agents 0, 1; agents 2, 3\)"),
+        (np.array([[0, 1], [1, 3], [3, 0]]), "agent 2 alone"),
+        (np.array([[0, 1], [1, 1], [1, 2]]), "loop at agent 1"),
     ],
 )
 def test_wrong_graphs_are_refused(graph, message):

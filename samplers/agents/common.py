@@ -206,8 +206,9 @@ class AbstractAgents(AbstractMethod):
         assert isinstance(target, ShardedTarget)
         if getattr(target, "mesh", None) is not None:
             return self.fix(target)
+        method = local(self)
         with alone():
-            fixed = local(self).fix(target)
+            fixed = method.fix(target)
         return shared(fixed)
 
     def _prepared(self, key: PRNGKeyArray, target: ShardedTarget, start: Any) -> Self:

@@ -115,7 +115,20 @@ def restart(out, target=None, method=None, **options):
     np.savez(out / f"draws-{me.index}.npz", x=posterior.draws()["x"])
 
 
+def falls_silent(out):
+    """A run of agents without end, in which process 1 ends or stops itself by the signal that a file names."""
+    from pushforward.infer.run import driver
+
+    def after_chunk(self, stage, progress, original=driver.Run._after_chunk):
+        original(self, stage, progress)
+        if me.index == 1 and stage.keep and self.kept >= 60:
+            (out / "silent").touch()
+            os.kill(os.getpid(), int((out / "signal").read_text()))
+
+    driver.Run._after_chunk = after_chunk
+    options = QUIET | {"num_samples": 10_000_000}
+    pf.fit(logistic().sharded(8), pf.DistributedADMM("ring", rho=5.0), num_chains=2, chunk_length=20, **options)
+
+
 if __name__ == "__main__":
-    {"chains": chains, "layouts": layouts, "restart": restart, "restart_agents": restart_agents}[sys.argv[1]](
-        Path(sys.argv[2])
-    )
+    globals()[sys.argv[1]](Path(sys.argv[2]))

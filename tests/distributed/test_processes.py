@@ -1,8 +1,11 @@
 """Several real processes on this machine: the same bits in all layouts, deaths, and runs that go on after them."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +94,34 @@ def test_a_killed_process_ends_the_job_and_a_restart_goes_on(what, tmp_path):
     expected = draws(tmp_path / "whole")["x"]
     for name in ("restarted", "resumed"):
         np.testing.assert_array_equal(draws(tmp_path / name)["x"], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
+def test_without_the_launcher_the_others_end_within_the_heartbeat_and_five_seconds(fate, tmp_path):
+    heartbeat = 20
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    (tmp_path / "signal").write_text(str(int(fate)))
+    common = {"COORDINATOR": coordinator, "NUM_PROCESSES": 2, "TIMEOUT": 240, "HEARTBEAT": heartbeat}
+    started = []
+    for index in range(2):
+        given = {f"PUSHFORWARD_{name}": str(value) for name, value in (common | {"PROCESS_ID": index}).items()}
+        command = [sys.executable, CHILD, "falls_silent", tmp_path]
+        with (tmp_path / f"said-{index}").open("w") as said:
+            env = os.environ | given | {"PYTHONPATH": str(ROOT)}
+            started.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said, env=env))
+    try:
+        while not (tmp_path / "silent").exists():
+            assert all(one.poll() is None for one in started), (tmp_path / "said-0").read_text()
+            time.sleep(0.1)
+        begun = time.monotonic()
+        started[0].wait(timeout=3 * heartbeat)
+        assert time.monotonic() - begun < heartbeat + 5
+        assert started[0].returncode != 0
+        assert (tmp_path / "said-0").read_text()
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()

@@ -6,10 +6,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "approximation": ["LastLayerApproximation", "Uncertainty"],
+        "bodies": ["RandomFeatures", "SpectralMLP"],
         "discriminative": ["SoftmaxHead"],
         "generative": ["GenerativeHead"],
+        "heteroscedastic": ["HeteroscedasticHead", "HeteroscedasticSoftmaxHead"],
         "model": ["LastLayer"],
-        "regression": ["HeteroscedasticHead", "NormalHead", "StudentTHead"],
+        "regression": ["NormalHead", "StudentTHead"],
         "student": ["StudentTSoftmaxHead"],
+        "variational_features": ["VariationalFeatures"],
     },
 )

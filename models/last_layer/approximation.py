@@ -225,12 +225,12 @@ def _log_scores(target: LastLayer, x: Any, y: Any) -> Array:
 
 @jax.jit
 def _moments(target: LastLayer, x: Any) -> tuple[Array, Array, Array]:
-    return target.head.moments(target.phi(x))
+    return target.moments(x)
 
 
 @jax.jit
 def _ood_scores(target: LastLayer, x: Any) -> Array:
-    return target.head.ood_score(target.phi(x))
+    return target.ood_score(x)
 
 
 @jax.jit

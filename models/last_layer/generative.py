@@ -21,22 +21,21 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln, logsumexp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ...infer.errors import InvalidArgument
-from ...infer.validate import check_count
-from .classification import check_labels, entropy
+from .classification import entropy
+from .classifier import AbstractClassifier, refuse_joint
 from .covariance import first_weights
-from .head import AbstractHead, as_setting, check_scale, normal_log_prior, per_feature
+from .head import as_setting, check_scale, per_feature
+from .posteriors import inverse_wishart_log_prior, normal_log_prior, normal_prior_draw
 
 LOG_2PI = math.log(2 * math.pi)
 FIRST_SPREAD = 0.1
 
 
-class GenerativeHead(AbstractHead):
+class GenerativeHead(AbstractClassifier):
     """Classification by normals of the features of each class.
 
     Parameters
@@ -65,21 +64,17 @@ class GenerativeHead(AbstractHead):
     log_noise: Any = None
     counts: Any = None
 
-    task: ClassVar[str] = "classification"
     trained: ClassVar[tuple[str, ...]] = ("weights", "log_noise")
 
     def __check_init__(self) -> None:
-        if self.num_classes is not None:
-            check_count("num_classes", self.num_classes, 2)
+        self.check_classes()
         for name in ("prior_scale", "concentration", "dof", "scale"):
             check_scale(name, getattr(self, name))
 
     def build(self, key: PRNGKeyArray, num_features: int, y: Any, *, unit: Any = 1.0) -> "GenerativeHead":
         """See `AbstractHead.build`; α₀ + class counts are those of y."""
         del unit
-        k = self.num_classes
-        if k is None or not isinstance(y, jax.core.Tracer):
-            _, k = check_labels(y, k)
+        k = self.classes_of(y)
         weights = first_weights(key, "diagonal", k, num_features, mean_scale=FIRST_SPREAD)
         counts = self.concentration + jnp.zeros(k, float).at[jnp.asarray(y)].add(1.0)
         return dataclasses.replace(self, weights=weights, log_noise=jnp.zeros(num_features, float), counts=counts)
@@ -115,13 +110,12 @@ class GenerativeHead(AbstractHead):
 
     def log_hyperprior(self) -> Float[Array, ""]:
         """−(ν + D + 1)/2 log|Σ| − ψ/2 tr Σ⁻¹."""
-        log_det, trace = 2 * jnp.sum(self.log_noise), jnp.sum(jnp.exp(-2 * self.log_noise))
-        return -0.5 * (self.dof + self.num_features + 1) * log_det - 0.5 * self.scale * trace
+        return inverse_wishart_log_prior(self.log_noise, self.dof, self.scale)
 
-    def moments(self, phi: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
-        """Probabilities (n, K); 0 and their entropy (both (n,)): the means' uncertainty is in the probabilities."""
+    def probabilities(self, phi: Float[Array, "n d"]) -> tuple[Float[Array, "n k"], Float[Array, " n"]]:
+        """Softmax of `joint_logs`, and its entropy: the means' uncertainty is in the probabilities."""
         p = jax.nn.softmax(self.joint_logs(phi))
-        return p, jnp.zeros(len(p), p.dtype), entropy(p)
+        return p, entropy(p)
 
     def predict(self, phi: Float[Array, "n d"], *, loc: Any = 0.0, scale: Any = 1.0, joint: bool = False) -> Any:
         """Categorical with softmax_k of `joint_logs`.
@@ -134,8 +128,7 @@ class GenerativeHead(AbstractHead):
         import numpyro.distributions as dist
 
         del loc, scale
-        if joint:
-            raise InvalidArgument(f"joint={joint} has no closed form for labels; use posterior.predict(x).")
+        refuse_joint(joint)
         return dist.Categorical(logits=jax.nn.log_softmax(self.joint_logs(phi)))
 
     def ood_score(self, phi: Float[Array, "n d"]) -> Float[Array, " n"]:
@@ -164,9 +157,8 @@ class GenerativeHead(AbstractHead):
     def sample_prior(self, key: PRNGKeyArray) -> dict[str, Array]:
         """A normal and a Dirichlet."""
         key_w, key_rho = jax.random.split(key)
-        w = self.weights.mean
         rho = jax.random.dirichlet(key_rho, jnp.full_like(self.counts, self.concentration))
-        return {"w": jnp.sqrt(self.prior) * jax.random.normal(key_w, w.shape, w.dtype), "rho": rho}
+        return {"w": normal_prior_draw(key_w, self.weights, self.prior), "rho": rho}
 
     def sample(self, key: PRNGKeyArray) -> dict[str, Array]:
         """A normal and a Dirichlet."""

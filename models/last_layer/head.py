@@ -211,10 +211,3 @@ def per_feature(value: Any, num_features: int, default: float) -> Float[Array, "
             f"prior_scale must be a number or one for each of {num_features} features, got {len(value)} numbers."
         )
     return jnp.broadcast_to(jnp.asarray(value, float), (num_features,))
-
-
-def normal_log_prior(w: Float[Array, "k d"], variance: Float[Array, " d"], precision: Any = 1.0) -> Float[Array, " k"]:
-    """Log N(w_k; 0, diag(variance) / precision_k) for each k."""
-    d = variance.shape[0]
-    logs = jnp.sum(jnp.log(2 * jnp.pi * variance)) - d * jnp.log(precision)
-    return -0.5 * (precision * jnp.sum(w**2 / variance, -1) + logs)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ...infer.errors import NotAvailable
+from ...infer.errors import InvalidArgument, NotAvailable
 from ...infer.method import AbstractMethod, Budget, Stage
 from ...infer.target import Target
 from ...infer.validate import check_count, check_nonnegative, check_positive
@@ -27,6 +27,7 @@ from ...infer.variational.surrogates import split
 from .approximation import LastLayerApproximation
 from .findings import remarks
 from .model import LastLayer
+from .variational_features import VariationalFeatures
 
 MAX_BAD = 20
 
@@ -87,7 +88,7 @@ class VBLL(AbstractMethod):
     learning_rate
         Of Adam.
     weight_decay
-        Of the features, decoupled from the gradient; the head has its prior.
+        Of the features, decoupled from the gradient; the head, and `VariationalFeatures`, have their prior.
     clip
         Longest gradient (2-norm of all parameters together); None: any.
     patience
@@ -197,12 +198,16 @@ class VBLL(AbstractMethod):
 
         def objective(params: Any) -> Array:
             net, head = _joined(params, state.rest, target)
-            return head.loss(
-                target.phi(x, net), target.targets(y), target.num_data, key=key_loss, kl_weight=self.kl_weight
-            )
+            of_features = 0.0
+            if isinstance(net, VariationalFeatures):
+                of_features = self.kl_weight * net.divergence() / target.num_data
+                net = net.draw(jax.random.fold_in(key_loss, 1))
+            options: dict[str, Any] = {"key": key_loss, "kl_weight": self.kl_weight}
+            return of_features + head.loss(target.phi(x, net), target.targets(y), target.num_data, **options)
 
         loss, grads = jax.value_and_grad(objective)(state.params)
-        params, optimiser, norm, finite = self._update(state, loss, grads)
+        decay = 0.0 if isinstance(target.features, VariationalFeatures) else self.weight_decay  # it has a prior
+        params, optimiser, norm, finite = self._update(state, loss, grads, decay)
         bad = jnp.where(finite, 0, state.bad + 1)
         state = eqx.tree_at(
             lambda s: (s.params, s.optimiser, s.order, s.count, s.bad), state,
@@ -241,14 +246,14 @@ class VBLL(AbstractMethod):
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
-    def _update(self, state: VBLLState, loss: Array, grads: Any) -> tuple[Any, Any, Array, Array]:
+    def _update(self, state: VBLLState, loss: Array, grads: Any, decay: Any) -> tuple[Any, Any, Array, Array]:
         """Parameters and optimiser after the step, or as before where it is not finite."""
         norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         shrink = 1.0 if self.clip is None else jnp.minimum(1.0, self.clip / jnp.maximum(norm, 1e-30))
         grads = jax.tree.map(lambda g: jnp.where(finite, g * shrink, 0), grads)
         updates, optimiser = _adam().update(grads, state.optimiser, state.params)
-        decayed = (jax.tree.map(lambda u, p: u + self.weight_decay * p, updates[0], state.params[0]), updates[1])
+        decayed = (jax.tree.map(lambda u, p: u + decay * p, updates[0], state.params[0]), updates[1])
         moved = jax.tree.map(lambda p, u: (p - self.learning_rate * u).astype(p.dtype), state.params, decayed)
         keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
         return (
@@ -301,8 +306,6 @@ def _chosen(state: VBLLState) -> int:
 
 def _alike(net: Any, present: Any) -> Any:
     """A network from the target's ``init``, which must be one like the present."""
-    from ...infer.errors import InvalidArgument
-
     shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree) if eqx.is_array_like(leaf)]  # noqa: E731
     if shapes(net) != shapes(present):
         raise InvalidArgument(

@@ -28,7 +28,9 @@ from ...infer.target.log_density import Coordinates, coordinates
 from ...infer.target.static import Labels, check_labels
 from ...infer.validate import check_fraction
 from .classification import check_labels as check_classes
+from .classification import entropy
 from .head import AbstractHead
+from .variational_features import VariationalFeatures, mixed
 
 FEWEST = 2
 
@@ -57,9 +59,10 @@ class LastLayer(LabelledTarget):
     features
         The network: a function of *one* x that returns a vector φ of shape (D,), an `equinox.Module` for instance; or a
         pair (params, apply) of a pytree and ``apply(params, x)``, for flax and other libraries. Arrays wrapped in
-        ``paramax.non_trainable`` are not learned.
+        ``paramax.non_trainable`` are not learned; of `VariationalFeatures` a posterior is learned.
     head
-        A `NormalHead`, `StudentTHead`, `HeteroscedasticHead`, `SoftmaxHead` or `GenerativeHead`.
+        A `NormalHead`, `StudentTHead` or `HeteroscedasticHead`; a `SoftmaxHead`, `StudentTSoftmaxHead`,
+        `HeteroscedasticSoftmaxHead` or `GenerativeHead`.
     x, y
         Data: arrays with a leading axis of rows. y of shape (n,) or (n, K) for regression, labels 0 … K − 1 for
         classification.
@@ -122,12 +125,7 @@ class LastLayer(LabelledTarget):
         with jax.enable_x64(True):
             dim = self._check_features()
             if not head.built:
-                head = head.build(
-                    jax.random.key(seed),
-                    dim,
-                    self._like(),
-                    unit=1.0 if self.units.y_scale is None else self.units.y_scale,
-                )
+                head = self._built(head, jax.random.key(seed), dim)
             elif head.num_features != dim:
                 raise InvalidArgument(f"head is built for {head.num_features} features, and the network gives {dim}.")
             self.head = jax.tree.map(np.asarray, head)
@@ -226,11 +224,38 @@ class LastLayer(LabelledTarget):
         return (y - self.units.y_loc) / self.units.y_scale
 
     def predict(self, x: Any, *, joint: bool = False, head: Any = None, net: Any = None) -> Any:
-        """The predictive of y at rows x under a head, a NumPyro distribution in units of y."""
-        head = self.head if head is None else head
+        """The predictive of y at rows x under a head, a NumPyro distribution in units of y.
+
+        Of `VariationalFeatures` a mixture over draws of the network.
+        """
+        head, net = self.head if head is None else head, self.features if net is None else net
         options: dict[str, Any] = {} if head.task == "classification" else {"single": self._single}
-        loc, scale = self.units.y_loc, self.units.y_scale
-        return head.predict(self.phi(x, net), loc=loc, scale=scale, joint=joint, **options)
+        options |= {"loc": self.units.y_loc, "scale": self.units.y_scale, "joint": joint}
+        if not isinstance(net, VariationalFeatures):
+            return head.predict(self.phi(x, net), **options)
+        if joint:
+            raise InvalidArgument(f"joint={joint} has no closed form with variational features; use freeze().")
+        phi = net.over_draws(lambda drawn: self.phi(x, drawn))
+        return mixed(head.predict(jnp.reshape(phi, (-1, phi.shape[-1])), **options), net.num_draws)
+
+    def moments(self, x: Any) -> tuple[Array, Array, Array]:
+        """The head's `moments` at rows x; of `VariationalFeatures` those of the mixture over draws of the network."""
+        net = self.features
+        if not isinstance(net, VariationalFeatures):
+            return self.head.moments(self.phi(x))
+        phi = net.over_draws(lambda drawn: self.phi(x, drawn))
+        mean, epistemic, aleatoric = jax.lax.map(self.head.moments, phi)
+        if self.head.task == "classification":
+            shares, within = jnp.mean(mean, 0), jnp.mean(aleatoric, 0)
+            return shares, entropy(shares) - within, within
+        return jnp.mean(mean, 0), jnp.mean(epistemic, 0) + jnp.var(mean, axis=0), jnp.mean(aleatoric, 0)
+
+    def ood_score(self, x: Any) -> Float[Array, " n"]:
+        """The head's `ood_score` at rows x; of `VariationalFeatures` its mean over draws of the network."""
+        net = self.features
+        if not isinstance(net, VariationalFeatures):
+            return self.head.ood_score(self.phi(x))
+        return jnp.mean(jax.lax.map(self.head.ood_score, net.over_draws(lambda drawn: self.phi(x, drawn))), 0)
 
     def log_scores(self, x: Any, y: Any, *, head: Any = None, net: Any = None) -> Float[Array, " n"]:
         """Log predictive density of y at each row x, in units of y."""
@@ -240,9 +265,7 @@ class LastLayer(LabelledTarget):
 
     def first_head(self, key: PRNGKeyArray) -> Any:
         """The head as training begins, with weights of its own."""
-        return self.head.build(
-            key, self.head.num_features, self._like(), unit=1.0 if self.units.y_scale is None else self.units.y_scale
-        )
+        return self._built(self.head, key, self.head.num_features)
 
     def with_learned(self, net: Any, head: Any) -> Self:
         """The same target with these features and this head."""
@@ -303,11 +326,12 @@ class LastLayer(LabelledTarget):
         y = self.units.y_loc + self.units.y_scale * y
         return y[:, 0] if self._single else y
 
-    def _like(self) -> Any:
-        """Targets as the head sees them."""
-        if self.units.y_loc is None:
-            return self.rows.y
-        return (self.rows.y.reshape(len(self.rows.y), -1) - self.units.y_loc) / self.units.y_scale
+    def _built(self, head: Any, key: PRNGKeyArray, num_features: int) -> Any:
+        """The head as it begins, for targets as it sees them."""
+        loc, scale = self.units.y_loc, self.units.y_scale
+        if loc is None:
+            return head.build(key, num_features, self.rows.y)
+        return head.build(key, num_features, (self.rows.y.reshape(len(self.rows.y), -1) - loc) / scale, unit=scale)
 
     def _check_features(self) -> int:
         """D; raise unless the network turns a row into a vector of finite numbers."""

@@ -3,13 +3,11 @@
 Here y_k = w_kᵀφ + ε_k for outputs k = 1 … K, with w_k ~ N(0, s I), and
 
 - `NormalHead`: ε_k ~ N(0, σ_k²), σ_k known or estimated at the mode under Σ = diag(σ²) ~ W⁻¹(ν, ψ I) ([1]_, thm 1);
-- `StudentTHead`: the precision τ_k of ε_k is inferred too, w_k | τ_k ~ N(0, s I / τ_k), τ_k ~ Gamma ([2]_);
-- `HeteroscedasticHead`: log σ_k²(x) = m_kᵀφ, with a normal posterior of m_k as of w_k.
+- `StudentTHead`: the precision τ_k of ε_k is inferred too, w_k | τ_k ~ N(0, s I / τ_k), τ_k ~ Gamma ([2]_).
 
-The first two contain the exact posterior given φ (with a dense S): their bound is then the log evidence. The released
-code of [1]_ averages over outputs and multiplies each output's φᵀSφ by the sum of all precisions; here the likelihood
-of K outputs is the sum of those of one. The heteroscedastic posterior of [2]_ scales S by σ²(x), which is no joint
-model of several rows; here it is not scaled.
+Both contain the exact posterior given φ (with a dense S): their bound is then the log evidence. The released code of
+[1]_ averages over outputs and multiplies each output's φᵀSφ by the sum of all precisions; here the likelihood of K
+outputs is the sum of those of one.
 
 References
 ----------
@@ -17,6 +15,7 @@ References
 .. [2] J. Harrison, J. Willes, J. Snoek (2025). Heteroscedastic variational Bayesian last layers. AABI.
 """
 
+import dataclasses
 import math
 from typing import Any, ClassVar
 
@@ -24,19 +23,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import digamma, gammaln
+from jax.scipy.special import digamma
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...infer.errors import InvalidArgument
 from .covariance import check_form, first_weights
-from .head import AbstractHead, as_setting, check_scale, normal_log_prior, per_feature
+from .head import as_setting, check_scale, per_feature
+from .posteriors import AbstractNormal, AbstractNormalGamma, inverse_wishart_log_prior
 
 LOG_2PI = math.log(2 * math.pi)
 FIRST_NOISE = 0.5
-NODES = 32
 
 
-class NormalHead(AbstractHead):
+class NormalHead(AbstractNormal):
     """Regression with normal noise, known or estimated.
 
     Parameters
@@ -79,15 +78,13 @@ class NormalHead(AbstractHead):
 
     def build(self, key: PRNGKeyArray, num_features: int, y: Any, *, unit: Any = 1.0) -> "NormalHead":
         """See `AbstractHead.build`; estimated noise begins at half the standard deviation of y."""
-        k = _num_outputs(y)
+        k = num_outputs(y)
         weights = first_weights(key, self.covariance, k, num_features, rank=self.rank, shared=self.shared)
-        fields = {"weights": weights, "log_noise": None, "known": None}
         if self.noise is None:
-            fields["log_noise"] = _log_deviation(y) + math.log(FIRST_NOISE)
-        else:
-            noise = jnp.asarray(_one_each("noise", self.noise, k), float) / jnp.asarray(unit, float)
-            fields["known"] = jnp.broadcast_to(jnp.log(noise), (k,))
-        return _with(self, fields)
+            first = _log_deviation(y) + math.log(FIRST_NOISE)
+            return dataclasses.replace(self, weights=weights, log_noise=first, known=None)
+        noise = jnp.asarray(_one_each("noise", self.noise, k), float) / jnp.asarray(unit, float)
+        return dataclasses.replace(self, weights=weights, log_noise=None, known=jnp.broadcast_to(jnp.log(noise), (k,)))
 
     @property
     def log_sd(self) -> Float[Array, " k"]:
@@ -107,17 +104,11 @@ class NormalHead(AbstractHead):
         square = (y - self.weights.means(phi)) ** 2 + self.weights.quadratic(phi)
         return -0.5 * jnp.sum(LOG_2PI + 2 * self.log_sd + square * jnp.exp(-2 * self.log_sd), -1)
 
-    def divergence(self) -> Float[Array, ""]:
-        """Σ_k KL(q(w_k) ‖ N(0, s I))."""
-        return jnp.sum(self.weights.divergences(self.prior))
-
     def log_hyperprior(self) -> Float[Array, ""]:
         """−(ν + K + 1)/2 log|Σ| − ψ/2 tr Σ⁻¹; 0 of noise that is known."""
         if self.log_noise is None:
             return jnp.zeros(())
-        k = self.num_outputs
-        log_det, trace = 2 * jnp.sum(self.log_noise), jnp.sum(jnp.exp(-2 * self.log_noise))
-        return -0.5 * (self.dof + k + 1) * log_det - 0.5 * self.scale * trace
+        return inverse_wishart_log_prior(self.log_noise, self.dof, self.scale)
 
     def moments(self, phi: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
         """Mean, epistemic and aleatoric variance of y, each of shape (n, K)."""
@@ -144,14 +135,6 @@ class NormalHead(AbstractHead):
         _, epistemic, aleatoric = self.moments(phi)
         return -jnp.sum(epistemic / aleatoric, -1)
 
-    def latents(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """The weights."""
-        return {"w": (self.weights.mean.shape, None)}
-
-    def log_prior(self, values: dict[str, Array]) -> Float[Array, ""]:
-        """Log N(w; 0, s I)."""
-        return jnp.sum(normal_log_prior(values["w"], self.prior))
-
     def log_likelihood(self, phi: Float[Array, "n d"], y: Array, values: dict[str, Array]) -> Float[Array, " n"]:
         """Σ_k log N(y_k; w_kᵀφ, σ_k²)."""
         z = (y - phi @ values["w"].T) * jnp.exp(-self.log_sd)
@@ -162,21 +145,8 @@ class NormalHead(AbstractHead):
         mean = phi @ values["w"].T
         return mean + jnp.exp(self.log_sd) * jax.random.normal(key, mean.shape, mean.dtype)
 
-    def sample_prior(self, key: PRNGKeyArray) -> dict[str, Array]:
-        """N(0, s I)."""
-        w = self.weights.mean
-        return {"w": jnp.sqrt(self.prior) * jax.random.normal(key, w.shape, w.dtype)}
 
-    def sample(self, key: PRNGKeyArray) -> dict[str, Array]:
-        """N(w̄_k, S_k)."""
-        return {"w": self.weights.mean + self.weights.offsets(key)}
-
-    def log_q(self, values: dict[str, Array]) -> Float[Array, ""]:
-        """Σ_k log N(w_k; w̄_k, S_k)."""
-        return jnp.sum(self.weights.offset_log_prob(values["w"] - self.weights.mean))
-
-
-class StudentTHead(AbstractHead):
+class StudentTHead(AbstractNormalGamma):
     """Regression with normal noise of unknown precision, which is inferred: a Student-t predictive.
 
     τ_k ~ Gamma(a₀, b₀), w_k | τ_k ~ N(0, s I/τ_k); q(τ_k) = Gamma(a_k, b_k), q(w_k | τ_k) = N(w̄_k, S_k/τ_k).
@@ -215,10 +185,10 @@ class StudentTHead(AbstractHead):
     def build(self, key: PRNGKeyArray, num_features: int, y: Any, *, unit: Any = 1.0) -> "StudentTHead":
         """See `AbstractHead.build`; q(τ) begins as the prior."""
         del unit
-        k = _num_outputs(y)
+        k = num_outputs(y)
         weights = first_weights(key, self.covariance, k, num_features, rank=self.rank, shared=self.shared)
-        start = {"log_shape": math.log(self.shape), "log_rate": math.log(self.rate)}
-        return _with(self, {"weights": weights} | {name: jnp.full((k,), v, float) for name, v in start.items()})
+        shape, rate = (jnp.full((k,), math.log(value), float) for value in (self.shape, self.rate))
+        return dataclasses.replace(self, weights=weights, log_shape=shape, log_rate=rate)
 
     @property
     def gamma(self) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
@@ -238,15 +208,6 @@ class StudentTHead(AbstractHead):
         a, b = self.gamma
         square = (a / b) * (y - self.weights.means(phi)) ** 2 + self.weights.quadratic(phi)
         return 0.5 * jnp.sum(digamma(a) - self.log_rate - LOG_2PI - square, -1)
-
-    def divergence(self) -> Float[Array, ""]:
-        """E_q(τ) KL(q(w | τ) ‖ p(w | τ)) + KL(q(τ) ‖ p(τ)), summed over outputs."""
-        a, b = self.gamma
-        a0, b0 = self.shape, self.rate
-        gamma = (
-            (a - a0) * digamma(a) - gammaln(a) + gammaln(a0) + a0 * (self.log_rate - math.log(b0)) + a * (b0 - b) / b
-        )
-        return jnp.sum(self.weights.divergences(self.prior, a / b) + gamma)
 
     def moments(self, phi: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
         """Mean, epistemic and aleatoric variance of y, each of shape (n, K); variances are infinite where a ≤ 1."""
@@ -277,18 +238,6 @@ class StudentTHead(AbstractHead):
         """−Σ_k φᵀS_kφ: epistemic variance in units of the noise."""
         return -jnp.sum(self.weights.quadratic(phi), -1)
 
-    def latents(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """The weights and the precision of the noise."""
-        from numpyro.distributions import constraints
-
-        return {"w": (self.weights.mean.shape, None), "tau": (self.log_shape.shape, constraints.positive)}
-
-    def log_prior(self, values: dict[str, Array]) -> Float[Array, ""]:
-        """Log N(w; 0, s I/τ) + log Gamma(τ; a₀, b₀)."""
-        tau = values["tau"]
-        of_tau = gamma_log_prob(tau, self.shape, self.rate)
-        return jnp.sum(normal_log_prior(values["w"], self.prior, tau) + of_tau)
-
     def log_likelihood(self, phi: Float[Array, "n d"], y: Array, values: dict[str, Array]) -> Float[Array, " n"]:
         """Σ_k log N(y_k; w_kᵀφ, 1/τ_k)."""
         tau = values["tau"]
@@ -299,164 +248,8 @@ class StudentTHead(AbstractHead):
         mean = phi @ values["w"].T
         return mean + jax.random.normal(key, mean.shape, mean.dtype) / jnp.sqrt(values["tau"])
 
-    def sample_prior(self, key: PRNGKeyArray) -> dict[str, Array]:
-        """Gamma, then N(0, s I/τ)."""
-        key_tau, key_w = jax.random.split(key)
-        w = self.weights.mean
-        tau = jax.random.gamma(key_tau, self.shape, (w.shape[0],), w.dtype) / self.rate
-        z = jax.random.normal(key_w, w.shape, w.dtype)
-        return {"w": jnp.sqrt(self.prior) * z / jnp.sqrt(tau)[:, None], "tau": tau}
 
-    def sample(self, key: PRNGKeyArray) -> dict[str, Array]:
-        """Gamma(a, b), then N(w̄, S/τ)."""
-        key_tau, key_w = jax.random.split(key)
-        a, b = self.gamma
-        tau = jax.random.gamma(key_tau, a) / b
-        return {"w": self.weights.mean + self.weights.offsets(key_w) / jnp.sqrt(tau)[:, None], "tau": tau}
-
-    def log_q(self, values: dict[str, Array]) -> Float[Array, ""]:
-        """Log Gamma(τ; a, b) + log N(w; w̄, S/τ)."""
-        tau = values["tau"]
-        x = (values["w"] - self.weights.mean) * jnp.sqrt(tau)[:, None]
-        of_w = self.weights.offset_log_prob(x) + 0.5 * self.num_features * jnp.log(tau)
-        return jnp.sum(of_w + gamma_log_prob(tau, *self.gamma))
-
-
-class HeteroscedasticHead(AbstractHead):
-    """Regression whose noise varies with x: log σ_k²(x) = m_kᵀφ.
-
-    Parameters
-    ----------
-    covariance, rank, shared, prior_scale
-        As in `NormalHead`, of w and of m.
-    noise_prior_scale
-        Prior variance of the entries of m; default 1/D.
-
-    Raises
-    ------
-    InvalidArgument
-        A setting is out of range, or a low rank without ``rank``.
-    """
-
-    covariance: str = eqx.field(static=True, default="dense")
-    rank: int | None = eqx.field(static=True, default=None)
-    shared: bool = eqx.field(static=True, default=False)
-    prior_scale: Any = eqx.field(static=True, default=None, converter=as_setting)
-    noise_prior_scale: Any = eqx.field(static=True, default=None, converter=as_setting)
-    weights: Any = None
-    noise_weights: Any = None
-
-    task: ClassVar[str] = "regression"
-    trained: ClassVar[tuple[str, ...]] = ("weights", "noise_weights")
-
-    def __check_init__(self) -> None:
-        check_form(self.covariance, self.rank, self.shared)
-        for name in ("prior_scale", "noise_prior_scale"):
-            check_scale(name, getattr(self, name))
-
-    def build(self, key: PRNGKeyArray, num_features: int, y: Any, *, unit: Any = 1.0) -> "HeteroscedasticHead":
-        """See `AbstractHead.build`; m begins at 0."""
-        del unit
-        k, (key_w, key_m) = _num_outputs(y), jax.random.split(key)
-        form: dict[str, Any] = {"rank": self.rank, "shared": self.shared}
-        weights = first_weights(key_w, self.covariance, k, num_features, **form)
-        noise = first_weights(
-            key_m, self.covariance, k, num_features, **form, mean_scale=0.0, log_scale=-math.log(num_features)
-        )
-        return _with(self, {"weights": weights, "noise_weights": noise})
-
-    @property
-    def priors(self) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
-        """Prior variances of w and of m, for each feature."""
-        d = self.num_features
-        return per_feature(self.prior_scale, d, 1.0), per_feature(self.noise_prior_scale, d, 1 / d)
-
-    def expected_log_likelihood(
-        self, phi: Float[Array, "n d"], y: Array, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " n"]:
-        """Σ_k −½ log 2π − ½ μᵀφ − ½ exp(−μᵀφ + ½ φᵀVφ) [(y − w̄ᵀφ)² + φᵀSφ], exact."""
-        del key
-        log_variance, spread = self.noise_weights.means(phi), self.noise_weights.quadratic(phi)
-        square = (y - self.weights.means(phi)) ** 2 + self.weights.quadratic(phi)
-        return -0.5 * jnp.sum(LOG_2PI + log_variance + jnp.exp(-log_variance + 0.5 * spread) * square, -1)
-
-    def divergence(self) -> Float[Array, ""]:
-        """Those of w and of m."""
-        of_w, of_m = self.priors
-        return jnp.sum(self.weights.divergences(of_w) + self.noise_weights.divergences(of_m))
-
-    def moments(self, phi: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
-        """Mean, epistemic and aleatoric variance of y (E σ² = exp(μᵀφ + ½ φᵀVφ)), each of shape (n, K)."""
-        log_variance, spread = self.noise_weights.means(phi), self.noise_weights.quadratic(phi)
-        return self.weights.means(phi), self.weights.quadratic(phi), jnp.exp(log_variance + 0.5 * spread)
-
-    def predict(
-        self, phi: Float[Array, "n d"], *, loc: Any = 0.0, scale: Any = 1.0, joint: bool = False, single: bool = False
-    ) -> Any:
-        """A mixture of 32 normals, by Gauss–Hermite quadrature over mᵀφ ~ N(μᵀφ, φᵀVφ), of shape (n, K).
-
-        Raises
-        ------
-        InvalidArgument
-            ``joint``: the rows' noise variances depend on one another through m.
-        """
-        import numpyro.distributions as dist
-
-        if joint:
-            raise InvalidArgument(f"joint={joint} has no closed form with noise that varies; use posterior.predict(x).")
-        nodes, shares = np.polynomial.hermite_e.hermegauss(NODES)
-        mean, epistemic = self.weights.means(phi)[..., None], self.weights.quadratic(phi)[..., None]
-        spread = jnp.sqrt(self.noise_weights.quadratic(phi))[..., None]
-        log_variance = self.noise_weights.means(phi)[..., None] + spread * jnp.asarray(nodes, mean.dtype)
-        wide = jnp.sqrt(epistemic + jnp.exp(log_variance))
-        locs, scales = (jnp.asarray(x, float)[..., None] if np.ndim(x) else x for x in (loc, scale))
-        probabilities = jnp.broadcast_to(jnp.asarray(shares / shares.sum(), mean.dtype), wide.shape)
-        found = jnp.broadcast_to(locs + scales * mean, wide.shape), scales * wide, probabilities
-        where, spreads, shares = (x[:, 0] if single else x for x in found)
-        return dist.MixtureSameFamily(dist.Categorical(probs=shares), dist.Normal(where, spreads))
-
-    def ood_score(self, phi: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """−Σ_k φᵀS_kφ / E σ_k²: epistemic variance in units of the noise."""
-        _, epistemic, aleatoric = self.moments(phi)
-        return -jnp.sum(epistemic / aleatoric, -1)
-
-    def latents(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """The weights of mean and of log variance."""
-        return {"w": (self.weights.mean.shape, None), "m": (self.weights.mean.shape, None)}
-
-    def log_prior(self, values: dict[str, Array]) -> Float[Array, ""]:
-        """Two normals."""
-        of_w, of_m = self.priors
-        return jnp.sum(normal_log_prior(values["w"], of_w) + normal_log_prior(values["m"], of_m))
-
-    def log_likelihood(self, phi: Float[Array, "n d"], y: Array, values: dict[str, Array]) -> Float[Array, " n"]:
-        """Σ_k log N(y_k; w_kᵀφ, exp(m_kᵀφ))."""
-        log_variance = phi @ values["m"].T
-        return -0.5 * jnp.sum(LOG_2PI + log_variance + jnp.exp(-log_variance) * (y - phi @ values["w"].T) ** 2, -1)
-
-    def simulate(self, key: PRNGKeyArray, phi: Float[Array, "n d"], values: dict[str, Array]) -> Array:
-        """w_kᵀφ + exp(½ m_kᵀφ) ε."""
-        mean = phi @ values["w"].T
-        return mean + jnp.exp(0.5 * phi @ values["m"].T) * jax.random.normal(key, mean.shape, mean.dtype)
-
-    def sample_prior(self, key: PRNGKeyArray) -> dict[str, Array]:
-        """Two normals."""
-        shape, dtype = self.weights.mean.shape, self.weights.mean.dtype
-        pairs = zip(("w", "m"), self.priors, jax.random.split(key), strict=True)
-        return {name: jnp.sqrt(s) * jax.random.normal(k, shape, dtype) for name, s, k in pairs}
-
-    def sample(self, key: PRNGKeyArray) -> dict[str, Array]:
-        """Two normals."""
-        both = zip(("w", "m"), (self.weights, self.noise_weights), jax.random.split(key), strict=True)
-        return {name: q.mean + q.offsets(k) for name, q, k in both}
-
-    def log_q(self, values: dict[str, Array]) -> Float[Array, ""]:
-        """Two normals."""
-        both = zip(("w", "m"), (self.weights, self.noise_weights), strict=True)
-        return jnp.sum(sum(q.offset_log_prob(values[name] - q.mean) for name, q in both))
-
-
-def _num_outputs(y: Any) -> int:
+def num_outputs(y: Any) -> int:
     """K of targets (n, K) or (n,)."""
     shape = np.shape(y)
     if len(shape) not in (1, 2):
@@ -473,15 +266,3 @@ def _one_each(name: str, value: Any, k: int) -> Any:
     if np.ndim(value) and len(value) != k:
         raise InvalidArgument(f"{name} must be a number or one for each of {k} outputs, got {len(value)} numbers.")
     return value
-
-
-def gamma_log_prob(tau: Array, a: Any, b: Any) -> Array:
-    """Log Gamma(τ; a, b), b the rate."""
-    return a * jnp.log(b) - gammaln(a) + (a - 1) * jnp.log(tau) - b * tau
-
-
-def _with(head: Any, fields: dict[str, Any]) -> Any:
-    """The head with these fields set."""
-    import dataclasses
-
-    return dataclasses.replace(head, **fields)

@@ -22,6 +22,7 @@ from pushforward.models.last_layer.classification import (
 from pushforward.models.last_layer.covariance import Diagonal
 from pushforward.models.last_layer.discriminative import SoftmaxHead
 from pushforward.models.last_layer.generative import GenerativeHead
+from pushforward.models.last_layer.heteroscedastic import HeteroscedasticSoftmaxHead
 from pushforward.models.last_layer.student import StudentTSoftmaxHead
 
 M, V = np.array([1.0, 0.0, -1.0]), np.array([1.0, 2.0, 0.5])
@@ -121,6 +122,8 @@ def test_the_bound_is_below_what_draws_of_the_weights_give(noise: Any) -> None:
     assert error < 0.1
     looser = -6 * float(loss(dataclasses.replace(head, bound="jensen"), None)) - hyper
     assert looser < bound
+    one_tilt = -6 * float(loss(dataclasses.replace(head, bound="reduced", tilt=jnp.asarray(0.35)), None)) - hyper
+    assert one_tilt < bound
     unbiased = dataclasses.replace(head, bound="monte-carlo")
     values = jax.vmap(lambda key: loss(unbiased, key))(jax.random.split(jax.random.key(0), 40))
     assert np.mean(values) < float(loss(head, None)) + 0.02
@@ -203,28 +206,82 @@ def test_the_generative_bound_with_inferred_class_probabilities_is_below_draws()
     assert "counts" not in GenerativeHead.trained
 
 
-def student(phi: Any, y: Any) -> StudentTSoftmaxHead:
+def student(phi: Any, y: Any, bound: str = "knowles-minka") -> StudentTSoftmaxHead:
     """Three classes, unequal noise, means that are not at their start."""
-    head = StudentTSoftmaxHead("dense", num_classes=3).build(jax.random.key(1), 3, y)
+    head = StudentTSoftmaxHead("dense", bound=bound, num_classes=3).build(jax.random.key(1), 3, y)
     raw = np.log(np.expm1(np.array([0.3, 1.0, 4.0])))
     return dataclasses.replace(head, raw_shape=jnp.asarray(raw), log_rate=jnp.log(jnp.array([0.4, 1.0, 2.0])))
 
 
 def test_the_t_bound_is_the_mean_of_the_tilted_bound_over_noise() -> None:
-    """Given Σ the bound at a = ½ − α/Σ; its mean over Σ by draws, with E[Σ] = b/(a − 1) and not e b/a."""
+    """Given Σ the bound at a_k = ½ − h_k/v_k; its mean over Σ by draws, with E[Σ] = b/(a − 1) and not e b/a."""
     rng = np.random.default_rng(6)
     phi, y = rng.normal(size=(4, 3)), np.array([0, 1, 2, 2])
-    head = student(phi, y)
-    head = dataclasses.replace(head, raw_shape=jnp.log(jnp.expm1(jnp.array([2.0, 3.0, 4.0]))))
+    head = student(phi, y, "reduced")
+    head = dataclasses.replace(head, raw_shape=jnp.log(jnp.expm1(jnp.array([2.0, 3.0, 4.0]))), tilt=jnp.asarray(0.3))
     a, b = (np.asarray(v) for v in head.gamma)
     np.testing.assert_allclose(a, [3.0, 4.0, 5.0])
-    sigma = b / rng.gamma(a, size=(100_000, 3))
-    m, c = np.asarray(head.weights.means(phi)), np.asarray(head.weights.quadratic(phi)) + 1
-    values = jax.jit(jax.vmap(lambda s: jax.vmap(tilted)(m, c * s, y, jnp.broadcast_to(0.5 - 0.1 / s, (4, 3)))))(sigma)
-    error = np.asarray(values).std(0) / np.sqrt(1e5)
+    v = (np.asarray(head.weights.quadratic(phi)) + 1) * (b / rng.gamma(a, size=(100_000, 3)))[:, None]
+    m, shift = np.asarray(head.weights.means(phi)), 0.2 * (np.asarray(head.weights.quadratic(phi)) + 1) * b / a
+    values = tilted_by_hand(m, v, y, 0.5 - shift / v)
+    error = values.std(0) / np.sqrt(1e5)
     found = np.asarray(head.expected_log_likelihood(phi, y))
-    assert np.all(np.abs(np.asarray(values).mean(0) - found) < 5 * error), (values.mean(0), found, error)
+    assert np.all(np.abs(values.mean(0) - found) < 5 * error), (values.mean(0), found, error)
     assert np.all(error < 0.01)
+    best = dataclasses.replace(head, bound="knowles-minka")
+    assert np.all(np.asarray(best.expected_log_likelihood(phi, y)) >= found)
+
+
+def tilted_by_hand(m: Any, v: Any, y: Any, a: Any) -> np.ndarray:
+    """The bound given variances v, in NumPy."""
+    z = m + 0.5 * (1 - 2 * a) * v
+    return m[np.arange(len(y)), y] - 0.5 * np.sum(a**2 * v, -1) - np.logaddexp.reduce(z, -1)
+
+
+def heteroscedastic(y: Any, bound: str = "knowles-minka") -> HeteroscedasticSoftmaxHead:
+    """Three classes, noise that varies."""
+    head = HeteroscedasticSoftmaxHead("dense", bound=bound, num_classes=3).build(jax.random.key(1), 3, y)
+    rng = np.random.default_rng(10)
+    return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), head)
+
+
+def test_the_bound_with_noise_that_varies_is_below_that_of_draws_of_the_noise() -> None:
+    """For constants h the mean over Σ of the bound at a = ½ − h/v is above the head's, and near it; KL by draws."""
+    rng = np.random.default_rng(11)
+    phi, y = rng.normal(size=(6, 3)), rng.integers(0, 3, 6)
+    head = heteroscedastic(y, "reduced")
+    m, low, mean = (np.asarray(part) for part in head.spread(phi))
+    log_variance, spread = (np.asarray(f(phi)) for f in (head.noise_weights.means, head.noise_weights.quadratic))
+    drawn = np.exp(log_variance + np.sqrt(spread) * rng.normal(size=(200_000, 6, 3)))
+    v = np.asarray(head.weights.quadratic(phi)) + drawn
+    np.testing.assert_allclose(v.mean(0), mean, atol=5 * np.max(v.std(0)) / np.sqrt(2e5))
+    harmonic = 1 / (1 / v).mean(0)
+    assert np.all(low < 1.001 * harmonic)
+    assert np.all(low > 0.7 * harmonic)
+    values = tilted_by_hand(m, v, y, 0.5 - (0.5 - float(head.tilt)) * low / v)
+    found = np.asarray(head.expected_log_likelihood(phi, y))
+    gap = values.mean(0) - found
+    assert np.all(gap > -5 * values.std(0) / np.sqrt(2e5))
+    assert np.all(gap < 0.05), gap
+    best = np.asarray(dataclasses.replace(head, bound="knowles-minka").expected_log_likelihood(phi, y))
+    assert np.all(best >= found)
+
+    @jax.jit
+    @jax.vmap
+    def one(key: Any) -> Any:
+        values = head.sample(key)
+        return head.log_prior(values) - head.log_q(values), head.log_likelihood(phi, y, values)
+
+    prior, fit = (np.asarray(part) for part in one(jax.random.split(jax.random.key(7), 20_000)))
+    assert prior.mean() == pytest.approx(-float(head.divergence()), abs=5 * prior.std() / np.sqrt(2e4))
+    shares = np.exp(fit)
+    assert np.all(best <= fit.mean(0) + 5 * fit.std(0) / np.sqrt(2e4))
+    predicted = np.asarray(head.predict(phi).probs)[np.arange(6), y]
+    np.testing.assert_allclose(predicted, shares.mean(0), atol=0.02)
+    labels = jax.vmap(lambda key: head.simulate(key, phi, head.sample(key)))(
+        jax.random.split(jax.random.key(0), 20_000)
+    )
+    np.testing.assert_allclose((np.asarray(labels) == y).mean(0), predicted, atol=0.025)
 
 
 @pytest.mark.slow

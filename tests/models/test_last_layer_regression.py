@@ -19,7 +19,8 @@ from pushforward.models.last_layer.covariance import (
     first_weights,
     from_precision,
 )
-from pushforward.models.last_layer.regression import HeteroscedasticHead, NormalHead, StudentTHead
+from pushforward.models.last_layer.heteroscedastic import HeteroscedasticHead
+from pushforward.models.last_layer.regression import NormalHead, StudentTHead
 
 PHI = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
 Y = np.array([1.0, 2.0, 2.5])

@@ -26,6 +26,8 @@ from pushforward.samplers.agents.law import QuadraticShares
 RESULTS = Path(__file__).resolve().parent / "results"
 CHAINS = 100
 ROUNDS = 3
+LEAST = 20
+"""Iterations in one call of a compiled loop, whose start and end cost as much as two."""
 
 
 def shares(agents, dim):
@@ -107,7 +109,7 @@ def speed():
                 target = shares(agents, dim)
                 method = pf.DistributedADMM("ring", rho=1.0, noise=noise, plan=False).fix(target)
                 work = agents * dim * (dim + 10)
-                steps, few = max(2, int(4e6 / work)), max(1, int(1e5 / work))
+                steps, few = max(LEAST, int(4e6 / work)), max(1, int(1e5 / work))
                 run, start = compiled(method, target, steps)
                 jax.block_until_ready(run(*start))
                 runs = partial(run, *start), by_hand(method, target, 1, 1), by_hand(method, target, few, CHAINS)

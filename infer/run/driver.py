@@ -178,6 +178,17 @@ class Run:
         for group in self.groups:
             group.finished = False
 
+    def allow(self, seconds: float) -> None:
+        """Let `go` take so many seconds from now, also where the time given before is up."""
+        import dataclasses
+
+        stopping = self.plan.stopping
+        if stopping.max_seconds is not None and self.stopped == stopping.time_is_up:
+            self.stopped = None
+        self.plan = dataclasses.replace(
+            self.plan, stopping=stopping._replace(max_seconds=self.seconds_before + seconds)
+        )
+
     def fork(self) -> "Run":
         """A copy that can go on in memory while this run, and the posterior made of it, stay what they are."""
         import copy

@@ -15,7 +15,7 @@ from ..method import AbstractMethod
 from ..target import Target
 from ..target.spread import SpreadTarget
 from ..target.spread_shards import SpreadShards
-from ..validate import check_count, check_nonnegative
+from ..validate import check_count, check_nonnegative, check_positive
 from .checkpoint import check_origin, read_checkpoint, rebuild_run, versions, write_checkpoint
 from .driver import CHECKPOINT_SECONDS, Run
 from .elsewhere import create_store, open_store
@@ -207,6 +207,7 @@ def resume(
     *,
     method: AbstractMethod | None = None,
     num_samples: int | None = None,
+    max_seconds: float | None = None,
     progress: bool | None = None,
     checkpoint_every: float = CHECKPOINT_SECONDS,
 ) -> "Posterior":
@@ -223,6 +224,8 @@ def resume(
     num_samples
         Draws per chain in all, if more than the run was asked for. Without it, a run that a stopping rule has ended
         stays as it is; with it, the rules no longer count.
+    max_seconds
+        Wall time to go on for, from now; a run that ended because its time was up goes on. Other rules still count.
     progress, checkpoint_every
         As in `fit`.
 
@@ -231,15 +234,20 @@ def resume(
     StoreError
         The store is missing or damaged, or was made with another target, method or version.
     """
+    if max_seconds is not None:
+        check_positive("max_seconds", max_seconds)
     with open_store(path) as opened:
         attrs = opened.attrs
         check_origin(attrs, target, path)
         method = rebuild_method(attrs["method"], method, path)
         options = {"progress": progress if is_first() else False, "checkpoint_every": checkpoint_every}
         run = rebuild_run(opened, attrs, target, method, sink=opened, checkpoint=_saver(opened), **options)
-        check_alike(origin(target, method, run.plan, started=False), store=str(path), num_samples=num_samples)
+        asked = {"num_samples": num_samples, "max_seconds": max_seconds}
+        check_alike(origin(target, method, run.plan, started=False), store=str(path), **asked)
         if num_samples is not None and num_samples > run.asked:
             run.extend(num_samples - run.asked)
+        if max_seconds is not None:
+            run.allow(max_seconds)
         posterior = finish(run, opened)
     barrier()
     return posterior

@@ -218,10 +218,15 @@ class Stopping(NamedTuple):
     def budget_spent(self, seconds: float, evaluations: int) -> str | None:
         """The reason to stop now, if any."""
         if self.max_seconds is not None and seconds >= self.max_seconds:
-            return f"the budget of {self.max_seconds:g} seconds is spent"
+            return self.time_is_up
         if self.max_evaluations is not None and evaluations >= self.max_evaluations:
             return f"the budget of {self.max_evaluations} evaluations is spent"
         return None
+
+    @property
+    def time_is_up(self) -> str:
+        """The reason to stop once ``max_seconds`` are spent."""
+        return f"the budget of {self.max_seconds:g} seconds is spent"
 
     def reached(self, draws: Any) -> str | None:
         """The reason to stop, given draws by site of shape (chain, draw, …), if every goal is reached."""

@@ -56,6 +56,19 @@ def test_a_spent_budget_does_not_count_for_draws_asked_for_later(long):
     np.testing.assert_array_equal(longer.draws()["x"], long[:, : n + 60])
 
 
+def test_a_run_whose_time_was_up_goes_on_for_more(tmp_path, long):
+    options = {"key": 0, "num_warmup": 200, "num_samples": 700, "chunk_length": 20, "progress": False}
+    with pytest.raises(pf.InvalidArgument, match="no draws: the budget of 1e-09 seconds is spent"):
+        pf.fit(gaussian(), max_seconds=1e-9, store=tmp_path / "run", **options)
+    with pytest.raises(pf.InvalidArgument, match="max_seconds must be a finite number > 0, got -1"):
+        pf.resume(tmp_path / "run", gaussian(), max_seconds=-1, progress=False)
+    with pytest.raises(pf.InvalidArgument, match=r"no draws: the budget of .* seconds is spent"):
+        pf.resume(tmp_path / "run", gaussian(), max_seconds=1e-9, progress=False)
+    whole = pf.resume(tmp_path / "run", gaussian(), max_seconds=1e6, progress=False)
+    assert whole.record["stopped"] is None
+    np.testing.assert_array_equal(whole.draws()["x"], long)
+
+
 def test_a_budget_spent_before_the_first_draw(tmp_path, long):
     with pytest.raises(pf.InvalidArgument, match=r"no draws: the budget of 10 evaluations is spent, in stage 'settle'"):
         pf.fit(gaussian(), key=0, num_warmup=200, max_evaluations=10, progress=False, store=tmp_path / "run")

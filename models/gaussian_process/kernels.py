@@ -68,14 +68,23 @@ class AbstractStationary(Kernel):
         One for all inputs, or one per input, shape (d,).
     variance
         Of the process.
+    profile
+        Name of ρ in ``tinygp.kernels.stationary``.
     """
 
-    lengthscale: eqx.AbstractVar[Any]
-    variance: eqx.AbstractVar[Any]
+    lengthscale: Any = eqx.field(default=1.0, converter=as_parameter)
+    variance: Any = 1.0
+    profile: eqx.AbstractClassVar[str]
 
-    @abc.abstractmethod
+    def options(self) -> dict[str, Any]:
+        """Parameters of ρ besides the length scale."""
+        return {}
+
     def correlation(self) -> Any:
         """Tinygp's kernel of length scale 1, in Euclidean distance."""
+        from tinygp.kernels import distance, stationary
+
+        return getattr(stationary, self.profile)(scale=1.0, distance=distance.L2Distance(), **self.options())
 
     def matrix(self, x: Float[Array, "n d"], other: Float[Array, "k d"]) -> Float[Array, "n k"]:
         """Covariances between two sets of inputs."""
@@ -102,71 +111,44 @@ class AbstractStationary(Kernel):
                 raise InvalidArgument(f"{name} of {where} has shape {value.shape}; give {rule}.")
 
 
-def _tinygp(name: str, **options: Any) -> Any:
-    from tinygp.kernels import distance, stationary
-
-    return getattr(stationary, name)(scale=1.0, distance=distance.L2Distance(), **options)
-
-
 class Matern12(AbstractStationary):
     """exp(−r): rough paths, those of an Ornstein–Uhlenbeck process in one dimension."""
 
-    lengthscale: Any = eqx.field(default=1.0, converter=as_parameter)
-    variance: Any = 1.0
     nugget: ClassVar[float] = ROUGH
-
-    def correlation(self) -> Any:
-        """See `AbstractStationary.correlation`."""
-        return _tinygp("Exp")
+    profile: ClassVar[str] = "Exp"
 
 
 class Matern32(AbstractStationary):
     """(1 + √3 r) exp(−√3 r)."""
 
-    lengthscale: Any = eqx.field(default=1.0, converter=as_parameter)
-    variance: Any = 1.0
     nugget: ClassVar[float] = ROUGH
-
-    def correlation(self) -> Any:
-        """See `AbstractStationary.correlation`."""
-        return _tinygp("Matern32")
+    profile: ClassVar[str] = "Matern32"
 
 
 class Matern52(AbstractStationary):
     """(1 + √5 r + 5 r² / 3) exp(−√5 r)."""
 
-    lengthscale: Any = eqx.field(default=1.0, converter=as_parameter)
-    variance: Any = 1.0
     nugget: ClassVar[float] = SMOOTH
-
-    def correlation(self) -> Any:
-        """See `AbstractStationary.correlation`."""
-        return _tinygp("Matern52")
+    profile: ClassVar[str] = "Matern52"
 
 
 class RBF(AbstractStationary):
     """exp(−r² / 2)."""
 
-    lengthscale: Any = eqx.field(default=1.0, converter=as_parameter)
-    variance: Any = 1.0
     nugget: ClassVar[float] = SMOOTH
-
-    def correlation(self) -> Any:
-        """See `AbstractStationary.correlation`."""
-        return _tinygp("ExpSquared")
+    profile: ClassVar[str] = "ExpSquared"
 
 
 class RationalQuadratic(AbstractStationary):
     """(1 + r² / (2 alpha))^(−alpha)."""
 
-    lengthscale: Any = eqx.field(default=1.0, converter=as_parameter)
-    variance: Any = 1.0
     alpha: Any = 1.0
     nugget: ClassVar[float] = SMOOTH
+    profile: ClassVar[str] = "RationalQuadratic"
 
-    def correlation(self) -> Any:
-        """See `AbstractStationary.correlation`."""
-        return _tinygp("RationalQuadratic", alpha=self.alpha)
+    def options(self) -> dict[str, Any]:
+        """Alpha."""
+        return {"alpha": self.alpha}
 
 
 class AbstractPair(Kernel):

@@ -234,7 +234,10 @@ class LatentGP(LabelledTarget):
         if not args and not kwargs:
             return {"y": self.likelihood.distribution(values[self.site]).sample(key)}
         x = jnp.asarray(check_new(self, *args, **kwargs))
-        near = nearest(self, x)
+        shape = jax.ShapeDtypeStruct((x.shape[0], min(NEIGHBORS, self.dim)), jnp.int32)
+        scale, data = self.kernel.scales(x.shape[1]), jnp.asarray(self.X)
+        # A tree on the host, where draws are compiled too: sorting all distances would cost a hundred times as much.
+        near = jax.pure_callback(nearest, shape, scale, data, x, vmap_method="sequential")
         weight, mean, variance = conditional(self, x, near)
         mu = self.mean.at(jnp.asarray(self.X))
         key_f, key_y = jax.random.split(key)
@@ -246,15 +249,12 @@ class LatentGP(LabelledTarget):
         return [self.name, *jax.tree.leaves(self)]
 
 
-def nearest(gp: LatentGP, x: Float[Array, "k d"], count: int = NEIGHBORS) -> Int[Array, "k c"]:
-    """The ``count`` nearest rows of the data to each new input, in the kernel's length scales."""
-    scale = gp.kernel.scales(gp.X.shape[1])
-    z = jnp.asarray(gp.X) / scale
+def nearest(scale: Any, data: Any, new: Any, count: int = NEIGHBORS) -> Int[np.ndarray, "k c"]:
+    """The ``count`` nearest rows of the data to each new input, in these length scales; on the host."""
+    from scipy.spatial import KDTree
 
-    def one(new: Array) -> Array:
-        return jax.lax.top_k(-jnp.sum((z - new) ** 2, 1), min(count, gp.dim))[1]
-
-    return jax.lax.map(one, x / scale, batch_size=max(1, min(NEW_AT_ONCE, 2**24 // max(1, z.size))))
+    scale, data, new = np.asarray(scale), np.asarray(data), np.asarray(new)
+    return KDTree(data / scale).query(new / scale, np.arange(1, min(count, len(data)) + 1))[1].astype(np.int32)
 
 
 def conditional(

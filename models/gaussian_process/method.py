@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ...infer.errors import InvalidArgument, NonFinite
+from ...infer.errors import InvalidArgument, NotAvailable
 from ...infer.method import AbstractMethod, Budget, Stage
 from ...infer.target import Target
 from ...infer.validate import check_count, check_positive
@@ -186,9 +186,10 @@ class DoubleKL(AbstractMethod):
         """Order and pattern for the length scales reached."""
         del key
         gp = cast("LatentGP", target)
-        if jnp.zeros(()).dtype != jnp.float64 and not self.allow_float32:
+        bits = jnp.finfo(jnp.zeros(()).dtype).bits
+        if bits < 64 and not self.allow_float32:
             raise InvalidArgument(
-                f"precision={32} leaves DoubleKL too few digits for sums of logarithms and near-singular blocks; use "
+                f"precision={bits} leaves DoubleKL too few digits for sums of logarithms and near-singular blocks; use "
                 f"precision=64, or allow_float32=True with a nugget of at least 1e-4."
             )
         if isinstance(start[0], DoubleKLState):
@@ -352,7 +353,7 @@ class DoubleKL(AbstractMethod):
 
     def _structure(self) -> Structure:
         if self.pattern is None:
-            raise NonFinite(f"DoubleKL has no pattern yet (phase {self.phase}); run it with fit.")
+            raise NotAvailable(f"DoubleKL has no pattern yet (phase {self.phase}); run it with fit.")
         return self.pattern
 
 

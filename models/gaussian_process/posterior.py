@@ -15,7 +15,7 @@ from ...infer.target import Target
 from ...infer.validate import check_count
 from ...infer.variational.sparse_cholesky.factor import ancestor_solve, forward, times_transpose
 from .fixed_point import Problem, posterior_factor
-from .latent import NEIGHBORS, LatentGP, check_new, conditional
+from .latent import NEIGHBORS, LatentGP, check_new, conditional, nearest
 
 COVARIANCE = 5000
 SOLVE_BYTES = 64 * 2**20
@@ -151,15 +151,11 @@ class LatentPosterior(Approximation):
         num_neighbors
             Of the data, for each new input; does not depend on the pattern.
         """
-        from scipy.spatial import KDTree
-
         check_count("num_neighbors", num_neighbors)
         with precision(64):
             x = check_new(self.gp, X)
             data = np.asarray(self.gp.X)
-            scale = np.asarray(self.gp.kernel.scales(data.shape[1]))
-            count = min(num_neighbors, len(data))
-            near = KDTree(data / scale).query(x / scale, np.arange(1, count + 1))[1].astype(np.int32)
+            near = nearest(self.gp.kernel.scales(data.shape[1]), data, x, num_neighbors)
             weight, prior, own = _conditional(self.gp, x, near)
             mu = self.gp.mean.at(jnp.asarray(data))
             mean = prior + jnp.sum(weight * (self.loc - mu)[near], 1)

@@ -13,6 +13,10 @@ import numpy as np
 from ..errors import InvalidArgument
 
 
+FLAT = 1e-12
+"""Largest weights that differ by less, relative to the largest, differ by rounding: q is π."""
+
+
 class Smoothed(NamedTuple):
     """Smoothed importance weights.
 
@@ -75,7 +79,7 @@ def psis(log_weights: np.ndarray) -> Smoothed:
     largest = order[-tail:]
     cutoff = math.exp(max(raw[order[-tail - 1]], np.log(np.finfo(float).tiny)))
     excess = np.exp(raw[largest]) - cutoff
-    if raw[largest[0]] == 0.0 or excess[-1] <= 0:
+    if raw[largest[0]] == 0.0 or excess[-1] <= FLAT:
         return Smoothed(raw - _logsumexp(raw), -math.inf)
     k_hat, scale = fit_generalized_pareto(np.maximum(excess, 0.0))
     if math.isfinite(k_hat) and scale > 0:

@@ -225,5 +225,10 @@ def _value(value: Any) -> str:
     return f"{value:.6g}"
 
 
+def read_style() -> str:
+    """The style sheet of all pages."""
+    return _resource("style.css")
+
+
 def _resource(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Many fits of one shape: calibration by simulation, comparison of models, studies of methods."""

@@ -53,6 +53,10 @@ class Approximation(eqx.Module):
         error = lambda x: jnp.std(x, axis=0, ddof=1) / jnp.sqrt(n)  # noqa: E731
         return jax.tree.map(lambda x: jnp.mean(x, axis=0), values), jax.tree.map(error, values)
 
+    def pictures(self) -> list[tuple[str, str, Callable[[Any], Any]]]:
+        """Title, caption and ``make(pyplot) -> figure`` of pictures of its own in a report."""
+        return []
+
     def fitted_target(self, target: Any) -> Any:
         """The target whose posterior q approximates: the one that was fitted, unless a part of it was learned too."""
         return target

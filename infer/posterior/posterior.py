@@ -280,6 +280,7 @@ class Posterior:
         return write_report(
             path, tree=self.data, kind=self.kind, summary=self.summary(), diagnosis=self.diagnose(),
             record=self.record, title=title or self._title(),
+            pictures=[] if self.approximation is None else self.approximation.pictures(),
         )  # fmt: skip
 
     def _title(self) -> str:

@@ -7,7 +7,7 @@ import base64
 import dataclasses
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,10 @@ class Figure:
         return "data:image/png;base64," + base64.b64encode(self.png or b"").decode()
 
 
-def figures(tree: Any, kind: str, summary: Any, diagnosis: Any) -> Iterator[Figure]:
-    """All figures that mean something for this posterior, in the order of the report."""
+def figures(tree: Any, kind: str, summary: Any, diagnosis: Any, own: Sequence[Any] = ()) -> Iterator[Figure]:
+    """All figures that mean something for this posterior, in the order of the report; first ``own`` ones."""
+    for title, caption, make in own:
+        yield _draw(title, caption, make)
     worst = selection.worst_first(summary, kind)
     everything = [label for label in summary.index if label in set(worst)]
     if not worst:

@@ -4,7 +4,7 @@ import base64
 import datetime
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -51,6 +51,7 @@ def write_report(
     diagnosis: Diagnosis,
     record: Mapping[str, Any],
     title: str,
+    pictures: Sequence[Any] = (),
 ) -> Path:
     """Write a self-contained HTML report.
 
@@ -71,6 +72,8 @@ def write_report(
         Method, key, versions, settings, seconds, as kept with the posterior; shown as it is.
     title
         Heading of the page.
+    pictures
+        Further figures, which come first: title, caption, and a function of pyplot that returns a figure.
 
     Returns
     -------
@@ -89,7 +92,7 @@ def write_report(
         raise InvalidArgument(
             f"path is the folder {str(path)!r}; a report is one file, e.g. {str(path / 'fit.html')!r}."
         )
-    drawn = "".join(map(_figure, figures(tree, kind, summary, diagnosis)))
+    drawn = "".join(map(_figure, figures(tree, kind, summary, diagnosis, pictures)))
     count = len(diagnosis.warnings)
     text = Template(_resource("template.html")).substitute(
         title=html.escape(title),

@@ -16,6 +16,15 @@ from ...infer.errors import InvalidArgument, NonFinite
 from ...infer.run.plan import jax_key
 from ...infer.run.precision import precision
 from ...infer.validate import check_count
+from .calibration import (
+    Calibration,
+    distribution_function,
+    draw_calibration,
+    draw_scores,
+    of_classes,
+    of_regression,
+    separation,
+)
 from .model import LastLayer, Rows
 from .online import condition, conjugate
 
@@ -137,6 +146,61 @@ class LastLayerApproximation(Approximation):
         with precision(self.bits):
             lengths, quadratic = _leverages(self.target, self._checked(x))
             return np.asarray(lengths), np.asarray(quadratic)
+
+    def calibration(self, x: Any = None, y: Any = None) -> Calibration:
+        """How often predictions of rows x hold, by default of the rows held out.
+
+        Raises
+        ------
+        InvalidArgument
+            No rows are given, and the target has none held out.
+        """
+        if x is None or y is None:
+            if self.target.held is None:
+                raise InvalidArgument(
+                    f"calibration needs rows that were not learned from, got x={x} and none held out."
+                )
+            x, y = self.target.held
+        if self.target.head.task == "classification":
+            return of_classes(self.predict(x).probs, y)
+        predictive = self.predict(x)
+        with precision(self.bits):
+            return of_regression(distribution_function(predictive, np.asarray(y)))
+
+    def plot_calibration(self, x: Any = None, y: Any = None) -> Any:
+        """A matplotlib figure of `calibration`."""
+        import matplotlib.pyplot as plt
+
+        return draw_calibration(plt, self.calibration(x, y), self.target.head.task)
+
+    def plot_ood(self, **rows: Any) -> Any:
+        """A matplotlib figure of `ood_score` of rows of several kinds, ``plot_ood(test=x, letters=other)``.
+
+        The first two are told apart in the title, by the area under the ROC curve.
+        """
+        import matplotlib.pyplot as plt
+
+        if not rows:
+            raise InvalidArgument(f"plot_ood needs rows, each kind under a name, got {rows}.")
+        scores = {name: self.ood_score(x) for name, x in rows.items()}
+        figure = draw_scores(plt, scores)
+        if len(scores) > 1:
+            (one, a), (other, b) = list(scores.items())[:2]
+            figure.axes[0].set_title(f"{one} from {other}: area {separation(a, b):.3f}")
+        return figure
+
+    def pictures(self) -> list[tuple[str, str, Callable[[Any], Any]]]:
+        """See `Approximation.pictures`: calibration of the rows held out; their scores beside those learned from."""
+        rows, held = self.target.rows, self.target.held
+        if held is None:
+            return []
+        text = "Of the rows held out: what was promised against what was found; the diagonal is calibration."
+        scores = lambda: {"learned from": self.ood_score(rows.x), "held out": self.ood_score(held.x)}  # noqa: E731
+        return [
+            ("Calibration", text, lambda plt: draw_calibration(plt, self.calibration(), self.target.head.task)),
+            ("Scores", "How much rows look like those learned from; rows far to the left are of another kind.",
+             lambda plt: draw_scores(plt, scores())),
+        ]  # fmt: skip
 
     # -- new data -----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats as st
 
 import pushforward as pf
 from pushforward.models import LastLayer
@@ -44,8 +45,6 @@ def fitted(target: LastLayer) -> pf.Posterior:
 
 def test_the_density_is_the_models_in_units_of_y() -> None:
     """Against a direct evaluation on raw data: standardised w, and the Jacobian of y's unit."""
-    import scipy.stats as st
-
     target = LastLayer(plain, NormalHead(noise=0.3, prior_scale=2.0), X, Y, validation=None)
     w = np.array([0.3, -0.2, 1.1])
     x = (X - X.mean(0)) / X.std(0)
@@ -285,6 +284,21 @@ def test_arrays_marked_as_fixed_are_not_learned() -> None:
     end = after(LastLayer(net, NormalHead(), X, Y), pf.VBLL(), 5).features
     np.testing.assert_array_equal(paramax.unwrap(end).frequencies, np.arange(1.0, 6.0))
     assert not np.array_equal(end.scale, net.scale)
+
+
+def test_calibration_is_of_the_rows_held_out_and_comes_first_in_a_report(fitted: pf.Posterior) -> None:
+    from pushforward.infer.report.figures import figures
+
+    q, held = fitted.approximation, fitted.target.held
+    found = q.calibration()
+    parts = q.uncertainty(held.x)
+    z = np.abs(held.y - parts.mean) / np.sqrt(parts.epistemic + parts.aleatoric)
+    np.testing.assert_allclose(found.observed, [np.mean(2 * st.norm.cdf(z) - 1 <= p) for p in found.expected])
+    first = next(figures(fitted.data, "approximation", fitted.summary(), None, q.pictures()))
+    assert first.title == "Calibration"
+    assert first.png is not None, first.caption
+    with pytest.raises(pf.InvalidArgument, match=r"needs rows, each kind under a name, got \{\}"):
+        q.plot_ood()
 
 
 @pytest.mark.slow

@@ -9,9 +9,19 @@ from docs_helpers import ROOT, blocks, load_tables
 import pushforward as pf
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+LONG = {"diffusion", "flows"}
+"""Pages that train networks for most of a minute."""
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p.read_text(encoding="utf-8"))], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.stem in LONG else ())
+        for page in PAGES
+        if blocks(page.read_text(encoding="utf-8"))
+    ],
+    ids=lambda p: p.stem,
+)
 def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}

@@ -11,15 +11,20 @@ from pushforward.infer.approximation import Augmented
 
 from .methods import METHODS, TRACES, concrete_methods, first_run, method_of, moments, run, target_of
 
-names = pytest.mark.parametrize("name", METHODS)
+SIBLINGS = {"SVRGVI", "SqrtNGVI", "MirroredSVGD", "PrimalDualLangevin", "DSGHMC", "DULA"}
+"""Methods that share all of what the laws are about with another; their own updates have tests of their own."""
 
 
 def kind(name: str) -> str:
     return type(method_of(name)).kind
 
 
-def of_kind(*kinds: str) -> list[str]:
-    return [name for name in METHODS if kind(name) in kinds]
+def of_kind(*kinds: str) -> list:
+    found = [name for name in METHODS if not kinds or kind(name) in kinds]
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SIBLINGS else name for name in found]
+
+
+names = pytest.mark.parametrize("name", of_kind())
 
 
 def assert_same(a: pf.Posterior, b: pf.Posterior) -> None:

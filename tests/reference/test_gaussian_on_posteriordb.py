@@ -12,8 +12,9 @@ from pushforward.models import posteriordb
 DATABASE = Path(__file__).resolve().parents[2].parent / "shared" / "posteriordb"
 pytestmark = pytest.mark.skipif(not DATABASE.is_dir(), reason="needs a posteriordb beside the repository")
 
-FAST = ["arK-arK", "kidiq-kidscore_momhsiq"]
+FAST = ["kidiq-kidscore_momhsiq"]
 SLOW = [
+    "arK-arK",
     "arma-arma11",
     "diamonds-diamonds",
     "earnings-logearn_height",

@@ -11,6 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ..target.base import Target
+from ..target.on_batch import Anchor, anchor_at
+
+ANCHOR_STEPS = 100
 MAX_HALVINGS = 20
 SMALLEST_CURVATURE = 1e-8
 
@@ -60,6 +64,11 @@ def expansion(
 
     hessian, (value, gradient) = jax.jacfwd(gradient_and_all, has_aux=True)(point)
     return value, gradient, hessian
+
+
+def anchor_near(target: Target, start: Float[Array, " d"]) -> Anchor:
+    """The mode near ``start``, as the anchor of mini-batches' control variates."""
+    return anchor_at(target, climb(target.log_density, start, ANCHOR_STEPS)[0])
 
 
 def climb(

@@ -23,12 +23,12 @@ from ...method import AbstractMethod, Budget, Stage
 from ...run.fit import HINTS
 from ...run.start import Warm
 from ...target import Target
-from ...target.on_batch import anchor_at, on_batch
+from ...target.on_batch import on_batch
 from ...train import Trainer
 from ...validate import check_choice, check_count, check_fraction, check_nonnegative, check_positive
 from ..curvature import check_curvature
 from ..estimators import DReG, Estimator, FastPath, FixedDraws, StickingTheLanding, check, split
-from ..mode import climb
+from ..mode import anchor_near
 from ..objectives import ELBO, ForwardKL, Objective, as_objective
 from .bijection import Chain
 from .draws import given_draws, held_out, whitening_of
@@ -41,7 +41,6 @@ from .start import WHITENINGS, first_width, whitening
 from .state import BLOCKS, FlowInfo, FlowState, block_sums
 
 FIRST_TEMPERATURE = 0.05
-ANCHOR_STEPS = 100
 
 
 class NormalizingFlow(AbstractMethod):
@@ -205,8 +204,7 @@ class NormalizingFlow(AbstractMethod):
         params, rest = split(Flow(Chain((*flow.bijections, last))))
         anchor = None
         if self.batch_size is not None and self.control_variates:
-            begin = after(u, last.standard_deviations())
-            anchor = anchor_at(target, climb(target.log_density, begin, ANCHOR_STEPS)[0])
+            anchor = anchor_near(target, after(u, last.standard_deviations()))
         return FlowState(self._trainer().init(params), rest, anchor)
 
     def step(self, key: PRNGKeyArray, state: FlowState, target: Target, t: Array) -> tuple[FlowState, FlowInfo]:

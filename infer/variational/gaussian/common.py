@@ -18,8 +18,8 @@ from ...linalg import AbstractFactor
 from ...method import AbstractMethod, Budget, Stage
 from ...run.start import Warm
 from ...target import Target
-from ...target.on_batch import Anchor, anchor_at, on_batch
-from ..mode import climb
+from ...target.on_batch import Anchor, on_batch
+from ..mode import anchor_near
 from ..whitening import Frame, whitened
 from . import findings
 from .approximation import GaussianApproximation
@@ -41,7 +41,6 @@ from .state import (
     tracked,
 )
 
-ANCHOR_STEPS = 100
 PATIENCE = 50
 """Steps in a row with step × curvature above 2 after which a run counts as diverging."""
 DECAY = 0.1
@@ -288,8 +287,7 @@ class AbstractGaussianVI(AbstractMethod):
         """Of the control variates of mini-batches: the mode near the start."""
         if self.batch_size is None or not self.control_variates:
             return None
-        point, _ = climb(target.log_density, after(u if frame is None else frame.shift, curvature), ANCHOR_STEPS)
-        return anchor_at(target, point)
+        return anchor_near(target, after(u if frame is None else frame.shift, curvature))
 
     def _first_covariance(self, start: Any, dim: int) -> Any:
         if self.initial_covariance is not None:

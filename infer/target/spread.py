@@ -125,8 +125,8 @@ class SpreadTarget(WrappedTarget):
             # Padding repeats a row that is data, so that nothing in it is infinite where the mask hides it.
             return jnp.sum(jnp.where(mask, self.factor_at(u, rows), 0.0))
 
-        blocks = jax.tree.map(lambda leaf: leaf.reshape(self.mesh.size, -1, *leaf.shape[1:]), (rows, mask))
-        return row_terms(part, u, blocks, self.mesh)
+        parts = jax.tree.map(lambda leaf: leaf.reshape(self.mesh.size, -1, *leaf.shape[1:]), (rows, mask))
+        return row_terms(part, u, parts, self.mesh)
 
     def sharded(self, by: Any) -> Any:
         """See `Target.sharded`; rows stay in their process, of which each has as many agents.

@@ -383,7 +383,7 @@ def main():
             if name == "german":
                 results[name] = real(*german_data(args.german), agents=20, num_samples=1600)
             elif name == "credit":
-                results[name] = real(*credit_data(args.credit), agents=50, num_samples=240, chains=4, burn_in=200)
+                results[name] = real(*credit_data(args.credit), agents=50, num_samples=1200, chains=4, burn_in=200)
             elif name != "figure":
                 results[name] = PARTS[name]()
         file.write_text(json.dumps(results, indent=1) + "\n")

@@ -125,6 +125,10 @@ class AbstractMethod(eqx.Module):
         del target
         return self
 
+    def outlook(self) -> str | None:
+        """One line on what to expect of the run, shown before its first iteration; of a method that is settled."""
+        return None
+
     def relocate(self, states: Any) -> Any:
         """Host work between stages, from the states of all chains (stacked on the leading axis).
 

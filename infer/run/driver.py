@@ -215,6 +215,8 @@ class Run:
 
     def _run_stage(self, stage: Stage, pool: ThreadPoolExecutor, progress: Progress) -> None:
         enter(self, stage)
+        if self.stage_index == 0:
+            progress.say(self.prepared.outlook())
         self._stage_from = (time.monotonic(), self.done(stage))
         if self.together is not None:
             run_rounds(self, stage, pool, progress)

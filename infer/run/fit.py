@@ -86,7 +86,9 @@ def fit(
     target
         What is inferred; see `Target`.
     method
-        How; NUTS by default. `pushforward.methods` lists them all.
+        How; `pushforward.methods` lists them all. Without one it is chosen by the structure of the target and by
+        ``max_evaluations``, mostly NUTS: ``record["chosen"]`` of the result says why, and its diagnosis is looked at,
+        with a line of advice in the log ``"pushforward"`` where it warns.
     key
         An int or a JAX key. On one machine the same key gives the same bits, whatever ``chunk_length``, ``store`` or
         the number of devices, for the same ``chains_per_program``.
@@ -143,6 +145,11 @@ def fit(
     StoreError
         The store exists, cannot be written, or is full.
     """
+    choice = None
+    if method is None and isinstance(target, Target):
+        from pushforward.choose import choose_method
+
+        method, _ = choice = choose_method(target, max_evaluations=max_evaluations, num_warmup=num_warmup)
     method = check_method(method, target)
     start = method.default_start() if start is None else start
     run_start, warm = start, hasattr(start, "start_for") and start.teaches(method)
@@ -191,13 +198,22 @@ def fit(
     if store is None:
         run = Run(target, method, plan, **options)
         run.start(run_start)
-        return finish(run)
-    attrs = record | ({} if notes is None else {"notes": notes})
+        return _checked(finish(run), choice)
+    attrs = record | ({} if notes is None else {"notes": notes}) | ({} if choice is None else {"chosen": choice.reason})
     with create_store(store, coords=target.coords, dims=target.dims, attrs=attrs, overwrite=overwrite) as opened:
         run = Run(target, method, plan, sink=opened, checkpoint=_saver(opened), **options)
         run.start(run_start)
         posterior = finish(run, opened)
     barrier()  # what process 0 has written is whole
+    return _checked(posterior, choice)
+
+
+def _checked(posterior: "Posterior", choice: Any) -> "Posterior":
+    """The posterior; of a method that the user did not choose, looked at."""
+    if choice is not None:
+        from pushforward.choose import check_result
+
+        check_result(posterior, choice)
     return posterior
 
 
@@ -323,7 +339,7 @@ def check_method(method: AbstractMethod | None, target: Any) -> AbstractMethod:
     if method is None:
         from pushforward.choose import choose_method
 
-        method = choose_method(target)
+        method = choose_method(target).method
     if isinstance(method, type) and issubclass(method, AbstractMethod):
         raise InvalidArgument(
             f"method must be an instance, got the class {method.__name__}; write {method.__name__}()."

@@ -35,6 +35,9 @@ class Seen(NamedTuple):
 class Display(Protocol):
     """A renderer of progress; one that raises is dropped with one warning."""
 
+    def say(self, text: str) -> None:
+        """Show a line that stays."""
+
     def show(self, seen: Seen) -> None:
         """Show the state of the run."""
 
@@ -58,6 +61,11 @@ class Progress:
     def silent(self) -> bool:
         """Whether nothing is shown, so that nothing needs to be worked out for it."""
         return self._display is None
+
+    def say(self, text: str | None) -> None:
+        """Show a line that stays, if there is one to show."""
+        if text is not None:
+            self._guard("say", text)
 
     def show(self, seen: Seen, *, force: bool = False) -> None:
         """Show ``seen``, at most ten times a second unless forced."""
@@ -129,6 +137,9 @@ class _TerminalBar:
         self._tasks: dict[str, Any] = {}
         self._bar.start()
 
+    def say(self, text: str) -> None:
+        self._bar.console.print(text, highlight=False, markup=False)
+
     def show(self, seen: Seen) -> None:
         if seen.stage not in self._tasks:
             self._tasks[seen.stage] = self._bar.add_task("", total=seen.total, stage=seen.stage, text="")
@@ -149,6 +160,12 @@ class _NotebookBar:
         self._lines: dict[str, str] = {}
         self._handle: Any = display(HTML(""), display_id=True)
 
+    def say(self, text: str) -> None:
+        from html import escape
+
+        self._lines[text] = f"<div>{escape(text)}</div>"
+        self._handle.update(self._html("".join(self._lines.values())))
+
     def show(self, seen: Seen) -> None:
         bar = f'<progress value="{seen.done}" max="{seen.total}"></progress>'
         self._lines[seen.stage] = f"<div>{bar} <code>{describe(seen)}</code></div>"
@@ -165,6 +182,9 @@ class _Lines:
         self._stream, self._last = stream, time.monotonic()
         self._ended: str | None = None
         self._unsaid: Seen | None = None
+
+    def say(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
 
     def show(self, seen: Seen) -> None:
         now, ends = time.monotonic(), seen.done == seen.total

@@ -263,6 +263,10 @@ class AbstractPlanned(AbstractAgents):
                 stacklevel=2,
             )
 
+    def outlook(self) -> str | None:
+        """Bias and mixing time that are predicted."""
+        return None if self.forecast is None else f"{type(self).__name__}: {self._predicted()}"
+
     def _said(self) -> str:
         assert self.forecast is not None
         return f"{type(self).__name__}({', '.join(f'{k}={v:.3g}' for k, v in self.forecast.settings.items())})"
@@ -274,13 +278,20 @@ class AbstractPlanned(AbstractAgents):
         said = super().remarks(state, target, result)
         if self.forecast is None:
             return said
-        found: Forecast = jax.tree.map(lambda x: float(np.ravel(x)[0]), self.forecast)
+        found, text = self._numbers(), self._predicted()
+        level = "warning" if found.variance > LARGE_BIAS else "note"
+        return [*said, {"level": level, "name": "predicted bias", "message": text, "value": found.variance}]
+
+    def _numbers(self) -> Forecast:
+        return jax.tree.map(lambda x: float(np.ravel(x)[0]), self.forecast)
+
+    def _predicted(self) -> str:
+        """The forecast in words."""
+        found = self._numbers()
         shown = ", ".join(f"{name} = {value:.3g}" for name, value in found.settings.items())
         text = (
             f"{shown}: from the curvature at the mode, a variance of the average is predicted to be off by "
             f"{100 * found.variance:.2g} %, with a mixing time of {found.mixing_time:.3g} iterations"
         )
         tempered = abs(found.temperature - 1) > 0.1
-        text += f", at temperature {found.temperature:.3g}." if tempered else "."
-        level = "warning" if found.variance > LARGE_BIAS else "note"
-        return [*said, {"level": level, "name": "predicted bias", "message": text, "value": found.variance}]
+        return f"{text}, at temperature {found.temperature:.3g}." if tempered else f"{text}."

@@ -143,9 +143,11 @@ def test_a_notebook_has_one_display_that_is_updated(monkeypatch):
     module.display = lambda what, display_id: Handle()
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", module)
+    expect(monkeypatch)
     run()
     assert stream.getvalue() == ""
     last = shown[-1]
+    assert last.startswith("<div>mixes [at once] &amp; &lt;well&gt;</div>")
     assert '<progress value="40" max="40">' in last
     assert last.count("<progress") == len({part.split()[0] for part in last.split("<code>")[1:]}) >= 2
     assert last.index("warm-up") < last.index("sample")
@@ -169,3 +171,22 @@ def test_not_more_than_ten_times_a_second(stream, monkeypatch):
         progress.show(seen(done=done))
     progress.show(seen(done=4), force=True)
     assert calls == [1, 3, 4]
+
+
+def expect(monkeypatch):
+    monkeypatch.setattr(pf.NUTS, "outlook", lambda self: "mixes [at once] & <well>")
+
+
+def test_what_a_method_expects_is_said_before_the_first_iteration(stream, monkeypatch):
+    expect(monkeypatch)
+    run()
+    first, *rest = stream.getvalue().splitlines()
+    assert first == "mixes [at once] & <well>"
+    assert not any("mixes" in line for line in rest)
+
+
+def test_a_terminal_says_it_word_for_word(monkeypatch):
+    stream = redirect(monkeypatch, Terminal())
+    expect(monkeypatch)
+    run()
+    assert stream.getvalue().count("mixes [at once] & <well>") == 1

@@ -58,6 +58,55 @@ class Problem(NamedTuple):
         return times(self.structure, self.u, times_transpose(self.structure, self.u, x))
 
 
+class Iteration(NamedTuple):
+    """What an iteration of the fixed point finds: q, its ELBO, and the largest change of a mean in sd.
+
+    ``mean`` and ``variance`` are (n,), ``values`` is V and ``precision`` the sites' λ that it has; β of the move of the
+    mean and the shift that V took.
+    """
+
+    mean: Float[Array, " n"]
+    variance: Float[Array, " n"]
+    values: Float[Array, "n m"]
+    precision: Float[Array, " n"]
+    elbo: Float[Array, ""]
+    change: Float[Array, ""]
+    step_size: Float[Array, ""]
+    shift: Float[Array, ""]
+
+
+def iterate(problem: Problem, mean: Float[Array, " n"], variance: Float[Array, " n"]) -> Iteration:
+    """One iteration of the fixed point, with exact variances over the reduced ancestors."""
+    precision = sites(problem.likelihood.expected(mean, variance, problem.y))
+    v, shift = posterior_factor(problem, precision)
+    variance, inner = all_marginals(problem.structure, v, problem.u)
+    moved, beta = move_mean(problem, v, precision, mean, variance, 1e-10)
+    change = jnp.max(jnp.abs(moved - mean) / jnp.sqrt(variance))
+    if isinstance(problem.likelihood, Gaussian):
+        change = jnp.zeros_like(change)  # one iteration is exact
+    elbo = jnp.sum(elbo_terms(problem, v, moved, variance, inner))
+    return Iteration(moved, variance, v, precision, elbo, change, beta, shift)
+
+
+def settle(
+    problem: Problem, mean: Float[Array, " n"], variance: Float[Array, " n"], tolerance: float, max_iterations: int
+) -> Iteration:
+    """Iterations until no mean moves by more than ``tolerance`` sd."""
+    n, m = problem.u.shape
+    zero = jnp.zeros((), mean.dtype)
+    begin = Iteration(
+        mean, variance, jnp.zeros((n, m), mean.dtype), jnp.zeros_like(mean), zero, zero + jnp.inf, zero, zero
+    )
+
+    def going(carry: tuple) -> Array:
+        k, last = carry
+        return (last.change > tolerance) & (k < max_iterations)
+
+    return jax.lax.while_loop(
+        going, lambda c: (c[0] + 1, iterate(problem, c[1].mean, c[1].variance)), (jnp.zeros((), jnp.int32), begin)
+    )[1]
+
+
 def sites(expected: Expected) -> Float[Array, " n"]:
     """λ; curvatures below 0, of likelihoods that are not log-concave, are cut off."""
     return jnp.maximum(expected.curvature, LEAST_CURVATURE)

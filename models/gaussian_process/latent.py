@@ -5,6 +5,7 @@ O(n³), as long as no pattern is known; `LatentGP.with_structure` replaces K⁻�
 (`infer.variational.sparse_cholesky`), O(n m³). Hyper-parameters are values of the target; `DoubleKL` learns them.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -27,6 +28,7 @@ from .means import Mean, Zero
 DENSE = 4000
 """Observations up to which the prior may be dense."""
 NEIGHBORS = 32
+FULL_NEIGHBORS = 30
 NEW_AT_ONCE = 256
 
 
@@ -129,14 +131,49 @@ class LatentGP(LabelledTarget):
 
     def with_free(self, free: Float[Array, " p"]) -> "LatentGP":
         """The same target with the hyper-parameters of such a vector."""
-        new, at = [], 0
+        new, at = {}, 0
         for name, leaf in self._named():
             size, shape = int(np.size(leaf)), np.shape(leaf)
             part = jnp.reshape(free[at : at + size], shape)
-            new.append(part if name.startswith("mean") else jnp.exp(part))
+            new[name] = part if name.startswith("mean") else jnp.exp(part)
             at += size
-        where = lambda gp: jax.tree.leaves((gp.kernel, gp.likelihood, gp.mean))  # noqa: E731
-        return eqx.tree_at(where, self, new) if new else self
+        return self.with_parameters(new)
+
+    def with_parameters(self, values: Mapping[str, Any]) -> "LatentGP":
+        """The same target with these values of hyper-parameters, by name as in `parameters`; others stay."""
+        if not values:
+            return self
+        new = [values.get(name, leaf) for name, leaf in self._named()]
+        return eqx.tree_at(lambda gp: jax.tree.leaves((gp.kernel, gp.likelihood, gp.mean)), self, new)
+
+    def with_priors(
+        self, priors: Mapping[str, Any], *, neighbors: int | None = FULL_NEIGHBORS, rho: float | None = None
+    ) -> Any:
+        """The target of hyper-parameters and process together, e.g. for `pushforward.NUTS`.
+
+        Parameters
+        ----------
+        priors
+            From names of hyper-parameters, as in `parameters`, to NumPyro distributions, each of a single number or of
+            the parameter's shape; hyper-parameters without one stay at the values that they have.
+        neighbors, rho
+            The pattern of the sparse factors, as of `pushforward.DoubleKL`. It is found once, for the length scales
+            that the kernel has: give ones of the right size.
+
+        Returns
+        -------
+        FullGP
+            With a Gaussian likelihood the process is integrated out and drawn afterwards.
+
+        Raises
+        ------
+        InvalidArgument
+            A name is unknown, or what it has is not a distribution of such values.
+        """
+        from .full_bayes import full
+        from .pattern import Extent
+
+        return full(self, priors, Extent(rho, None if rho is not None else neighbors))
 
     def learned(self) -> Bool[np.ndarray, " p"]:
         """Which entries of `free` are not fixed."""
@@ -261,17 +298,21 @@ def conditional(
     gp: LatentGP, x: Float[Array, "k d"], near: Int[Array, "k c"]
 ) -> tuple[Float[Array, "k c"], Float[Array, " k"], Float[Array, " k"]]:
     """F at each new input given f at its neighbours: weights of f − μ there, prior mean, variance (nugget included)."""
-
-    def one(new: Array, rows: Array) -> tuple[Array, Array]:
-        at = jnp.asarray(gp.X)[rows]
-        factor = jnp.linalg.cholesky(gp.covariance(at))
-        cross = gp.kernel.matrix(at, new[None])[:, 0]
-        weight = cho_solve((factor, True), cross)
-        own = (1 + gp.tau2()) * gp.kernel.diagonal(new[None])[0]
-        return weight, jnp.maximum(own - weight @ cross, 0.0)
-
-    weight, variance = jax.lax.map(lambda at: one(*at), (x, near), batch_size=min(x.shape[0], NEW_AT_ONCE))
+    one = lambda at: conditional_at(gp, *at)  # noqa: E731
+    weight, variance = jax.lax.map(one, (x, near), batch_size=min(x.shape[0], NEW_AT_ONCE))
     return weight, gp.mean.at(x), variance
+
+
+def conditional_at(
+    gp: LatentGP, new: Float[Array, " d"], rows: Int[Array, " c"]
+) -> tuple[Float[Array, " c"], Float[Array, ""]]:
+    """Weights and variance of `conditional` at one new input."""
+    at = jnp.asarray(gp.X)[rows]
+    factor = jnp.linalg.cholesky(gp.covariance(at))
+    cross = gp.kernel.matrix(at, new[None])[:, 0]
+    weight = cho_solve((factor, True), cross)
+    own = (1 + gp.tau2()) * gp.kernel.diagonal(new[None])[0]
+    return weight, jnp.maximum(own - weight @ cross, 0.0)
 
 
 def check_new(gp: LatentGP, X: Any) -> Any:

@@ -1,5 +1,6 @@
 """`LatentPosterior`: a Gaussian of the latent process at the data, and what it says elsewhere."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,16 +10,26 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ...infer.approximation import Approximation
-from ...infer.errors import NotAvailable
+from ...infer.errors import InvalidArgument, NotAvailable
 from ...infer.run.precision import precision
 from ...infer.target import Target
+from ...infer.target.static import Labels
 from ...infer.validate import check_count
-from ...infer.variational.sparse_cholesky.factor import ancestor_solve, forward, times_transpose
-from .fixed_point import Problem, posterior_factor
-from .latent import NEIGHBORS, LatentGP, check_new, conditional, nearest
+from ...infer.variational.sparse_cholesky.factor import (
+    Structure,
+    ancestor_solve,
+    forward,
+    prior_columns,
+    times_transpose,
+)
+from ...infer.variational.sparse_cholesky.ordering import nearest_pattern
+from .fixed_point import Iteration, settle
+from .latent import NEIGHBORS, LatentGP, check_new, conditional_at, nearest
+from .pattern import Extent, build_pattern, make_problem
 
 COVARIANCE = 5000
 SOLVE_BYTES = 64 * 2**20
+DRAW_BYTES = 128 * 2**20
 
 
 class Prediction(NamedTuple):
@@ -30,11 +41,15 @@ class Prediction(NamedTuple):
         Of f.
     likelihood
         Of y given f.
+    mean_gradient, variance_gradient
+        Derivatives by the inputs, shape (k, d), where they were asked for.
     """
 
     mean: np.ndarray
     variance: np.ndarray
     likelihood: Any
+    mean_gradient: np.ndarray | None = None
+    variance_gradient: np.ndarray | None = None
 
     def sample(self, key: Any = 0, num_samples: int = 1000) -> np.ndarray:
         """Draws of y, each input by itself, shape (num_samples, k)."""
@@ -76,6 +91,8 @@ class LatentPosterior(Approximation):
         Marginal variances of f at the data, shape (n,).
     elbo
         Of log p̂(y), the evidence under the sparse prior: not comparable between orders, patterns and nuggets.
+    rho, neighbors
+        How the pattern was chosen, see `DoubleKL`.
     """
 
     gp: LatentGP
@@ -83,11 +100,8 @@ class LatentPosterior(Approximation):
     values: Float[Array, "n m"]
     variance: Float[Array, " n"]
     elbo: Float[Array, ""]
-
-    @classmethod
-    def at_sites(cls, gp: LatentGP, mean: Array, variance: Array, site: Array, elbo: Array) -> "LatentPosterior":
-        """From the means and the sites' precisions, in the order of the data."""
-        return cls(gp, mean, _factor(gp, site), variance, elbo)
+    rho: float | None = eqx.field(static=True, default=None)
+    neighbors: int | None = eqx.field(static=True, default=None)
 
     def fitted_target(self, target: Target) -> LatentGP:
         """The process at the hyper-parameters learned, with the sparse prior."""
@@ -138,7 +152,7 @@ class LatentPosterior(Approximation):
 
     # -- elsewhere ----------------------------------------------------------------------------------------------------
 
-    def predict(self, X: Any, *, num_neighbors: int = NEIGHBORS) -> Prediction:
+    def predict(self, X: Any, *, num_neighbors: int = NEIGHBORS, gradients: bool = False) -> Prediction:
         """Marginals of f at new inputs, each from its nearest rows of the data.
 
         f_* given f at the nearest rows s is normal with weights b on them, so that its mean is μ_* + bᵀ (ν_s − μ_s) and
@@ -150,20 +164,99 @@ class LatentPosterior(Approximation):
             Shape (k, d), or (k,) of one input.
         num_neighbors
             Of the data, for each new input; does not depend on the pattern.
+        gradients
+            Whether derivatives of mean and variance by the inputs are wanted too. They are those at fixed neighbours:
+            where the nearest rows change, mean and variance jump a little.
         """
         check_count("num_neighbors", num_neighbors)
         with precision(64):
             x = check_new(self.gp, X)
             data = np.asarray(self.gp.X)
             near = nearest(self.gp.kernel.scales(data.shape[1]), data, x, num_neighbors)
-            weight, prior, own = _conditional(self.gp, x, near)
-            mu = self.gp.mean.at(jnp.asarray(data))
-            mean = prior + jnp.sum(weight * (self.loc - mu)[near], 1)
-            spread = self._spread(near, np.asarray(weight))
-            return Prediction(np.asarray(mean), np.asarray(own) + spread, self.gp.likelihood)
+            table, index = self._unions(near)
+            width = table.shape[1]
+            batch = max(1, min(len(x), SOLVE_BYTES // (8 * width * (width + 4 * num_neighbors))))
+            found = _predict(self, *map(jnp.asarray, (x, near, table, index)), batch=batch, gradients=gradients)
+            mean, variance, *slopes = map(np.asarray, found)
+            return Prediction(mean, variance, self.gp.likelihood, *slopes)
 
-    def _spread(self, near: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """|V⁻¹ b|² of weights b on rows of the data, over the union of their reduced ancestors."""
+    def sample_jointly(
+        self, X: Any, key: Any = 0, num_samples: int = 1000, *, num_neighbors: int = NEIGHBORS
+    ) -> np.ndarray:
+        """Draws of f at new inputs that are coherent over them, shape (num_samples, k).
+
+        New inputs come one after the other, in random order, each given its nearest rows of the data and its nearest
+        new inputs before it, as many of each.
+
+        Parameters
+        ----------
+        X
+            Shape (k, d), or (k,) of one input.
+        key
+            Integer or JAX key.
+        num_samples
+            Number of draws.
+        num_neighbors
+            Rows of the data, and new inputs, that each new input is drawn given.
+        """
+        from ...infer.run.plan import jax_key
+
+        check_count("num_neighbors", num_neighbors)
+        check_count("num_samples", num_samples)
+        with precision(64):
+            x = check_new(self.gp, X)
+            data, k = np.asarray(self.gp.X), len(x)
+            order = np.random.default_rng(0).permutation(k)
+            scale = np.asarray(self.gp.kernel.scales(data.shape[1]))
+            near = nearest(scale, data, x[order], num_neighbors)
+            before = nearest_pattern(x[order] / scale, min(num_neighbors, max(k - 1, 1)))[0].padded()
+            total = len(data) + k
+            columns = np.concatenate([near, np.where(before < 0, total, before + len(data))], 1).astype(np.int32)
+            draws = _jointly(self, jax_key(key), jnp.asarray(x[order]), jnp.asarray(columns), num_samples=num_samples)
+            back = np.empty((num_samples, k))
+            back[:, order] = np.asarray(draws)
+            return back
+
+    def condition(self, X: Any, y: Any, *, tolerance: float = 1e-4, max_iterations: int = 50) -> "LatentPosterior":
+        """The posterior with more observations, at the same hyper-parameters, from where this one stands.
+
+        Order, pattern and factors are those of all rows; means and variances begin with what is predicted here.
+
+        Parameters
+        ----------
+        X, y
+            New inputs, shape (k, d) or (k,), and the observations there, (k,); they count after those that there are.
+        tolerance, max_iterations
+            As of `DoubleKL`.
+
+        Raises
+        ------
+        InvalidArgument
+            As of `LatentGP`; inputs that are in the data already among them.
+        """
+        with precision(64):
+            new = check_new(self.gp, X)
+            y = np.atleast_1d(np.asarray(y, np.float64))
+            if y.shape != new.shape[:1]:
+                raise InvalidArgument(
+                    f"y has shape {y.shape}; it must have one entry for each of the {len(new)} inputs."
+                )
+            both = (np.concatenate([self.gp.X, new]), np.concatenate([self.gp.y, y]))
+            gp = dataclasses.replace(self.gp, X=both[0], y=both[1], factors_of=None, labels=Labels())
+            there = self.predict(new)
+            s = build_pattern(gp, Extent(self.rho, self.neighbors))
+            order = np.asarray(s.order)
+            mean = np.concatenate([self.loc, there.mean])[order]
+            variance = np.concatenate([self.variance, there.variance])[order]
+            found = _settle(gp, s, jnp.asarray(mean), jnp.asarray(variance), tolerance, max_iterations)
+            back = lambda z: jnp.zeros_like(z).at[s.order].set(z)  # noqa: E731
+            return LatentPosterior(
+                gp.with_structure(s), back(found.mean), found.values, back(found.variance), found.elbo, self.rho,
+                self.neighbors,
+            )  # fmt: skip
+
+    def _unions(self, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each list of rows of the data, the union of reduced ancestors, padded with −1, and places in the order."""
         n, order = len(self.loc), np.asarray(self._order)
         place = np.empty(n, np.int64)
         place[order] = np.arange(n)
@@ -177,30 +270,57 @@ class LatentPosterior(Approximation):
         table = np.full((len(near), width), -1, np.int32)
         for row, union in zip(table, unions, strict=True):
             row[width - len(union) :] = union
-        batch = max(1, min(len(near), SOLVE_BYTES // (8 * width * width)))
-        return np.asarray(_spread(self, jnp.asarray(table), jnp.asarray(index), jnp.asarray(weight), batch=batch))
-
-
-@jax.jit
-def _conditional(gp: LatentGP, x: Array, near: Array) -> tuple[Array, Array, Array]:
-    return conditional(gp, jnp.asarray(x), near)
+        return table, index
 
 
 @eqx.filter_jit
-def _factor(gp: LatentGP, site: Array) -> Array:
-    s = gp.factors_of
-    assert s is not None
-    mu, y = jnp.zeros(gp.dim), jnp.asarray(gp.y, float)
-    return posterior_factor(Problem(s, gp.columns(s), mu, gp.likelihood, y), site[s.order])[0]
+def _predict(
+    q: LatentPosterior, x: Array, near: Array, table: Array, index: Array, *, batch: int, gradients: bool
+) -> tuple[Array, ...]:
+    """Mean and variance at new inputs, and their derivatives if wanted; |V⁻¹ b|² over the union of ancestors."""
+    gp, width = q.gp, table.shape[1]
+    above = q.loc - gp.mean.at(jnp.asarray(gp.X))
 
-
-@eqx.filter_jit
-def _spread(q: LatentPosterior, table: Array, index: Array, weight: Array, *, batch: int) -> Array:
-    width = table.shape[1]
-
-    def one(at: tuple) -> Array:
-        union, index, weight = at
+    def moments(new: Array, rows: Array, union: Array, index: Array) -> Array:
+        weight, own = conditional_at(gp, new, rows)
         b = jnp.zeros(width, weight.dtype).at[jnp.searchsorted(union, index)].add(weight)
-        return jnp.sum(ancestor_solve(q._structure, q.values, union, b[:, None]) ** 2)
+        spread = jnp.sum(ancestor_solve(q._structure, q.values, union, b[:, None]) ** 2)
+        return jnp.stack([gp.mean.at(new[None])[0] + weight @ above[rows], own + spread])
 
-    return jax.lax.map(one, (table, index, weight), batch_size=batch)
+    def one(at: tuple) -> tuple[Array, ...]:
+        value = moments(*at)
+        return (*value, *jax.jacrev(moments)(*at)) if gradients else tuple(value)
+
+    return jax.lax.map(one, (x, near, table, index), batch_size=batch)
+
+
+@eqx.filter_jit
+def _jointly(q: LatentPosterior, key: Array, x: Array, columns: Array, *, num_samples: int) -> Array:
+    """Draws at ordered new inputs, the rows of ``columns`` given which each is drawn in all but its last slot."""
+    gp, (n, k) = q.gp, (q.loc.shape[0], x.shape[0])
+    inputs = jnp.concatenate([jnp.asarray(gp.X), x])
+    u = prior_columns(gp.covariance, inputs, columns)
+    weight, sd = -u[:, :-1] / u[:, -1:], 1 / u[:, -1]
+    mu = gp.mean.at(inputs)
+
+    def one(key: Array) -> Array:
+        key_data, key_new = jax.random.split(key)
+        f, _ = q.transport(jax.random.normal(key_data, (n,)))
+        start = jnp.concatenate([f - mu[:n], jnp.zeros(k)])
+
+        def step(f: Array, at: tuple) -> tuple[Array, None]:
+            i, rows, weight, shift = at
+            return f.at[n + i].set(weight @ f.at[rows].get(mode="fill", fill_value=0.0) + shift), None
+
+        shift = sd * jax.random.normal(key_new, (k,))
+        f, _ = jax.lax.scan(step, start, (jnp.arange(k), columns[:, :-1], weight, shift))
+        return f[n:] + mu[n:]
+
+    return jax.lax.map(one, jax.random.split(key, num_samples), batch_size=max(1, DRAW_BYTES // (16 * (n + k))))
+
+
+@eqx.filter_jit
+def _settle(
+    gp: LatentGP, s: Structure, mean: Array, variance: Array, tolerance: float, max_iterations: int
+) -> Iteration:
+    return settle(make_problem(gp, s, gp.columns(s)), mean, variance, tolerance, max_iterations)

@@ -170,7 +170,10 @@ def prior_columns(
         block = jnp.where(there[:, None] & there, block, jnp.eye(m))
         return jnp.where(there, solve_triangular(jnp.linalg.cholesky(block), unit, lower=True, trans=1), 0.0)
 
-    return jax.lax.map(one, columns, batch_size=min(columns.shape[0], max(1, BLOCK_BYTES // (24 * m * m))))
+    # Blocks are made again for the gradient: kept, they would be m times as much as the factor.
+    return jax.lax.map(
+        jax.checkpoint(one), columns, batch_size=min(columns.shape[0], max(1, BLOCK_BYTES // (24 * m * m)))
+    )
 
 
 def times_transpose(s: Structure, v: Float[Array, "n m"], x: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -214,11 +217,12 @@ def incomplete_cholesky(s: Structure, p: Float[Array, "n m"]) -> tuple[Float[Arr
         return ~jnp.all(jnp.isfinite(v)) & (shift < 1.0)
 
     def again(carry: tuple) -> tuple:
-        shift = jnp.where(carry[0] == 0, FIRST_SHIFT, 10 * carry[0])
+        last = carry[0]
+        shift = jnp.where(last < 0, 0.0, jnp.where(last == 0, FIRST_SHIFT, 10 * last))
         return shift, attempt(shift)
 
-    none = jnp.zeros((), p.dtype)
-    shift, v = jax.lax.while_loop(broken, again, (none, attempt(none)))
+    # The first attempt is in the loop too, which halves the program.
+    shift, v = jax.lax.while_loop(broken, again, (-jnp.ones((), p.dtype), jnp.full_like(p, jnp.nan)))
     return v, shift
 
 

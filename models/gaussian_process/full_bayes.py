@@ -134,7 +134,7 @@ class FullGP(LabelledTarget):
         if not self.marginal:
             f = self._process(gp, values[self.white])
             return self.log_prior(u) + jnp.sum(jax.vmap(gp.likelihood.log_prob)(f, y))
-        s, noise = self.pattern, gp.likelihood.variance
+        s, noise = self._pattern(), gp.likelihood.variance
         covariance = lambda x: gp.covariance(x) + noise * jnp.eye(x.shape[0])  # noqa: E731
         factor = prior_columns(covariance, jnp.asarray(gp.X)[s.order], s.columns)
         white = times_transpose(s, factor, (y - gp.mean.at(jnp.asarray(gp.X)))[s.order])
@@ -143,9 +143,11 @@ class FullGP(LabelledTarget):
 
     def _process(self, gp: LatentGP, w: Float[Array, " n"]) -> Float[Array, " n"]:
         """μ + U⁻ᵀ w, in the order of the data."""
-        return (
-            gp.mean.at(jnp.asarray(gp.X)).at[self.pattern.order].add(forward(self.pattern, gp.columns(self.pattern), w))
-        )
+        s = self._pattern()
+        return gp.mean.at(jnp.asarray(gp.X)).at[s.order].add(forward(s, gp.columns(s), w))
+
+    def _pattern(self) -> Structure:
+        return jax.tree.map(jnp.asarray, self.pattern)
 
     # -- values -------------------------------------------------------------------------------------------------------
 
@@ -165,7 +167,7 @@ class FullGP(LabelledTarget):
         values = self.constrain(u)
         if not self.marginal:
             return values
-        gp, s = self.at(values), self.pattern
+        gp, s = self.at(values), self._pattern()
         x, share = jnp.asarray(gp.X), 1 / gp.likelihood.variance
         factor, mu = gp.columns(s), gp.mean.at(x)
         entries = precision_on_pattern(s, factor).at[:, -1].add(share)
@@ -205,7 +207,7 @@ def full(gp: LatentGP, priors: Mapping[str, Any], extent: Extent) -> FullGP:
             raise InvalidArgument(f"priors names {name!r}; the hyper-parameters are {', '.join(named) or 'none'}.")
         if not isinstance(prior, Distribution):
             raise InvalidArgument(f"priors[{name!r}] must be a NumPyro distribution, got {prior!r}.")
-        if prior.event_shape or np.broadcast_shapes(prior.batch_shape, np.shape(named[name])) != np.shape(named[name]):
+        if prior.event_shape or prior.batch_shape not in ((), np.shape(named[name])):
             raise InvalidArgument(
                 f"priors[{name!r}] is of shape {prior.batch_shape + prior.event_shape}; give one of independent values "
                 f"of shape {np.shape(named[name])}, or of one number."

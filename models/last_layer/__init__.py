@@ -5,8 +5,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "approximation": ["LastLayerApproximation", "Uncertainty"],
+        "acquisition": ["log_expected_improvement"],
+        "approximation": ["LastLayerApproximation", "Paths", "Uncertainty"],
         "bodies": ["RandomFeatures", "SpectralMLP"],
+        "calibration": ["Calibration"],
         "discriminative": ["SoftmaxHead"],
         "generative": ["GenerativeHead"],
         "heteroscedastic": ["HeteroscedasticHead", "HeteroscedasticSoftmaxHead"],

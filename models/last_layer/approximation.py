@@ -46,6 +46,20 @@ class Uncertainty(NamedTuple):
     aleatoric: np.ndarray
 
 
+class Paths(eqx.Module):
+    """Draws of a regression function; see `LastLayerApproximation.paths`."""
+
+    target: LastLayer
+    w: Array
+
+    def __call__(self, x: Any) -> Array:
+        """Values at rows x."""
+        units = self.target.units
+        f = jnp.einsum("id,nkd->nik", self.target.phi(x), jnp.asarray(self.w))
+        f = units.y_loc + units.y_scale * f
+        return f[..., 0] if self.target._single else f
+
+
 class LastLayerApproximation(Approximation):
     """q of the last layer, together with what was learned of features and noise.
 
@@ -110,7 +124,7 @@ class LastLayerApproximation(Approximation):
             x is not finite.
         """
         with precision(self.bits):
-            found = _predict(self.target, self._checked(x), joint=joint)
+            found = _predict(self.without_rows, self._checked(x), joint=joint)
             return jax.tree.map(np.asarray, found)
 
     def log_score(self, x: Any, y: Any) -> np.ndarray:
@@ -120,13 +134,13 @@ class LastLayerApproximation(Approximation):
         if y.shape != wanted:
             raise InvalidArgument(f"y must have shape {wanted}, one entry for each row of x, got {y.shape}.")
         with precision(self.bits):
-            return np.asarray(_log_scores(self.target, self._checked(x), y))
+            return np.asarray(_log_scores(self.without_rows, self._checked(x), y))
 
     def uncertainty(self, x: Any) -> Uncertainty:
         """Mean, and epistemic and aleatoric parts, at rows x."""
         target = self.target
         with precision(self.bits):
-            mean, epistemic, aleatoric = (np.asarray(a) for a in _moments(target, self._checked(x)))
+            mean, epistemic, aleatoric = (np.asarray(a) for a in _moments(self.without_rows, self._checked(x)))
         if target.head.task == "classification":
             return Uncertainty(mean, epistemic, aleatoric)
         loc, scale = target.units.y_loc, target.units.y_scale
@@ -136,7 +150,7 @@ class LastLayerApproximation(Approximation):
     def ood_score(self, x: Any) -> np.ndarray:
         """How much rows x look like those learned from, shape (n,): high for them, low out of distribution."""
         with precision(self.bits):
-            return np.asarray(_ood_scores(self.target, self._checked(x)))
+            return np.asarray(_ood_scores(self.without_rows, self._checked(x)))
 
     def leverage(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
         """Lengths ‖φ(x)‖ of the features, and Σ_k φᵀS_kφ.
@@ -144,7 +158,7 @@ class LastLayerApproximation(Approximation):
         Where the lengths do not grow away from the data, neither does epistemic uncertainty: choose other features.
         """
         with precision(self.bits):
-            lengths, quadratic = _leverages(self.target, self._checked(x))
+            lengths, quadratic = _leverages(self.without_rows, self._checked(x))
             return np.asarray(lengths), np.asarray(quadratic)
 
     def calibration(self, x: Any = None, y: Any = None) -> Calibration:
@@ -241,28 +255,29 @@ class LastLayerApproximation(Approximation):
             raise InvalidArgument(f"y must be finite numbers of shape {wanted}, got shape {y.shape}.")
         rows = Rows(*(np.concatenate(pair) for pair in zip(self.target.rows, (self._checked(x), y), strict=True)))
         with precision(self.bits):
-            head = _conditioned(self.target, rows.x[-len(y) :], y)
+            head = _conditioned(self.without_rows, rows.x[-len(y) :], y)
             return self._with_target(self.target._with(head=head, rows=rows))
 
-    def paths(self, n: int = 1, *, key: Any = 0) -> Callable[[Any], Array]:
+    def paths(self, n: int = 1, *, key: Any = 0) -> "Paths":
         """Draws of the regression function: ``path(x)`` of shape (n, rows) or (n, rows, K), differentiable in x.
 
-        For Thompson sampling: each draw is one function, the same wherever it is evaluated. To be called within
-        ``jax.enable_x64(True)`` where the fit has 64 bits.
+        For Thompson sampling: each draw is one function, the same wherever it is evaluated. It is a pytree: a function
+        of path and x is compiled once for all draws. To be called within ``jax.enable_x64(True)`` where the fit has 64
+        bits.
         """
         check_count("n", n)
         target = self.target
         if target.head.task != "regression":
             raise InvalidArgument(f"paths are of regression functions, got {type(target.head).__name__}.")
         with precision(self.bits):
-            w = np.asarray(jax.vmap(target.head.sample)(jax.random.split(jax_key(key), n))["w"])
+            w = np.asarray(_drawn(target.head, jax.random.split(jax_key(key), n)))
+        return Paths(self.without_rows, w)
 
-        def path(x: Any) -> Array:
-            f = jnp.einsum("id,nkd->nik", target.phi(x), jnp.asarray(w))
-            f = target.units.y_loc + target.units.y_scale * f
-            return f[..., 0] if target._single else f
-
-        return path
+    @property
+    def without_rows(self) -> LastLayer:
+        """The target with one row of its data: a function of it is compiled once, however many rows were added."""
+        rows = self.target.rows
+        return self.target._with(rows=Rows(rows.x[:1], rows.y[:1]), held=None)
 
     def _with_target(self, target: LastLayer) -> "LastLayerApproximation":
         return LastLayerApproximation(jax.tree.map(np.asarray, target), self.bits)
@@ -301,6 +316,11 @@ def _ood_scores(target: LastLayer, x: Any) -> Array:
 def _leverages(target: LastLayer, x: Any) -> tuple[Array, Array]:
     phi = target.phi(x)
     return jnp.linalg.norm(phi, axis=-1), jnp.sum(target.head.weights.quadratic(phi), -1)
+
+
+@jax.jit
+def _drawn(head: Any, keys: Array) -> Array:
+    return jax.vmap(head.sample)(keys)["w"]
 
 
 @jax.jit

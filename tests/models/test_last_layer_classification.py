@@ -134,6 +134,9 @@ def test_the_noise_of_logits_is_averaged_over() -> None:
     phi, y = rng.normal(size=(4, 2)), rng.integers(0, 3, 4)
     head = SoftmaxHead(num_classes=3).build(jax.random.key(1), 2, y)
     head = dataclasses.replace(head, log_noise=jnp.log(jnp.array([0.5, 1.0, 2.0])))
+    m, v = head.logits(phi)
+    np.testing.assert_allclose(m, phi @ np.asarray(head.weights.mean).T, rtol=1e-12)
+    np.testing.assert_allclose(v, phi**2 @ np.asarray(head.weights.variances()).T + [0.25, 1.0, 4.0], rtol=1e-12)
     values = {"w": rng.normal(size=(3, 2))}
     z = phi @ values["w"].T + np.array([0.5, 1.0, 2.0]) * rng.normal(size=(100_000, 4, 3))
     shares = np.exp(z - np.logaddexp.reduce(z, 2, keepdims=True))[:, np.arange(4), y].mean(0)
@@ -177,6 +180,9 @@ def test_the_generative_bound_and_predictive() -> None:
     keys = jax.random.split(jax.random.key(0), 200_000)
     drawn = jax.jit(jax.vmap(lambda k: certain.log_likelihood(phi, y, certain.sample(k))[0]))(keys)
     assert float(jnp.mean(drawn)) == pytest.approx(-0.5610, abs=0.002)
+    other = dataclasses.replace(head, dof=3.0, scale=0.7)
+    by_hand = -0.5 * (3 + 2 + 1) * np.log(0.5) - 0.5 * 0.7 * (1 / 0.5 + 1)
+    assert float(other.log_hyperprior()) == pytest.approx(by_hand, rel=1e-12)
 
 
 @pytest.mark.slow
@@ -282,6 +288,14 @@ def test_the_bound_with_noise_that_varies_is_below_that_of_draws_of_the_noise() 
         jax.random.split(jax.random.key(0), 20_000)
     )
     np.testing.assert_allclose((np.asarray(labels) == y).mean(0), predicted, atol=0.025)
+    wide = eqx.tree_at(lambda h: h.noise_weights.log_scale, head, replace_fn=lambda x: x + 1.7)
+    m, log_variance = (np.asarray(q.means(phi))[:, None] for q in (wide.weights, wide.noise_weights))
+    epistemic, spread = (np.asarray(q.quadratic(phi))[:, None] for q in (wide.weights, wide.noise_weights))
+    draws = rng.normal(size=(2, 6, 20_000, 3))
+    z = m + np.sqrt(epistemic + np.exp(log_variance + np.sqrt(spread) * draws[0])) * draws[1]
+    shares = np.exp(z - np.logaddexp.reduce(z, -1, keepdims=True)).mean(1)
+    np.testing.assert_allclose(wide.predict(phi).probs, shares, atol=0.015)
+    assert spread.max() > 4
 
 
 @pytest.mark.slow

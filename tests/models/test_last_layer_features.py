@@ -119,6 +119,9 @@ def test_a_step_draws_one_network_and_pays_its_divergence_once_per_row() -> None
     moved = np.abs(np.asarray(end.params[0].net.slope) - np.asarray(start.params[0].net.slope))
     np.testing.assert_allclose(moved, 0.1, rtol=1e-4)  # Adam's first step, without the decay
     assert np.all(end.params[0].log_sd.slope != start.params[0].log_sd.slope)
+    first = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(end.optimiser.mu)))  # a tenth of the gradient
+    assert float(info.grad_norm) > 1.5
+    assert float(first) == pytest.approx(0.1, rel=1e-9), "clipped at 1"
     with pytest.raises(pf.InvalidArgument, match="joint=True has no closed form with variational features"):
         target.predict(X[:2], joint=True)
 

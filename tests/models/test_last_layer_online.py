@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import pushforward as pf
+from pushforward.models.last_layer.acquisition import log_expected_improvement
 from pushforward.models.last_layer.discriminative import SoftmaxHead
 from pushforward.models.last_layer.online import condition, conjugate, rank_one
 from pushforward.models.last_layer.regression import NormalHead, StudentTHead
@@ -84,3 +85,25 @@ def test_what_has_no_closed_form_is_refused() -> None:
         condition(NormalHead().build(jax.random.key(0), 4, Y), PHI, Y)
     with pytest.raises(pf.InvalidArgument, match="'low_rank' has no closed form"):
         conjugate(NormalHead("low_rank", rank=1).build(jax.random.key(0), 4, Y), PHI, Y)
+
+
+def test_log_expected_improvement_far_below_the_best() -> None:
+    """Against quadrature of ∫ t exp(zt − t²/2) dt, then the asymptotic series; its slope by `best` is −Φ(z)/EI."""
+    import scipy.integrate
+    import scipy.stats as st
+
+    for mean, sd, best in ((1.0, 0.5, 0.3), (0.0, 1.0, 0.9), (0.0, 2.0, 2.4), (0.0, 1.0, 6.0), (0.0, 1.0, 30.0)):
+        z = (mean - best) / sd
+        value, _ = scipy.integrate.quad(lambda t, z=z: t * np.exp(z * t - 0.5 * t * t), 0, 40, epsabs=0, epsrel=1e-12)
+        expected = np.log(sd) + st.norm.logpdf(z) + np.log(value)
+        assert float(log_expected_improvement(mean, sd, best)) == pytest.approx(expected, rel=1e-10)
+    far = np.array([500.0, 1e3, 1e5])
+    series = st.norm.logpdf(far) - 2 * np.log(far) + np.log1p(-3 / far**2)
+    np.testing.assert_allclose(log_expected_improvement(0.0, 1.0, far), series, atol=1e-9, rtol=0)
+    slope = jax.vmap(jax.grad(lambda b: log_expected_improvement(0.0, 1.0, b)))(
+        jnp.array([-3.0, 0.99, 1.01, 20.0, 1e4])
+    )
+    assert np.isfinite(slope).all()
+    z = -np.array([-3.0, 0.99, 1.01, 20.0])
+    expected = -st.norm.cdf(z) / np.exp([float(log_expected_improvement(0.0, 1.0, -a)) for a in z])
+    np.testing.assert_allclose(slope[:4], expected, rtol=1e-8)

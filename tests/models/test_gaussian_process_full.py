@@ -1,6 +1,7 @@
 """Hyper-parameters of latent processes with priors: densities by dense algebra, NUTS against quadrature."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,14 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 import scipy.stats as st
+from numpyro.distributions.transforms import PowerTransform
 
 import pushforward as pf
 from pushforward.infer.variational.sparse_cholesky.ordering import maximin, nearest_pattern
-from pushforward.models import LatentGP
+from pushforward.models import LatentGP, posteriordb
 from pushforward.models.gaussian_process import kernels, likelihoods, means
 
+DATABASE = Path(__file__).resolve().parents[2].parent / "shared" / "posteriordb"
 SCALE, NOISE = dist.LogNormal(-1.0, 0.5), dist.HalfNormal(0.5)
 
 
@@ -156,3 +159,31 @@ def test_bad_priors_are_named():
     ):
         with pytest.raises(pf.InvalidArgument, match=message):
             gp.with_priors(priors)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATABASE.is_dir(), reason="needs a posteriordb beside the repository")
+@pytest.mark.parametrize("name", ["gp_regr", "gp_pois_regr"])
+def test_reference_posteriors(name):
+    reference = posteriordb.load(f"gp_pois_regr-{name}", DATABASE)
+    data = reference.data
+    amplitude = dist.TransformedDistribution(dist.HalfNormal(2.0), PowerTransform(2.0))
+    priors = {"kernel.lengthscale": dist.Gamma(25.0, 4.0), "kernel.variance": amplitude}
+    kernel, x = kernels.RBF(5.0, 4.0), np.asarray(data["x"], float)
+    if name == "gp_regr":
+        priors["likelihood.variance"] = dist.HalfNormal(1.0)  # the model adds sigma, not its square, to the diagonal
+        gp = LatentGP(kernel, likelihoods.Gaussian(1.0), x, data["y"], nugget=0.0)
+    else:
+        gp = LatentGP(kernel, likelihoods.Poisson(), x, data["k"], nugget=1e-10)
+    post = pf.fit(gp.with_priors(priors), pf.NUTS(), num_samples=4000, progress=False)
+    draws = {k: v.values.reshape(-1, *v.shape[2:]) for k, v in post.data["posterior"].data_vars.items()}
+    found = {"rho": draws["kernel.lengthscale"], "alpha": np.sqrt(draws["kernel.variance"])}
+    if name == "gp_regr":
+        found["sigma"] = draws["likelihood.variance"]
+    else:
+        found["f"] = draws["f"]
+    for key, value in found.items():
+        expected = reference.draws[key].reshape(-1, *value.shape[1:])
+        sd = expected.std(0)
+        assert np.all(abs(value.mean(0) - expected.mean(0)) < 0.1 * sd), key
+        np.testing.assert_allclose(value.std(0), sd, rtol=0.1, err_msg=key)

@@ -19,6 +19,7 @@ from .infer.run.fit import load as load
 from .infer.run.fit import resume as resume
 from .infer.study.calibrate import calibrate as calibrate
 from .infer.study.compare import compare_models as compare_models
+from .infer.study.study import Study as Study
 from .infer.target import Target as Target
 from .infer.variational import estimators as estimators
 from .infer.variational import objectives as objectives

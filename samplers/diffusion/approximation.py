@@ -93,7 +93,7 @@ class DiffusionApproximation(Approximation):
         return jnp.where(self._found(pulled.residual), pulled.y / self.flow.base_scale.astype(u.dtype), jnp.nan)
 
     def log_prob(self, u: Float[Array, " d"]) -> Float[Array, ""]:
-        """Log density at any ``u``, NaN where a step's inverse is not found; `NotAvailable` for multistep solvers."""
+        """Log density at any ``u``, NaN where the inverse of the steps is not found."""
         y = jax.scipy.linalg.solve_triangular(self.scale, u - self.loc, lower=True)
         log_q, pulled = self.flow.log_prob(y, self.noise)
         return jnp.where(self._found(pulled.residual), log_q - self.log_det, jnp.nan)

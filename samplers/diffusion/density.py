@@ -6,7 +6,8 @@ reset to the identity after it, so that the log-determinant is a sum of well con
 multistep solver's memory is differentiated along, which a product of its steps' own Jacobians would leave out. Memory
 d² a draw. Steps that are too long fold the map: a determinant changes sign, and ``folds`` counts these steps.
 
-At given points, steps are inverted one by one, by Newton's method from the reversed step; ``residual`` says how well.
+At given points, steps are inverted one by one, by Newton's method from the reversed step; those of a multistep solver,
+which depend on points before them, all at once, from where RK4's reversed steps lead. ``residual`` says how well.
 
 The density of the continuous ODE (`continuous`) differs by the error of the steps: the two must not meet in one ratio.
 
@@ -25,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ...infer.errors import InvalidArgument, NotAvailable
+from ...infer.errors import InvalidArgument
 from ...infer.validate import check_choice
 from .scores import AbstractScore
-from .solvers import AbstractSolver, Point, solve, steps
+from .solvers import RK4, AbstractSolver, Point, solve, steps
 
 NEWTON_STEPS = 40
 
@@ -109,32 +110,36 @@ def inverse_and_log_det(
     y: Point,
     key: PRNGKeyArray | None = None,
 ) -> Pulled:
-    """The point at the beginning of the grid that the solver takes to y; the arguments are those of `solve`.
-
-    Raises
-    ------
-    NotAvailable
-        The solver is a multistep one: a step then depends on points before it, which are not known yet.
-    """
+    """The point at the beginning of the grid that the solver takes to y; the arguments are those of `solve`."""
     if solver.multistep:
-        raise NotAvailable(
-            f"{type(solver).__name__} has no inverse step by step, and no density at given points; use RK4(), Heun() "
-            f"or another single-step solver, or the densities of draws."
-        )
+        start = jax.lax.scan(
+            lambda y, at: (_reversed(score, RK4(), y, at, key), None), y, steps(grid, y), reverse=True
+        )[0]
+        scale = jnp.sqrt(1 + jnp.asarray(grid, y.dtype)[-1] ** 2)
+        x, _, residual = _newton(lambda x: solve(score, solver, grid, x, key), y, start, scale)
+        there = transform_and_log_det(score, solver, grid, x, key)
+        return Pulled(x, there.log_det, there.folds, residual)
 
     def one(state: tuple, at: tuple[Array, Array, Array]) -> tuple[tuple, None]:
         y, total, folds, worst = state
         k, rho, rho_next = at
         here = score if key is None else score.refresh(jax.random.fold_in(key, k))
         step = lambda x: solver.step(here, x, None, rho, rho_next)[0]  # noqa: E731
-        back = solver.step(here, y, None, jnp.where(rho_next > 0, rho_next, 0.5 * rho), rho)[0]
-        x, jacobian, residual = _newton(step, y, jnp.where(rho_next > 0, back, y), jnp.sqrt(1 + rho_next**2))
+        x, jacobian, residual = _newton(step, y, _reversed(score, solver, y, at, key), jnp.sqrt(1 + rho_next**2))
         sign, log_det = jnp.linalg.slogdet(jacobian)
         return (x, total + log_det, folds + ~(sign > 0), jnp.maximum(worst, residual)), None
 
     zero = jnp.zeros((), y.dtype)
     begin = (y, zero, jnp.zeros((), jnp.int32), zero)
     return Pulled(*jax.lax.scan(one, begin, steps(grid, y), reverse=True)[0])
+
+
+def _reversed(score: AbstractScore, solver: AbstractSolver, y: Point, at: tuple, key: PRNGKeyArray | None) -> Point:
+    """A single-step solver's step from the end of a step to its beginning; y itself where the end is level 0."""
+    k, rho, rho_next = at
+    here = score if key is None else score.refresh(jax.random.fold_in(key, k))
+    back = solver.step(here, y, None, jnp.where(rho_next > 0, rho_next, 0.5 * rho), rho)[0]
+    return jnp.where(rho_next > 0, back, y)
 
 
 def _newton(

@@ -88,6 +88,8 @@ def resume(store: Path, **options: Any) -> None:
 
 
 def _fit(model: str, settings: dict[str, str], options: dict[str, Any]) -> None:
+    import logging
+
     from .cache import use_cache
 
     use_cache(not options["no_cache"])
@@ -95,6 +97,8 @@ def _fit(model: str, settings: dict[str, str], options: dict[str, Any]) -> None:
 
     from .model import Reference
     from .settings import make_method
+
+    logging.getLogger("pushforward").addHandler(logging.NullHandler())  # the diagnosis is printed below
 
     name = options["method"]
     method = None if name is None and not settings else make_method(name or "NUTS", settings)
@@ -155,6 +159,8 @@ def _finish(posterior: Any, options: dict[str, Any], store: Path | None) -> None
     quiet = options["quiet"]
     if not quiet:
         click.echo(repr(posterior))
+        if "chosen" in posterior.record:
+            click.echo(f"Chosen: {posterior.record['chosen']}")
         print_summary(posterior)
         print_diagnosis(posterior)
     if store is not None and not quiet:

@@ -221,6 +221,7 @@ def main():
     parser.add_argument("--uci", default="../shared/uci")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--sets", nargs="+", default=[*EPOCHS, "digits"], choices=[*EPOCHS, "digits"])
+    parser.add_argument("--methods", nargs="+", help="only these rows of the tables of regression")
     given = parser.parse_args()
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in given.sets:
@@ -242,6 +243,8 @@ def main():
             "linear": lambda s, i: linear(s),
         }
         for method, run in runs.items():
+            if given.methods and method not in given.methods:
+                continue
             begun = time.perf_counter()
             scores = np.array([run(split, seed) for seed, split in enumerate(splits)])
             errors = scores.std(0, ddof=1) / np.sqrt(len(scores))

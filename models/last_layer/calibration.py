@@ -1,6 +1,5 @@
 """How far predictions can be trusted: calibration on rows held out, and telling them from rows of another kind."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,7 +66,7 @@ def distribution_function(predictive: Any, y: Any) -> np.ndarray:
     return np.asarray(predictive.cdf(y))
 
 
-def separation(inside: Sequence[float], outside: Sequence[float]) -> float:
+def separation(inside: Any, outside: Any) -> float:
     """P(score inside > score outside), ties counting half: the area under the ROC curve."""
     inside, outside = np.asarray(inside), np.sort(np.asarray(outside))
     below = np.searchsorted(outside, inside, "left") + np.searchsorted(outside, inside, "right")

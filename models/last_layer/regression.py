@@ -32,7 +32,6 @@ from .head import as_setting, check_scale, per_feature
 from .posteriors import AbstractNormal, AbstractNormalGamma, inverse_wishart_log_prior
 
 LOG_2PI = math.log(2 * math.pi)
-FIRST_NOISE = 0.5
 
 
 class NormalHead(AbstractNormal):
@@ -77,11 +76,11 @@ class NormalHead(AbstractNormal):
             check_scale(name, getattr(self, name))
 
     def build(self, key: PRNGKeyArray, num_features: int, y: Any, *, unit: Any = 1.0) -> "NormalHead":
-        """See `AbstractHead.build`; estimated noise begins at half the standard deviation of y."""
+        """See `AbstractHead.build`; estimated noise begins at the standard deviation of y."""
         k = num_outputs(y)
         weights = first_weights(key, self.covariance, k, num_features, rank=self.rank, shared=self.shared)
         if self.noise is None:
-            first = _log_deviation(y) + math.log(FIRST_NOISE)
+            first = _log_deviation(y)
             return dataclasses.replace(self, weights=weights, log_noise=first, known=None)
         noise = jnp.asarray(_one_each("noise", self.noise, k), float) / jnp.asarray(unit, float)
         return dataclasses.replace(self, weights=weights, log_noise=None, known=jnp.broadcast_to(jnp.log(noise), (k,)))

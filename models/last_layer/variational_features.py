@@ -92,7 +92,7 @@ def mixed(predictive: Any, num_draws: int) -> Any:
     if isinstance(predictive, dist.CategoricalProbs | dist.CategoricalLogits):
         return dist.Categorical(probs=jnp.mean(over(predictive.probs), -1))
     if isinstance(predictive, dist.MixtureSameFamily):
-        inner = predictive.component_distribution
+        inner: Any = predictive.component_distribution
         weights, loc, scale = (over(x) for x in (predictive.mixing_distribution.probs, inner.loc, inner.scale))
         weights, loc, scale = (jnp.reshape(x, (*x.shape[:-2], -1)) for x in (weights / num_draws, loc, scale))
         return dist.MixtureSameFamily(dist.Categorical(probs=weights), dist.Normal(loc, scale))

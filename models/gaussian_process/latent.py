@@ -146,9 +146,7 @@ class LatentGP(LabelledTarget):
         new = [values.get(name, leaf) for name, leaf in self._named()]
         return eqx.tree_at(lambda gp: jax.tree.leaves((gp.kernel, gp.likelihood, gp.mean)), self, new)
 
-    def with_priors(
-        self, priors: Mapping[str, Any], *, neighbors: int | None = FULL_NEIGHBORS, rho: float | None = None
-    ) -> Any:
+    def with_priors(self, priors: Mapping[str, Any], *, neighbors: int | None = FULL_NEIGHBORS, rho: Any = None) -> Any:
         """The target of hyper-parameters and process together, e.g. for `pushforward.NUTS`.
 
         Parameters

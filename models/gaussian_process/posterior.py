@@ -1,7 +1,7 @@
 """`LatentPosterior`: a Gaussian of the latent process at the data, and what it says elsewhere."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -100,7 +100,7 @@ class LatentPosterior(Approximation):
     values: Float[Array, "n m"]
     variance: Float[Array, " n"]
     elbo: Float[Array, ""]
-    rho: float | None = eqx.field(static=True, default=None)
+    rho: float | Literal["auto"] | None = eqx.field(static=True, default=None)
     neighbors: int | None = eqx.field(static=True, default=None)
 
     def fitted_target(self, target: Target) -> LatentGP:

@@ -120,6 +120,7 @@ def test_joint_density_of_counts_and_what_is_kept():
     assert found == pytest.approx(expected, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_nuts_finds_the_posterior_of_a_length_scale():
     """By quadrature, with all points as neighbours; and what comes after: draws of the process, prediction, loo."""
     rng = np.random.default_rng(5)

@@ -13,7 +13,7 @@ References
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -134,7 +134,7 @@ class FullGP(LabelledTarget):
         if not self.marginal:
             f = self._process(gp, values[self.white])
             return self.log_prior(u) + jnp.sum(jax.vmap(gp.likelihood.log_prob)(f, y))
-        s, noise = self._pattern(), gp.likelihood.variance
+        s, noise = self._pattern(), cast("Gaussian", gp.likelihood).variance
         covariance = lambda x: gp.covariance(x) + noise * jnp.eye(x.shape[0])  # noqa: E731
         factor = prior_columns(covariance, jnp.asarray(gp.X)[s.order], s.columns)
         white = times_transpose(s, factor, (y - gp.mean.at(jnp.asarray(gp.X)))[s.order])
@@ -168,7 +168,7 @@ class FullGP(LabelledTarget):
         if not self.marginal:
             return values
         gp, s = self.at(values), self._pattern()
-        x, share = jnp.asarray(gp.X), 1 / gp.likelihood.variance
+        x, share = jnp.asarray(gp.X), 1 / cast("Gaussian", gp.likelihood).variance
         factor, mu = gp.columns(s), gp.mean.at(x)
         entries = precision_on_pattern(s, factor).at[:, -1].add(share)
         v, _ = incomplete_cholesky(s, entries)

@@ -72,9 +72,9 @@ class AbstractStationary(Kernel):
         Name of ρ in ``tinygp.kernels.stationary``.
     """
 
+    profile: eqx.AbstractClassVar[str]
     lengthscale: Any = eqx.field(default=1.0, converter=as_parameter)
     variance: Any = 1.0
-    profile: eqx.AbstractClassVar[str]
 
     def options(self) -> dict[str, Any]:
         """Parameters of ρ besides the length scale."""

@@ -1,12 +1,13 @@
 """What a Bayesian last layer adds to a network's time; many seeds at once; the cost of a new row.
 
-    python benchmarks/last_layer.py [overhead] [seeds] [online]
+    python benchmarks/last_layer.py [overhead] [seeds] [online] [--widths 256 512]
 
 ``overhead``: a network of four equal hidden layers and one output, batches of 128, 32 bits, against the same with a
 linear last layer and squared error: forward pass (mean and variance against mean) and training step (loss, gradient,
 Adam), the least of many interleaved repeats. ``seeds``: 200 steps of `VBLL`'s own step on a table of 512 × 8 with a
-network of 2 × 50, for 1 and for 20 restarts in one program. ``online``: seconds per row of `condition`, 64 bits, for D
-features. Writes ``results/last_layer.json``; the load of the machine is written down with each row.
+network of 2 × 50, for 1 and for 20 restarts in one program, and the product of matrices that such a step is made of.
+``online``: seconds per row of `condition`, 64 bits, for D features. Writes ``results/last_layer.json``; the load of the
+machine is written down with each row.
 """
 
 import argparse
@@ -108,7 +109,21 @@ def seeds():
 
     keys = {n: jax.random.split(jax.random.key(0), n) for n in (1, 20)}
     seconds = least({n: lambda k=k: run(target, k) for n, k in keys.items()}, 20, seconds=4)
-    return {"one": seconds[1], "twenty": seconds[20], "ratio": seconds[20] / seconds[1]}
+    products = product(1), product(20)
+    return {
+        "one": seconds[1],
+        "twenty": seconds[20],
+        "ratio": seconds[20] / seconds[1],
+        "product, microseconds": [1e6 * s for s in products],
+        "product, GFLOP per second": [2e-9 * n * 32 * 50 * 50 / s for n, s in zip((1, 20), products, strict=True)],
+    }
+
+
+def product(n):
+    """Seconds of n products of 32 × 50 by 50 × 50, in a loop of 200."""
+    x, w = jax.random.normal(jax.random.key(0), (n, 32, 50)), jax.random.normal(jax.random.key(1), (n, 50, 50))
+    run = jax.jit(lambda x, w: jax.lax.fori_loop(0, 200, lambda _, x: 0.1 * jnp.einsum("nij,njk->nik", x, w), x))
+    return least({n: lambda: run(x, w)}, 100)[n] / 200
 
 
 def online(size, rows=64):
@@ -124,10 +139,11 @@ def online(size, rows=64):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=["overhead", "seeds", "online"])
+    parser.add_argument("--widths", nargs="+", type=int, default=WIDTHS)
     given = parser.parse_args()
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     jobs = {
-        "overhead": {str(width): lambda w=width: overhead(w) for width in WIDTHS},
+        "overhead": {str(width): lambda w=width: overhead(w) for width in given.widths},
         "seeds": {"2 x 50": seeds},
         "online": {str(size): lambda s=size: {"seconds per row": online(s)} for size in (64, 128, 256, 512, 1024)},
     }

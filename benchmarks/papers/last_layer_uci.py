@@ -3,10 +3,10 @@
     python -m benchmarks.papers.last_layer_uci [--uci ../shared/uci] [--sets yacht housing energy concrete wine]
 
 The rows of Harrison, Willes & Snoek (2024), table 1, whose own splits and networks are not given. ``--uci`` is a folder
-of the UCI sets with one ``data.csv.gz`` (the target last) and one ``test_mask.csv.gz`` (one column per split, true of
-test rows) each. Network, training and priors are those of `benchmarks.papers.last_layer`, 300 epochs (wine 150); a
-fifth of the rows that are not tested on decides which state is kept. x and y are standardised; NLL and RMSE are in
-units of y, means and standard errors over the ten splits.
+of the UCI sets with one ``data.csv.gz`` (the target last; of ``wine`` that is the alcohol, not the quality) and one
+``test_mask.csv.gz`` (one column per split, true of test rows) each. Network, training and priors are those of
+`benchmarks.papers.last_layer`, 300 epochs (wine 150); a fifth of the rows that are not tested on decides which state is
+kept. x and y are standardised; NLL and RMSE are in units of y, means and standard errors over the ten splits.
 
 - MAP: the same network with a linear output under squared error; its variance is that of the validation errors.
 - ensemble: five such networks, as a mixture of normals.

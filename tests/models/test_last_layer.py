@@ -270,6 +270,7 @@ def test_a_pair_of_parameters_and_function_and_several_outputs() -> None:
         np.testing.assert_allclose(end.unconstrain(values), u, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_arrays_marked_as_fixed_are_not_learned() -> None:
     import paramax
 

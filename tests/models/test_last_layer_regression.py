@@ -212,7 +212,7 @@ def test_several_outputs_are_the_sum_of_single_ones(make: Any, form: str) -> Non
         pytest.param(NormalHead, "dense", marks=pytest.mark.slow),
         (NormalHead, "low_rank"),
         (StudentTHead, "dense_precision"),
-        (HeteroscedasticHead, "diagonal"),
+        pytest.param(HeteroscedasticHead, "diagonal", marks=pytest.mark.slow),
     ],
 )
 def test_expectation_divergence_and_density_agree_with_draws(make: Any, form: str) -> None:

@@ -20,6 +20,7 @@ FORGOTTEN = 30
 """Mixing times after which nothing is left of the start."""
 LONGEST = 1e9
 UNIT = 1e-9
+SIMULATED = 64
 
 
 class QuadraticShares(eqx.Module):
@@ -49,6 +50,18 @@ class QuadraticShares(eqx.Module):
         return linear @ z - 0.5 * z @ hessian @ z
 
 
+def contrasted(shares: QuadraticShares, most: int) -> QuadraticShares:
+    """These shares along the directions v in which they differ most: vᵀH_i v, as if those were eigenvectors of all.
+
+    Those of the largest eigenvalues of Σ(H_i − H̄)², H̄ the average; what is concave is left out.
+    """
+    hessians, linear = np.asarray(shares.hessians), np.asarray(shares.linear)
+    apart = hessians - hessians.mean(0)
+    vectors = np.linalg.eigh(np.einsum("nij,njk->ik", apart, apart))[1][:, -most:]
+    curvatures = np.maximum(np.einsum("ik,nij,jk->nk", vectors, hessians, vectors), 0.0)
+    return QuadraticShares(curvatures[:, :, None] * np.eye(vectors.shape[1]), linear @ vectors)
+
+
 class Affine(NamedTuple):
     """z⁺ = F z + c + N ξ, and where the agents' iterates and the average are in z."""
 
@@ -72,6 +85,11 @@ class Law(NamedTuple):
 
 def affine(method: Any, target: ShardedTarget, count: int = 0) -> Affine:
     """The iteration of a prepared method as an affine map, at iteration ``count`` (which step sizes may depend on)."""
+    return Affine(*map(np.asarray, _affine(method, target, jnp.asarray(count))))
+
+
+@jax.jit
+def _affine(method: Any, target: Any, count: Array) -> tuple[Array, ...]:
     shape = (target.num_agents, target.dim)
     x = jnp.zeros(shape)
     normals = jax.tree.map(jnp.zeros_like, method.normals(jax.random.key(0), shape, x.dtype))
@@ -81,14 +99,13 @@ def affine(method: Any, target: ShardedTarget, count: int = 0) -> Affine:
 
     def update(z: Array, xi: Array) -> Array:
         x, memory = unravel(z)
-        new = method.advance(x, memory, unravel_noise(xi), target, jnp.asarray(count))
+        new = method.advance(x, memory, unravel_noise(xi), target, count)
         return ravel_pytree((new.x, new.memory))[0]
 
-    transition, noise = jax.jit(jax.jacfwd(update, argnums=(0, 1)))(flat, flat_noise)
-    shift = jax.jit(update)(flat, flat_noise)
+    transition, noise = jax.jacfwd(update, argnums=(0, 1))(flat, flat_noise)
     iterates = jax.jacfwd(lambda z: unravel(z)[0])(flat)
     average = jax.jacfwd(lambda z: method.centre(*unravel(z)))(flat)
-    return Affine(*(np.asarray(a) for a in (transition, shift, noise, iterates, average)))
+    return transition, update(flat, flat_noise), noise, iterates, average
 
 
 def growth(method: Any, target: Any, iterations: int = 300) -> float:
@@ -96,31 +113,65 @@ def growth(method: Any, target: Any, iterations: int = 300) -> float:
 
     1 for what has invariants and is stable; for more agents times dimensions than `affine` can take.
     """
+    return float(_growth(method, target, iterations))
+
+
+@jax.jit
+def _growth(method: Any, target: Any, iterations: Array) -> Array:
     shape = (target.num_agents, target.dim)
-    silent = jax.tree.map(jnp.zeros_like, method.normals(jax.random.key(0), shape, float))
+    silent = jax.tree.map(jnp.zeros_like, method.normals(jax.random.key(0), shape, jnp.zeros(0).dtype))
     first = jax.random.normal(jax.random.key(1), shape)
-    memory = method.first_memory(jax.random.key(0), first)
 
-    @jax.jit
-    def rate(target: Any, z: Any) -> Array:
-        def update(z: Any) -> Any:
-            new = method.advance(*z, silent, target, jnp.asarray(0))
-            return new.x, new.memory
+    def update(z: Any) -> Any:
+        new = method.advance(*z, silent, target, jnp.asarray(0))
+        return new.x, new.memory
 
-        shift = update(jax.tree.map(jnp.zeros_like, z))
+    z = first, method.first_memory(jax.random.key(0), first)
+    shift = update(jax.tree.map(jnp.zeros_like, z))
 
-        def again(i: Array, carry: tuple) -> tuple:
-            z, grown = carry
-            z = jax.tree.map(jnp.subtract, update(z), shift)
-            size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(z)))
-            # The first half is for all but the fastest mode to be forgotten.
-            grown = grown + jnp.where(2 * i >= iterations, jnp.log(size), 0.0)
-            return jax.tree.map(lambda leaf: leaf / size, z), grown
+    def again(i: Array, carry: tuple) -> tuple:
+        z, grown = carry
+        z = jax.tree.map(jnp.subtract, update(z), shift)
+        size = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(z)))
+        # The first half is for all but the fastest mode to be forgotten.
+        grown = grown + jnp.where(2 * i >= iterations, jnp.log(size), 0.0)
+        return jax.tree.map(lambda leaf: leaf / size, z), grown
 
-        _, grown = jax.lax.fori_loop(0, iterations, again, (z, jnp.zeros(())))
-        return jnp.exp(grown / (iterations - iterations // 2))
+    _, grown = jax.lax.fori_loop(0, iterations, again, (z, jnp.zeros(())))
+    return jnp.exp(grown / (iterations - iterations // 2))
 
-    return float(rate(target, (first, memory)))
+
+def simulated(method: Any, target: Any, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the average over ``iterations`` of `SIMULATED` chains, the first tenth left out.
+
+    For samplers that are not affine, since they flip coins.
+    """
+    mean, covariance = _simulated(method, target, jnp.asarray(iterations))
+    return np.asarray(mean), np.asarray(covariance)
+
+
+@jax.jit
+def _simulated(method: Any, target: Any, iterations: Array) -> tuple[Array, Array]:
+    x = jnp.zeros((target.num_agents, target.dim))
+    keys = jax.random.split(jax.random.key(0), SIMULATED)
+    first = jax.vmap(lambda key: (x, method.first_memory(key, x)))(keys)
+
+    def one(t: Array, carry: tuple) -> tuple:
+        states, count, total, square = carry
+
+        def chain(key: Array, x: Array, memory: Any) -> tuple:
+            normals = method.normals(jax.random.fold_in(key, t), x.shape, x.dtype)
+            new = method.advance(x, memory, normals, target, t)
+            return (new.x, new.memory), method.centre(new.x, new.memory)
+
+        states, centres = jax.vmap(chain)(keys, *states)
+        kept = jnp.where(10 * t >= iterations, 1.0, 0.0)
+        return states, count + kept, total + kept * centres.sum(0), square + kept * centres.T @ centres
+
+    zero = jnp.zeros(target.dim)
+    _, count, total, square = jax.lax.fori_loop(0, iterations, one, (first, 0.0, zero, jnp.outer(zero, zero)))
+    mean = total / (count * SIMULATED)
+    return mean, square / (count * SIMULATED) - jnp.outer(mean, mean)
 
 
 def start(method: Any, target: Any, sd: float = 1.0) -> Law:

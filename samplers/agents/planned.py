@@ -2,7 +2,8 @@
 
 At the mode the shares are replaced by quadratics with their Hessians; the law of the sampler's own update on these is
 exact (`law`), and tells bias and mixing time of the average and of every agent. Where there are too many agents times
-dimensions for that, a sampler's closed form for equal curvatures stands in.
+dimensions for that, the law along the directions in which shares differ most stands in, and a sampler's closed form for
+equal curvatures.
 """
 
 import abc
@@ -22,14 +23,16 @@ from ...infer.errors import InvalidArgument
 from ...infer.target.shards import ShardedTarget
 from ...infer.validate import check_fraction
 from .common import OWN, AbstractAgents
-from .law import Law, QuadraticShares, affine, growth, mixing_time, stationary
+from .law import Law, QuadraticShares, affine, contrasted, growth, mixing_time, stationary
 from .tuning import AroundMode, Curvature, eigenvalues, mode_curvature, whitening
 
 EXACT_LAW = 120
 """Agents times dimensions up to which a forecast is the exact law of the linearised chain."""
+MOST_AGENTS, DIRECTIONS = 250, 2
+"""Agents up to which shares are looked at along the directions in which they differ most, and how many of those."""
 LARGE_BIAS = 0.2
-ENOUGH, TRIES = 1.2, 5
-"""A chosen setting may miss the tolerance by this factor; how often a smaller aim is tried."""
+ENOUGH, TRIES, BOLDEST = 1.2, 6, 0.25
+"""A chosen setting may miss the tolerance by this factor; how often a smaller aim is tried, and how much smaller."""
 GROWS = 1.001
 """A factor per iteration, found by power iteration, above which a sampler is unstable."""
 TINY = np.finfo(float).tiny
@@ -145,7 +148,7 @@ class AbstractPlanned(AbstractAgents):
             chosen = dataclasses.replace(chosen, forecast=forecast)
             if not left_open or forecast.variance <= ENOUGH * self.tolerance:
                 break
-            aim = aim * self.tolerance / forecast.variance
+            aim = aim * max(self.tolerance / forecast.variance, BOLDEST)
         return chosen
 
     def tuned(self) -> tuple:
@@ -188,35 +191,38 @@ class AbstractPlanned(AbstractAgents):
         return jax.tree.map(float, found)
 
     def foresee(self, found: Curvature) -> Forecast:
-        """From the exact law of quadratic shares with this curvature, or from the closed form for equal ones."""
+        """From the exact law of quadratic shares with this curvature: all of it, or where they differ most.
+
+        A ring of agents with equal shares and one with unequal ones can be biased in opposite ways. Where the law of
+        everything is too large, the worse of two stands in: the law along some directions in which shares differ, and
+        the closed form for shares that do not. Beyond `MOST_AGENTS` the closed form is all there is.
+        """
         n, d, _ = found.hessians.shape
         settings = {name: float(getattr(self, name)) for name in self.tunable()}
-        values = np.maximum(eigenvalues(found.hessians), TINY)
-        unknown = float("nan")
         shares: Any = QuadraticShares(found.hessians, found.linear)
-        if n * d > EXACT_LAW:
-            error, time = self.closed_form(values, n)
-            # The closed form knows the average of the shares only; one of them may be enough to make it unstable.
-            if self.may_grow() and growth(self._bare().fix(shares), shares) > GROWS:
-                time = np.inf
-            return Forecast(settings, self.temperature(), unknown, error, unknown, unknown, self.stable(time, found))
+        if n * d <= EXACT_LAW:
+            return Forecast(settings, self.temperature(), *self._law(shares, found))
+        error, time = self.closed_form(np.maximum(eigenvalues(found.hessians), TINY), n)
+        # The closed form knows the average of the shares only; one of them may be enough to make it unstable.
+        if self.may_grow() and growth(self._bare().fix(shares), shares) > GROWS:
+            time = np.inf
+        time = self.stable(time, found)
+        if n > MOST_AGENTS:
+            unknown = float("nan")
+            return Forecast(settings, self.temperature(), unknown, error, unknown, unknown, time)
+        mean, variance, *agents, slowest = self._law(contrasted(shares, DIRECTIONS), found)
+        worse = max(error, variance), *agents, max(time, slowest)
+        return Forecast(settings, self.temperature(), mean, *worse)
+
+    def _law(self, shares: Any, found: Curvature) -> tuple[float, float, float, float, float]:
+        """Errors of mean and variance of the average and of the worst agent, and the mixing time, on such shares."""
         step = affine(self._bare().fix(shares), shares)
         time = self.stable(mixing_time(step), found)
         size = step.transition.shape[0]
         law = stationary(step, Law(np.zeros(size), np.zeros((size, size))))
-        precision = np.asarray(jnp.sum(found.hessians, axis=0))
-        factor = np.linalg.cholesky(precision)
-        exact = np.linalg.solve(precision, np.asarray(jnp.sum(found.linear, axis=0)))
-
-        def errors(rows: np.ndarray) -> tuple[float, float]:
-            mean, covariance = law.of(rows)
-            ratios = np.linalg.eigvalsh(factor.T @ covariance @ factor)
-            return float(np.linalg.norm(factor.T @ (mean - exact))), float(np.abs(ratios - 1).max())
-
-        agents = [errors(rows) for rows in step.iterates]
-        mean, variance = errors(step.average)
-        worst = (max(m for m, _ in agents), max(v for _, v in agents))
-        return Forecast(settings, self.temperature(), mean, variance, *worst, time)
+        agents = [errors_of(*law.of(rows), shares) for rows in step.iterates]
+        average = errors_of(*law.of(step.average), shares)
+        return *average, max(m for m, _ in agents), max(v for _, v in agents), time
 
     def may_grow(self) -> bool:
         """Whether there are settings with which it is unstable on quadratic shares."""
@@ -295,3 +301,12 @@ class AbstractPlanned(AbstractAgents):
         )
         tempered = abs(found.temperature - 1) > 0.1
         return f"{text}, at temperature {found.temperature:.3g}." if tempered else f"{text}."
+
+
+def errors_of(mean: np.ndarray, covariance: np.ndarray, shares: Any) -> tuple[float, float]:
+    """Error of a mean in posterior standard deviations, and of a variance relative to it, of the worst direction."""
+    precision = np.asarray(jnp.sum(shares.hessians, axis=0))
+    factor = np.linalg.cholesky(precision)
+    exact = np.linalg.solve(precision, np.asarray(jnp.sum(shares.linear, axis=0)))
+    ratios = np.linalg.eigvalsh(factor.T @ covariance @ factor)
+    return float(np.linalg.norm(factor.T @ (mean - exact))), float(np.abs(ratios - 1).max())

@@ -7,7 +7,7 @@ import pytest
 
 import pushforward as pf
 from pushforward.samplers.agents import law
-from pushforward.samplers.agents.law import Law, QuadraticShares
+from pushforward.samplers.agents.law import Law, QuadraticShares, simulated
 from pushforward.samplers.agents.planned import AbstractPlanned
 from pushforward.samplers.agents.tuning import Curvature
 
@@ -298,3 +298,47 @@ def test_federated_langevin_that_averages_every_step_is_langevin():
             mean, variance = end.of(where)
             assert float(variance[0, 0]) == pytest.approx(1 / (n * h * (1 - gamma * h / 2)), rel=1e-6)
             assert float(mean[0]) == pytest.approx(1 / h, rel=1e-6)
+
+
+def unequal(n):
+    """Diagonal shares whose sum is I, of which the first holds nearly half of what is known of one coordinate."""
+    h = np.tile(np.eye(2) / n, (n, 1, 1))
+    h[0, 0, 0] = 0.8
+    b = np.random.default_rng(0).normal(size=(n, 2))
+    return Curvature(h / h.sum(0).diagonal()[None, :, None], b, True)
+
+
+def test_shares_that_differ_are_seen_where_the_law_of_everything_is_too_large():
+    """On a ring they make variances too large; the closed form for equal ones says too small, and by how little."""
+    with jax.enable_x64(True):
+        found = unequal(70)
+        method = pf.DistributedADMM("ring", rho=0.1, plan=False).placed(70)
+        shares = QuadraticShares(jnp.asarray(found.hessians), jnp.asarray(found.linear))
+        whole, told = method._law(shares, found), method.foresee(found)
+        equal, _ = method.closed_form(np.full(2, 1 / 70), 70)
+        chosen = pf.DistributedADMM("ring").placed(70)._aimed(found, True)
+        after = chosen._law(shares, found)
+    assert equal < 0.02
+    assert whole[1] > 0.15
+    np.testing.assert_allclose(
+        [told.mean, told.variance, told.agent_variance], [whole[0], whole[1], whole[3]], rtol=1e-6
+    )
+    assert after[1] < 0.024
+    assert chosen.rho < 2
+
+
+def test_coins_are_simulated():
+    """With an average after every step the law is known; with few of them agents drift, as a long run shows."""
+    with jax.enable_x64(True):
+        found = unequal(60)
+        shares = QuadraticShares(jnp.asarray(found.hessians), jnp.asarray(found.linear))
+        always = pf.FALD(3.0, communication=1.0, plan=False).fix(shares)
+        seldom = pf.FALD(3.0, communication=0.1, plan=False)
+        _, steady = simulated(always, shares, 5000)
+        told, equal = seldom.foresee(found), seldom.closed_form(np.full(2, 1 / 60), 60)[0]
+        _, drifting = simulated(seldom.fix(shares), shares, 5000)
+    # 1 / (1 − γh/2) of each coordinate; 64 chains of 4,500 steps that forget in 20.
+    np.testing.assert_allclose(steady.diagonal(), 1 / (1 - 3 / 60 / 2), rtol=0.06)
+    assert equal < 0.03
+    assert told.variance > 0.25
+    assert np.abs(drifting.diagonal() - 1).max() == pytest.approx(told.variance, abs=0.1)

@@ -12,7 +12,6 @@ import numpy as np
 
 from ..errors import InvalidArgument
 
-
 FLAT = 1e-12
 """Largest weights that differ by less, relative to the largest, differ by rounding: q is π."""
 

@@ -84,7 +84,7 @@ class Graph(eqx.Module):
             return float(np.linalg.eigvalsh(self.laplacian())[-1])
         laplacian = diags_array(np.asarray(self.degrees, float)) - self._sparse()
         start = np.cos(np.arange(self.num_agents))
-        return float(eigsh(laplacian.tocsr(), 1, v0=start, return_eigenvectors=False)[0])
+        return float(eigsh(laplacian.tocsr(), 1, v0=start, tol=1e-4, return_eigenvectors=False)[0])
 
     def metropolis(self) -> Float[np.ndarray, "n n"]:
         """Metropolis weights W, symmetric and doubly stochastic: W_ij = 1/(max(d_i, d_j) + 1) on edges; on the host."""

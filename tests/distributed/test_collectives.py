@@ -46,6 +46,7 @@ for name in sys.argv[1:]:
 """
 SLOW = [
     "patience",
+    "shared",
     "federated",
     "chain",
     "particles",
@@ -70,7 +71,7 @@ def compiled(fits: list[str], folder: Path) -> list[str]:
     return [file.read_text() for file in folder.glob("*after_optimizations.txt")]
 
 
-@pytest.mark.parametrize("fits", [["agents", "shared"], pytest.param(SLOW, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fits", [["agents"], pytest.param(SLOW, marks=pytest.mark.slow)])
 def test_no_loop_with_collectives_runs_beside_others(fits: list[str], tmp_path: Path) -> None:
     assert any("all-gather" in program for program in compiled(fits, tmp_path))
     assert not list(disordered(tmp_path))

@@ -27,6 +27,13 @@ PRECISION = np.linalg.inv(COVARIANCE)
 LOG_EVIDENCE = float(np.log(2 * np.pi) + 0.5 * np.linalg.slogdet(COVARIANCE)[1])
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """No command writes into the user's cache, and none leaves its settings behind."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def density(x, p):
     return -0.5 * (x - MEAN) @ p @ (x - MEAN)
 

@@ -9,7 +9,7 @@ from docs_helpers import ROOT, blocks, load_tables
 import pushforward as pf
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-LONG = {"diffusion", "flows", "mixflow"}
+LONG = {"diffusion", "flows", "gaussian_processes", "mixflow"}
 """Pages that train networks for most of a minute."""
 
 

@@ -128,6 +128,7 @@ def test_user_functions_are_checked() -> None:
     assert FunctionObjective(jnp.mean, 4, 2).shape == (2, 4)
 
 
+@pytest.mark.slow
 def test_a_function_of_log_weights_is_fitted_through_the_face() -> None:
     # Its optimum is known: the mean of log w less λ times their variance is maximised by q = π alone, as the ELBO is.
     def cautious(log_w):

@@ -99,7 +99,7 @@ def exact() -> tuple[np.ndarray, np.ndarray]:
     ("given", "mean", "sd"),
     [
         (pf.DistributedADMM("star"), 0.08, 0.05),
-        (pf.SplitGibbs(), 0.12, 0.08),
+        pytest.param(pf.SplitGibbs(), 0.12, 0.08, marks=pytest.mark.slow),
         (pf.FALD(), 0.12, 0.08),
         # Noise of the agents' own, in shares that are not quadratic, moves the mean.
         (pf.DSGHMC(tolerance=0.05), 0.2, 0.08),

@@ -33,7 +33,7 @@ def logistic(scale: float = 1.0) -> pf.Target:
     return pf.Target.from_factors(lambda w: -0.5 * jnp.sum(w**2) / scale**2, log_likelihood, (X, Y), np.zeros(2))
 
 
-@pytest.mark.parametrize("method", [pf.SVGD, pf.MirroredSVGD])
+@pytest.mark.parametrize("method", [pf.SVGD, pytest.param(pf.MirroredSVGD, marks=pytest.mark.slow)])
 def test_constrained_sites_have_their_jacobian(method):
     """Without it: Gamma mean 2.0 and sd 1.37, Beta sd 0.184, and an error for the Dirichlet."""
     posterior = pf.fit(pf.Target.from_numpyro(constrained), method(num_particles=100), progress=False)

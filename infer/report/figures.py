@@ -3,7 +3,6 @@
 Figures are made and closed under a local style; neither matplotlib's backend nor its settings are changed.
 """
 
-import base64
 import dataclasses
 import io
 import warnings
@@ -36,11 +35,6 @@ class Figure:
     title: str
     caption: str
     png: bytes | None
-
-    @property
-    def source(self) -> str:
-        """The picture as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png or b"").decode()
 
 
 def figures(tree: Any, kind: str, summary: Any, diagnosis: Any, own: Sequence[Any] = ()) -> Iterator[Figure]:

@@ -1,21 +1,17 @@
 """`write_report`: diagnosis, summary, figures and record of a posterior in one HTML file."""
 
-import base64
-import datetime
 import html
 import os
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 
 from ..diagnostics.findings import Diagnosis, cut_short
 from ..diagnostics.summary import format_summary
-from ..errors import InvalidArgument, StoreError
 from .figures import figures
+from .skeleton import check_file, download, grid, image, section, write_page
 
 MAX_ROWS = 200
 OPEN_ROWS = 40
@@ -87,35 +83,23 @@ def write_report(
     StoreError
         If the file cannot be written.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise InvalidArgument(
-            f"path is the folder {str(path)!r}; a report is one file, e.g. {str(path / 'fit.html')!r}."
-        )
+    check_file(path)
     drawn = "".join(map(_figure, figures(tree, kind, summary, diagnosis, pictures)))
+    findings = "".join(map(_finding, diagnosis.findings))
     count = len(diagnosis.warnings)
-    text = Template(_resource("template.html")).substitute(
-        title=html.escape(title),
-        style=_resource("style.css"),
-        subtitle=html.escape(_subtitle(record, diagnosis)),
+    return write_page(
+        path,
+        title=title,
+        subtitle=_subtitle(record, diagnosis),
         verdict="No warnings" if not count else f"{count} warning{'s' if count > 1 else ''}",
-        verdict_level="warning" if count else "ok",
-        facts=_facts(record),
-        findings="".join(map(_finding, diagnosis.findings)) or "<p>Nothing was looked at.</p>",
-        summary=_summary(summary, kind, diagnosis),
-        figures=drawn or "<p>No scalar varies, so there is nothing to plot.</p>",
-        record=_record(record),
-        reading=READING[kind],
-        date=datetime.date.today().isoformat(),
+        level="warning" if count else "ok",
+        body=f'<dl class="facts">{_facts(record)}</dl>\n'
+        + section("Diagnosis", findings or "<p>Nothing was looked at.</p>", "diagnosis")
+        + section("Summary", _summary(summary, kind, diagnosis), "summary")
+        + section("Plots", drawn or "<p>No scalar varies, so there is nothing to plot.</p>", "plots")
+        + section("Method and record", _record(record), "method")
+        + section("How to read this", READING[kind], "reading"),
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(
-            f"The report cannot be written to {str(path)!r}: {error.strerror}; choose another path."
-        ) from error
-    return path
 
 
 def _subtitle(record: Mapping[str, Any], diagnosis: Diagnosis) -> str:
@@ -179,26 +163,22 @@ def _summary(summary: Any, kind: str, diagnosis: Diagnosis) -> str:
                 bad[:, j] = shown[name].to_numpy() > 1.01
             elif name.startswith("ess"):
                 bad[:, j] = shown[name].to_numpy() < needed
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in shown.columns)
-    rows = "".join(
-        f"<tr><th>{html.escape(str(label))}</th>"
-        + "".join(f"<td{' class=bad' if b else ''}>{html.escape(v)}</td>" for v, b in zip(row, marks, strict=True))
-        + "</tr>"
-        for label, row, marks in zip(shown.index, text.to_numpy(), bad, strict=True)
-    )
-    table = f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    cells = [
+        [f"<td{' class=bad' if b else ''}>{html.escape(v)}</td>" for v, b in zip(row, marks, strict=True)]
+        for row, marks in zip(text.to_numpy(), bad, strict=True)
+    ]
+    table = grid([str(name) for name in shown.columns], [str(label) for label in shown.index], cells)
     if len(shown) > OPEN_ROWS:
         table = f"<details open><summary>{len(shown):,} rows</summary>{table}</details>"
     more = f"Shown are the first {MAX_ROWS} of {len(summary):,} scalars. " if len(summary) > MAX_ROWS else ""
-    data = base64.b64encode(summary.to_csv().encode()).decode()
-    link = f'<a class="download" download="summary.csv" href="data:text/csv;base64,{data}">All of it as CSV</a>'
+    link = download(summary.to_csv(), "summary.csv", "All of it as CSV")
     return f'{table}<p class="soft">{more}{link}</p>'
 
 
 def _figure(f: Any) -> str:
-    image = f'<img alt="{html.escape(f.title)}" src="{f.source}">' if f.png else ""
+    picture = image(f.png, f.title) if f.png else ""
     caption = f"<figcaption><h3>{html.escape(f.title)}</h3>{html.escape(f.caption)}</figcaption>"
-    return f"<figure>{caption}{image}</figure>"
+    return f"<figure>{caption}{picture}</figure>"
 
 
 def _record(record: Mapping[str, Any]) -> str:
@@ -226,12 +206,3 @@ def _value(value: Any) -> str:
         text = ", ".join(map(_value, value)) if isinstance(value, list | tuple) else str(value)
         return text if len(text) <= 300 else text[:297] + "…"
     return f"{value:.6g}"
-
-
-def read_style() -> str:
-    """The style sheet of all pages."""
-    return _resource("style.css")
-
-
-def _resource(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

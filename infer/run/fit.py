@@ -32,6 +32,8 @@ from .plan import (
 from .precision import check_precision
 
 if TYPE_CHECKING:
+    from pushforward.choose import Choice
+
     from ..posterior import Posterior
 
 NUM_SAMPLES = 1000
@@ -145,12 +147,7 @@ def fit(
     StoreError
         The store exists, cannot be written, or is full.
     """
-    choice = None
-    if method is None and isinstance(target, Target):
-        from pushforward.choose import choose_method
-
-        method, _ = choice = choose_method(target, max_evaluations=max_evaluations, num_warmup=num_warmup)
-    method = check_method(method, target)
+    method, choice = read_method(method, target, max_evaluations=max_evaluations, num_warmup=num_warmup)
     start = method.default_start() if start is None else start
     run_start, warm = start, hasattr(start, "start_for") and start.teaches(method)
     goal = target_ess is not None or target_rhat is not None
@@ -208,7 +205,7 @@ def fit(
     return _checked(posterior, choice)
 
 
-def _checked(posterior: "Posterior", choice: Any) -> "Posterior":
+def _checked(posterior: "Posterior", choice: "Choice | None") -> "Posterior":
     """The posterior; of a method that the user did not choose, looked at."""
     if choice is not None:
         from pushforward.choose import check_result
@@ -329,17 +326,24 @@ def check_alike(record: dict[str, Any], **options: Any) -> None:
         check_same("what they fit", {k: v for k, v in record.items() if k != "plan"} | plan | options)
 
 
-def check_method(method: AbstractMethod | None, target: Any) -> AbstractMethod:
-    """The method, or the default one; raise where target or method is not one, or they do not suit."""
+def read_method(method: AbstractMethod | None, target: Any, **budget: Any) -> tuple[AbstractMethod, "Choice | None"]:
+    """The method, checked; without one that which suits the target and the budget, with the reason."""
+    choice = None
+    if method is None and isinstance(target, Target):
+        from pushforward.choose import choose_method
+
+        choice = choose_method(target, **budget)
+        method = choice.method
+    return check_method(method, target), choice
+
+
+def check_method(method: Any, target: Any) -> AbstractMethod:
+    """The method; raise where target or method is not one, or they do not suit."""
     if not isinstance(target, Target):
         raise InvalidArgument(
             f"target must be a Target, got {type(target).__name__}; wrap a NumPyro model with "
             f"Target.from_numpyro(model, ...), a log density with Target.from_log_density(fn, example)."
         )
-    if method is None:
-        from pushforward.choose import choose_method
-
-        method = choose_method(target).method
     if isinstance(method, type) and issubclass(method, AbstractMethod):
         raise InvalidArgument(
             f"method must be an instance, got the class {method.__name__}; write {method.__name__}()."

@@ -19,7 +19,7 @@ import numpy as np
 from .. import evaluate
 from ..diagnostics.chains import effective_sample_size, rank_normalize, split_chains
 from ..errors import InvalidArgument, NonFinite, UnsupportedTarget
-from ..run.fit import HINTS, check_method, fit
+from ..run.fit import HINTS, fit, read_method
 from ..run.plan import jax_key, read_key, record_method
 from ..run.precision import check_precision, precision
 from ..target import Target
@@ -115,7 +115,7 @@ def calibrate(
     StoreError
         ``store`` holds another calibration.
     """
-    method = check_method(method, target)
+    method, _ = read_method(method, target)
     n, num_draws = check_count("n", n, 10), check_count("num_draws", num_draws, 10)
     check_fraction("level", level)
     words, _ = read_key(key)

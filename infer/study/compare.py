@@ -8,6 +8,7 @@ Statistics and Computing 27; stacking: Yao, Vehtari, Simpson and Gelman (2018), 
 errors of differences and the weights are ArviZ's.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from .. import evaluate
+from ..diagnostics.psis import psis
 from ..errors import InvalidArgument, NotAvailable, PushforwardError
 from ..posterior import Posterior
 from ..run.fit import fit
@@ -194,8 +196,6 @@ def _log_mean(values: np.ndarray, posterior: Posterior) -> np.ndarray:
     """Log of the mean over draws of exp: of independent draws of an approximation, by their smoothed weights."""
     from scipy.special import logsumexp
 
-    from ..diagnostics.psis import psis
-
     weights = posterior.log_weights() if posterior.kind == "approximation" else None
     if weights is None:
         return logsumexp(values, axis=0) - np.log(len(values))
@@ -218,8 +218,6 @@ def _psis_loo(posterior: Posterior, site: str) -> Any:
 
 def _quietly(call: Callable[[], Any]) -> Any:
     """Without ArviZ's warning of a high k-hat, which is acted upon."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return call()

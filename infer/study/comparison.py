@@ -1,7 +1,9 @@
 """`ModelComparison`: what `compare_models` has found."""
 
+import dataclasses
 import html
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -122,8 +124,6 @@ class ModelComparison:
         return float(difference.sum()), math.sqrt(difference.size * float(difference.var()))
 
     def _table(self, weights: str) -> Any:
-        import warnings
-
         import arviz_stats
         import pandas as pd
 
@@ -162,8 +162,6 @@ class ModelComparison:
 
 def _elpd_data(found: Pointwise) -> Any:
     """ArviZ's record of these densities, for its `compare`."""
-    import dataclasses
-
     from arviz_stats.utils import ELPDDataLOO
     from xarray import DataArray
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..report.figures import STYLE
+from ..report.skeleton import section, write_page
 from .metrics import METRICS, NUM_COMPARED
-from .pages import picture, section, table, write_page
+from .pages import picture, table
 
 if TYPE_CHECKING:
     from .results import Results
@@ -92,5 +93,4 @@ def study_page(results: "Results", path: Path) -> Path:
     )
     failed = len(results.failed)
     level, words = ("warning", f"Runs that failed: {failed}") if failed else ("ok", "No run failed")
-    head = f'<p class="verdict {level}">{words}</p>'
-    return write_page(path, "Study of methods", subtitle, head, body)
+    return write_page(path, title="Study of methods", subtitle=subtitle, verdict=words, level=level, body=body)

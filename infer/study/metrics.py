@@ -6,12 +6,13 @@ the reference: their cost does not grow with the run, and one floor of independe
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..diagnostics.chains import chain_statistics
 from ..diagnostics.discrepancies import energy_distance, gaussian_wasserstein, ksd, mmd, sliced_wasserstein
+from ..diagnostics.psis import weighted_quantiles
 from ..errors import PushforwardError
 from .reference import Truth
 
@@ -24,7 +25,7 @@ INTERVAL = 0.9
 
 
 class Sample(NamedTuple):
-    """What a method has at a time of its run.
+    """What a method has at a time of its run, and what it is compared with.
 
     Parameters
     ----------
@@ -40,6 +41,10 @@ class Sample(NamedTuple):
         Function that gives the log evidence.
     evaluations, seconds
         Spent so far.
+    truth
+        The reference.
+    target
+        That of ``u``; None for draws of the reference itself, of which nothing else is asked.
     """
 
     scalars: np.ndarray
@@ -49,109 +54,101 @@ class Sample(NamedTuple):
     evidence: Callable[[], float]
     evaluations: float
     seconds: float
+    truth: Truth
+    target: "Target | None"
 
 
-def mean_error(sample: Sample, truth: Truth, target: Any) -> float:
+def mean_error(sample: Sample) -> float:
     """Root mean square over scalars of the error of the mean, in reference sds."""
-    del truth, target
     return float(np.sqrt(np.square(np.average(sample.scalars, axis=0, weights=sample.weights)).mean()))
 
 
-def sd_error(sample: Sample, truth: Truth, target: Any) -> float:
+def sd_error(sample: Sample) -> float:
     """Root mean square over scalars of sd / reference sd − 1."""
-    del truth, target
     center = np.average(sample.scalars, axis=0, weights=sample.weights)
     variance = np.average(np.square(sample.scalars - center), axis=0, weights=sample.weights)
     return float(np.sqrt(np.square(np.sqrt(variance) - 1).mean()))
 
 
-def energy(sample: Sample, truth: Truth, target: Any) -> float:
+def energy(sample: Sample) -> float:
     """Square root of the energy distance."""
-    del target
     some, weights = _some(sample)
-    return float(np.sqrt(max(energy_distance(some, truth.draws, x_weights=weights).squared, 0.0)))
+    return float(np.sqrt(max(energy_distance(some, sample.truth.draws, x_weights=weights).squared, 0.0)))
 
 
-def sliced(sample: Sample, truth: Truth, target: Any) -> float:
+def sliced(sample: Sample) -> float:
     """Sliced 2-Wasserstein distance."""
-    del target
     some, weights = _some(sample)
-    return float(sliced_wasserstein(some, truth.draws, x_weights=weights).distance)
+    return float(sliced_wasserstein(some, sample.truth.draws, x_weights=weights).distance)
 
 
-def gaussian(sample: Sample, truth: Truth, target: Any) -> float:
+def gaussian(sample: Sample) -> float:
     """2-Wasserstein distance of the normals with the two means and covariances."""
-    del target
     some, weights = _some(sample)
     center = np.average(some, axis=0, weights=weights)
     covariance = np.cov(some.T, aweights=weights, ddof=0)
-    return float(gaussian_wasserstein(center, covariance, truth.draws.mean(0), np.cov(truth.draws.T, ddof=0)))
+    reference = sample.truth.draws
+    return float(gaussian_wasserstein(center, covariance, reference.mean(0), np.cov(reference.T, ddof=0)))
 
 
-def mmd_distance(sample: Sample, truth: Truth, target: Any) -> float:
+def mmd_distance(sample: Sample) -> float:
     """Maximum mean discrepancy with a Gaussian kernel whose squared bandwidth is the number of scalars."""
-    del target
     some, weights = _some(sample)
     bandwidth = float(np.sqrt(some.shape[1]))
-    return float(np.sqrt(max(mmd(some, truth.draws, bandwidth=bandwidth, x_weights=weights).squared, 0.0)))
+    return float(np.sqrt(max(mmd(some, sample.truth.draws, bandwidth=bandwidth, x_weights=weights).squared, 0.0)))
 
 
-def stein(sample: Sample, truth: Truth, target: "Target") -> float:
+def stein(sample: Sample) -> float:
     """Kernel Stein discrepancy in unconstrained coordinates, its bandwidth the reference's."""
-    if truth.bandwidth is None:
+    if sample.truth.bandwidth is None or sample.target is None:
         return np.nan
     index = _index(len(sample.scalars))
-    found = ksd(sample.u(index), target, bandwidth=truth.bandwidth, weights=_weights(sample, index))
+    found = ksd(sample.u(index), sample.target, bandwidth=sample.truth.bandwidth, weights=_weights(sample, index))
     return float(np.sqrt(max(found.squared, 0.0)))
 
 
-def coverage(sample: Sample, truth: Truth, target: Any) -> float:
+def coverage(sample: Sample) -> float:
     """Mean over scalars of |share of the reference in the sample's central 90 % interval − 0.9|."""
-    del target
-    from ..diagnostics.psis import weighted_quantiles
-
     tails = ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)
     if sample.weights is None:
         low, high = np.quantile(sample.scalars, tails, axis=0)
     else:
         with np.errstate(divide="ignore"):
             low, high = weighted_quantiles(sample.scalars.T, np.log(sample.weights), tails).T
-    inside = ((truth.draws >= low) & (truth.draws <= high)).mean(axis=0)
+    inside = ((sample.truth.draws >= low) & (sample.truth.draws <= high)).mean(axis=0)
     return float(np.abs(inside - INTERVAL).mean())
 
 
-def evidence_error(sample: Sample, truth: Truth, target: Any) -> float:
+def evidence_error(sample: Sample) -> float:
     """|log evidence − that of the reference|."""
-    del target
-    if truth.log_evidence is None:
+    if sample.truth.log_evidence is None:
         return np.nan
     try:
-        return abs(sample.evidence() - truth.log_evidence)
+        return abs(sample.evidence() - sample.truth.log_evidence)
     except PushforwardError:
         return np.nan
 
 
-def ess(sample: Sample, truth: Truth, target: Any) -> float:
+def ess(sample: Sample) -> float:
     """Least bulk effective sample size of the scalars; of chains only."""
-    del truth, target
     if not sample.chains or len(sample.scalars) < 4 * sample.chains:
         return np.nan
     values = sample.scalars.T.reshape(sample.scalars.shape[1], sample.chains, -1)
     return float(chain_statistics(np.ascontiguousarray(values))["ess_bulk"].min())
 
 
-def ess_per_evaluation(sample: Sample, truth: Truth, target: Any) -> float:
+def ess_per_evaluation(sample: Sample) -> float:
     """`ess` per gradient evaluation, those of the warm-up included."""
-    return ess(sample, truth, target) / sample.evaluations if sample.evaluations else np.nan
+    return ess(sample) / sample.evaluations if sample.evaluations else np.nan
 
 
-def ess_per_second(sample: Sample, truth: Truth, target: Any) -> float:
+def ess_per_second(sample: Sample) -> float:
     """`ess` per second after compilation, those of the warm-up included."""
-    return ess(sample, truth, target) / sample.seconds if sample.seconds else np.nan
+    return ess(sample) / sample.seconds if sample.seconds else np.nan
 
 
 class Metric(NamedTuple):
-    """A metric: its function of (sample, truth, target), what its axis says, and how it is read.
+    """A metric: its function of a sample, what its axis says, and how it is read.
 
     Parameters
     ----------
@@ -161,7 +158,7 @@ class Metric(NamedTuple):
         Whether independent draws of the reference have a value worth a line.
     """
 
-    function: Callable[[Sample, Truth, Any], float]
+    function: Callable[[Sample], float]
     label: str
     larger: bool = False
     floor: bool = True
@@ -193,8 +190,8 @@ def floor(name: str, truth: Truth, seed: int = 0) -> float:
     values = []
     for _ in range(FLOOR_REPEATS):
         chosen = truth.spare[rng.choice(len(truth.spare), n, replace=False)]
-        sample = Sample(chosen, None, 0, lambda index: index, lambda: np.nan, 0, 0)
-        values.append(METRICS[name].function(sample, truth, None))
+        sample = Sample(chosen, None, 0, lambda index: index, lambda: np.nan, 0, 0, truth, None)
+        values.append(METRICS[name].function(sample))
     return float(np.median(values))
 
 

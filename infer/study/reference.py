@@ -53,9 +53,10 @@ class Truth:
 
     def standardised(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Draws by site (n, …) as standardised scalars (n, d), in the order of `labels`."""
-        columns, _ = _columns({name: np.asarray(values[name]) for name in self.sites})
-        every = dict(zip(_, columns.T, strict=True))
-        return (np.stack([every[label] for label in self.labels], axis=1) - self.mean) / self.sd
+        columns, labels = _columns({name: np.asarray(values[name]) for name in self.sites})
+        where = {label: column for column, label in enumerate(labels)}
+        kept = [where[label] for label in self.labels]  # those that never vary have no standardised value
+        return (columns[:, kept] - self.mean) / self.sd
 
 
 def make_truth(name: str, target: "Target", reference: Any) -> Truth:

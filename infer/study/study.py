@@ -3,17 +3,22 @@
 import dataclasses
 import difflib
 import hashlib
+import inspect
 import json
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ..distributed.pool import told
 from ..distributed.sweep import Outcome, sweep
 from ..errors import InvalidArgument
 from ..method import AbstractMethod
+from ..posterior import Posterior
 from ..run.fit import HINTS, fit
 from ..run.observe import Progress, Seen
 from ..run.plan import record_method
@@ -25,9 +30,6 @@ from .metrics import DEFAULT, METRICS, floor
 from .reference import Truth, make_truth
 from .results import Results, read_results
 from .trajectory import Budget, read_budget, trajectory, warm_up
-
-if TYPE_CHECKING:
-    from ..posterior import Posterior
 
 SEEDS = 5
 CHECKPOINTS = 6
@@ -234,8 +236,6 @@ class Work:
 
 def do_seeds(setting: tuple[bytes, list[int]]) -> list[tuple[Any, str | None, float]]:
     """In a worker: all seeds of a method on a target; value, error and seconds of each."""
-    import time
-
     work = pickle.loads(setting[0])
     each = warm_up(work.target, work.method, work.options)
     found: list[tuple[Any, str | None, float]] = []
@@ -275,8 +275,6 @@ def _method(name: str, given: Any) -> tuple[AbstractMethod, dict[str, Any]]:
         raise InvalidArgument(
             f"methods[{name!r}] must be a method such as NUTS(), or a pair of one and a dict, got {given!r}."
         )
-    import inspect
-
     ours = {"key", "progress", "store", "overwrite", "max_evaluations", "max_seconds", "target", "method"}
     known = set(inspect.signature(fit).parameters) - ours
     for option in dict(options):
@@ -303,13 +301,9 @@ def _pickled(target: str, method: str, work: Work) -> bytes:
         ) from None
 
 
-def _long_run(target: Target, path: Path, progress: bool | None) -> "Posterior":
+def _long_run(target: Target, path: Path, progress: bool | None) -> Posterior:
     """A reference by NUTS, kept beside the ledger so that a resumed study has the same one."""
-    import numpy as np
-
     import pushforward
-
-    from ..posterior import Posterior
 
     mark = target.fingerprint()
     if path.exists():

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import InvalidArgument, PushforwardError
+from ..posterior import Posterior
 from ..run.fit import fit
 from ..validate import check_count, check_positive
 from .engine import uninterrupted
@@ -26,7 +27,6 @@ from .reference import Truth
 
 if TYPE_CHECKING:
     from ..method import AbstractMethod
-    from ..posterior import Posterior
     from ..target import Target
 
 MOST_DRAWS = 20_000
@@ -102,7 +102,7 @@ def trajectory(
     samples: list[Sample | None]
     if method.kind == "chains":
         run = _run(target, method, budget, budget.amount, seed, options)
-        samples = _along_chains(_spent_by_all(run, budget), truth, budget)
+        samples = _along_chains(_spent_by_all(run, budget), truth, target, budget)
     else:
         samples = []
         for amount in budget.fractions:
@@ -112,7 +112,7 @@ def trajectory(
         "seconds": [np.nan if s is None else float(s.seconds) for s in samples],
     }
     for name in metrics:
-        found[name] = [np.nan if s is None else METRICS[name].function(s, truth, target) for s in samples]
+        found[name] = [np.nan if s is None else METRICS[name].function(s) for s in samples]
     return found
 
 
@@ -125,7 +125,7 @@ def _together(method: "AbstractMethod", options: dict[str, Any]) -> dict[str, An
 
 def _run(
     target: "Target", method: "AbstractMethod", budget: Budget, amount: float, seed: int, options: dict[str, Any]
-) -> tuple["Posterior", float]:
+) -> tuple[Posterior, float]:
     """A run with this budget, and its wall time."""
     if budget.unit == "evaluations":
         limit: dict[str, Any] = {"max_evaluations": max(1, round(amount))}
@@ -142,7 +142,7 @@ def _run(
     return posterior, time.monotonic() - begun
 
 
-def _spent(posterior: "Posterior") -> np.ndarray:
+def _spent(posterior: Posterior) -> np.ndarray:
     """Evaluations of all chains up to each draw, shape (draw,), those before the first one included."""
     stages = posterior._need_run("a study").stages
     totals = posterior.record["totals"]
@@ -151,7 +151,7 @@ def _spent(posterior: "Posterior") -> np.ndarray:
     return sum(totals[name]["num_evaluations"] for name in before) + np.cumsum(each)
 
 
-def _spent_by_all(run: tuple["Posterior", float], budget: Budget) -> tuple["Posterior", float]:
+def _spent_by_all(run: tuple[Posterior, float], budget: Budget) -> tuple[Posterior, float]:
     """A run whose draws, of which all chains have as many, have used up the budget.
 
     The run ends when all chains together have spent it, and some may be ahead of others by then, as the clock wants.
@@ -169,7 +169,7 @@ def _spent_by_all(run: tuple["Posterior", float], budget: Budget) -> tuple["Post
     return posterior, seconds
 
 
-def _along_chains(run: tuple["Posterior", float], truth: Truth, budget: Budget) -> list[Sample | None]:
+def _along_chains(run: tuple[Posterior, float], truth: Truth, target: "Target", budget: Budget) -> list[Sample | None]:
     """What chains had at each checkpoint; None where there were no draws to speak of."""
     posterior, seconds = run
     draws = {name: value for name, value in posterior.draws().items() if name in truth.sites}
@@ -189,24 +189,24 @@ def _along_chains(run: tuple["Posterior", float], truth: Truth, budget: Budget) 
         some = _first_draws(posterior, count) if amount == budget.amount else None
         samples.append(
             Sample(truth.standardised(values), None, chains, _first(u, count), _evidence(some),
-                   float(spent[count - 1]), float(spent[count - 1]) * scale)
+                   float(spent[count - 1]), float(spent[count - 1]) * scale, truth, target)
         )  # fmt: skip
     return samples
 
 
-def _of_cloud(run: tuple["Posterior", float], truth: Truth, target: "Target") -> Sample:
+def _of_cloud(run: tuple[Posterior, float], truth: Truth, target: "Target") -> Sample:
     """Particles, or independent draws of an approximation."""
     posterior, seconds = run
-    del target
     lead = len(posterior.sample_dims)
     draws = {name: value.reshape(-1, *value.shape[lead:]) for name, value in posterior.draws().items()}
     weights = posterior._weights() if posterior.kind == "particles" else None
     spent = float(posterior.record["evaluations"])
     u = _unconstrained(posterior)
-    return Sample(truth.standardised(draws), weights, 0, _first(u, None), _evidence(posterior), spent, seconds)
+    found = _evidence(posterior)
+    return Sample(truth.standardised(draws), weights, 0, _first(u, None), found, spent, seconds, truth, target)
 
 
-def _unconstrained(posterior: "Posterior") -> Any:
+def _unconstrained(posterior: Posterior) -> Any:
     """Function that gives the draws in unconstrained coordinates, worked out when first asked for."""
     return functools.cache(posterior.unconstrained)
 
@@ -221,13 +221,11 @@ def _first(u: Any, count: int | None) -> Any:
     return some
 
 
-def _first_draws(posterior: "Posterior", count: int) -> "Posterior":
-    from ..posterior import Posterior
-
+def _first_draws(posterior: Posterior, count: int) -> Posterior:
     draws = {name: value[:, :count] for name, value in posterior.draws().items()}
     return Posterior.from_draws(draws, target=posterior.target)
 
 
-def _evidence(posterior: "Posterior | None") -> Any:
+def _evidence(posterior: Posterior | None) -> Any:
     """Function that gives the log evidence; of chains it is asked for at the end only."""
     return lambda: np.nan if posterior is None else float(posterior.evidence().log_evidence)

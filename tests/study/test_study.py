@@ -59,6 +59,8 @@ def sample(truth, scalars, weights=None, **options):
         "evidence": lambda: LOG_EVIDENCE + 0.3,
         "evaluations": 50,
         "seconds": 2.0,
+        "truth": truth,
+        "target": None,
     }
     return Sample(scalars, weights, **(base | options))
 
@@ -68,11 +70,11 @@ def sample(truth, scalars, weights=None, **options):
 
 def test_moment_errors_are_in_sds(truth):
     x = truth.standardised({"x": draws(20_000) + 0.5 * np.sqrt(np.diag(COVARIANCE))})
-    assert METRICS["mean"].function(sample(truth, x), truth, None) == pytest.approx(0.5, abs=1e-3)
+    assert METRICS["mean"].function(sample(truth, x)) == pytest.approx(0.5, abs=1e-3)
     x = truth.standardised({"x": MEAN + 0.7 + 1.2 * (draws(20_000) - MEAN)})  # wherever their mean is
-    assert METRICS["sd"].function(sample(truth, x), truth, None) == pytest.approx(0.2, abs=1e-3)
+    assert METRICS["sd"].function(sample(truth, x)) == pytest.approx(0.2, abs=1e-3)
     two = np.array([[1.0, 2.0], [-1.0, 0.0]])
-    found = METRICS["mean"].function(sample(truth, two, np.array([0.75, 0.25])), truth, None)
+    found = METRICS["mean"].function(sample(truth, two, np.array([0.75, 0.25])))
     assert found == pytest.approx(np.sqrt((0.5**2 + 1.5**2) / 2))
 
 
@@ -81,10 +83,10 @@ def test_coverage_is_that_of_the_normal(truth):
     half_width = 0.7 * norm.ppf(0.95)
     expected = np.mean(np.abs((np.abs(truth.draws) < half_width).mean(0) - 0.9))
     assert expected == pytest.approx(0.9 - (2 * norm.cdf(half_width) - 1), abs=0.03)  # of a thousand draws
-    found = METRICS["coverage"].function(sample(truth, narrow), truth, None)
+    found = METRICS["coverage"].function(sample(truth, narrow))
     assert found == pytest.approx(expected, abs=0.01)
     half = np.full(len(narrow), 1.0 / len(narrow))
-    assert METRICS["coverage"].function(sample(truth, narrow, half), truth, None) == pytest.approx(found, abs=1e-3)
+    assert METRICS["coverage"].function(sample(truth, narrow, half)) == pytest.approx(found, abs=1e-3)
 
 
 def test_distances_do_not_depend_on_how_few_draws_are_padded(truth):
@@ -92,16 +94,16 @@ def test_distances_do_not_depend_on_how_few_draws_are_padded(truth):
     from pushforward.infer.diagnostics.discrepancies import energy_distance, gaussian_wasserstein, sliced_wasserstein
 
     x = truth.standardised({"x": draws(40, 2)})
-    assert METRICS["energy"].function(sample(truth, x), truth, None) == pytest.approx(
+    assert METRICS["energy"].function(sample(truth, x)) == pytest.approx(
         np.sqrt(energy_distance(x, truth.draws).squared), rel=1e-6
     )
-    assert METRICS["sliced_w2"].function(sample(truth, x), truth, None) == pytest.approx(
+    assert METRICS["sliced_w2"].function(sample(truth, x)) == pytest.approx(
         sliced_wasserstein(x, truth.draws).distance, rel=1e-6
     )
     whole = gaussian_wasserstein(
         x.mean(0), np.cov(x.T, ddof=0), truth.draws.mean(0), np.cov(truth.draws.T, ddof=0)
     )  # fmt: skip
-    assert METRICS["gaussian_w2"].function(sample(truth, x), truth, None) == pytest.approx(whole, rel=1e-6)
+    assert METRICS["gaussian_w2"].function(sample(truth, x)) == pytest.approx(whole, rel=1e-6)
 
 
 def test_ess_and_costs(truth):
@@ -110,12 +112,12 @@ def test_ess_and_costs(truth):
     for t in range(1, 2000):  # autocorrelation 0.8: a ninth of the draws
         x[:, t] = 0.8 * x[:, t - 1] + 0.6 * rng.normal(size=(4, 2))
     one = sample(truth, x.reshape(-1, 2), chains=4)
-    found = METRICS["ess"].function(one, truth, None)
+    found = METRICS["ess"].function(one)
     assert found == pytest.approx(8000 / 9, rel=0.2)
-    assert METRICS["ess_per_evaluation"].function(one, truth, None) == pytest.approx(found / 50)
-    assert METRICS["ess_per_second"].function(one, truth, None) == pytest.approx(found / 2)
-    assert np.isnan(METRICS["ess"].function(sample(truth, x[0]), truth, None))
-    assert METRICS["evidence"].function(one, truth, None) == pytest.approx(0.3)
+    assert METRICS["ess_per_evaluation"].function(one) == pytest.approx(found / 50)
+    assert METRICS["ess_per_second"].function(one) == pytest.approx(found / 2)
+    assert np.isnan(METRICS["ess"].function(sample(truth, x[0])))
+    assert METRICS["evidence"].function(one) == pytest.approx(0.3)
 
 
 def test_the_floor_is_that_of_independent_draws(truth):

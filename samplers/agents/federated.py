@@ -27,6 +27,7 @@ References
 """
 
 import dataclasses
+from itertools import product
 from typing import Any, ClassVar, Self
 
 import equinox as eqx
@@ -42,10 +43,10 @@ from ...infer.target.shards import ShardedTarget
 from ...infer.validate import check_choice, check_count, check_nonnegative, check_positive
 from .common import OWN, Advanced, agent_normals, shared_normals
 from .decentralised import langevin
-from .law import SIMULATED, QuadraticShares, contrasted, simulated
-from .planned import DIRECTIONS, MOST_AGENTS, TINY, AbstractPlanned, Forecast, errors_of
+from .law import Affine, affine
+from .planned import TINY, AbstractPlanned, Forecast
 from .prox import Quadratic
-from .tuning import MAX_ENTRIES, eigenvalues, factorised
+from .tuning import MAX_ENTRIES, factorised
 
 LENGTH, LONGEST_RUN = 100, 20_000
 """Mixing times of chains that tell what to expect, and iterations of them at most."""
@@ -290,21 +291,26 @@ class FALD(AbstractFederated):
         """Variance 1/(1 − γh/2), contraction 1 − γh, as if every step were averaged."""
         return langevin(float(self.step_size) * values)
 
-    def foresee(self, found: Any) -> Any:
-        """From the closed form, and what chains do where shares differ most: a step that flips coins is not affine."""
-        error, time = self.closed_form(np.maximum(eigenvalues(found.hessians), TINY), found.hessians.shape[0])
-        # Between two averages an agent's own mode is multiplied by 1 − γh in each step.
+    def cases(self, shares: Any) -> list[tuple[float, Affine]]:
+        """Averaged or not, with a new reference or the old one; not the first iteration, which always takes one."""
+        p, q = float(self.communication), float(self.refresh) if self.control_variates else 0.0
+        falls = [((0.0, p), (1.0, 1 - p)), ((0.0, q), (1.0, 1 - q))]  # uniform draws: of 0 it happens, of 1 it does not
+        cases = [
+            (of_average * of_renew, jnp.asarray([average, renew]))
+            for (average, of_average), (renew, of_renew) in product(*falls)
+        ]
+        return [(share, affine(self, shares, 1, coins)) for share, coins in cases if share]
+
+    def may_grow(self) -> bool:
+        """Looked at in `foresee`."""
+        return False
+
+    def foresee(self, found: Any) -> Forecast:
+        """As others, if variances are finite: between two averages an agent's mode is multiplied by 1 − γh a step."""
         alone = (1 - float(self.communication)) * (1 - float(self.step_size) * _sharpest(found)) ** 2
-        time = time if alone < 1 else np.inf
-        time, unknown, mean = self.stable(time, found), float("nan"), float("nan")
-        if found.hessians.shape[0] <= MOST_AGENTS:
-            shares = contrasted(QuadraticShares(found.hessians, found.linear), DIRECTIONS)
-            iterations = int(min(LENGTH * (1 + time), LONGEST_RUN))
-            law = simulated(dataclasses.replace(self._bare(), forecast=None).fix(shares), shares, iterations)
-            mean, variance = errors_of(*law, shares)
-            noise = (4 * time / (0.9 * SIMULATED * iterations)) ** 0.5  # their Monte-Carlo error
-            error = max(error, variance - 2 * noise)
-        return Forecast({"step_size": float(self.step_size)}, 1.0, mean, error, unknown, unknown, time)
+        if alone >= 1:
+            self.stable(np.inf, found)
+        return super().foresee(found)
 
 
 def _sharpest(found: Any) -> float:

@@ -2,9 +2,11 @@
 
 With quadratic shares an iteration is affine, z⁺ = F z + c + N ξ, z being iterates and memory of all agents; F, c and N
 are read off the sampler's own update by differentiation, so that what is worked out is the law of the code that runs.
-Means and covariances then follow m⁺ = F m + c, P⁺ = F P Fᵀ + N Nᵀ.
+Means and covariances then follow m⁺ = F m + c, P⁺ = F P Fᵀ + N Nᵀ. A sampler that flips coins has an affine map for
+each way that they can fall, and averages over these (`mixed`).
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
+from scipy.sparse.linalg import LinearOperator, gmres
 
 from ...infer.target.shards import ShardedTarget
 
@@ -20,7 +23,8 @@ FORGOTTEN = 30
 """Mixing times after which nothing is left of the start."""
 LONGEST = 1e9
 UNIT = 1e-9
-SIMULATED = 64
+RESIDUAL, BASIS = 1e-6, 60
+"""Relative residual of the covariance of a sampler that flips coins, and vectors that GMRES keeps for it."""
 
 
 class QuadraticShares(eqx.Module):
@@ -83,23 +87,29 @@ class Law(NamedTuple):
         return rows @ self.mean, rows @ self.covariance @ rows.T
 
 
-def affine(method: Any, target: ShardedTarget, count: int = 0) -> Affine:
-    """The iteration of a prepared method as an affine map, at iteration ``count`` (which step sizes may depend on)."""
-    return Affine(*map(np.asarray, _affine(method, target, jnp.asarray(count))))
+def affine(method: Any, target: ShardedTarget, count: int = 0, coins: Any = None) -> Affine:
+    """The iteration of a prepared method as an affine map, at iteration ``count`` (which step sizes may depend on).
+
+    ``coins`` stand in for the last entry of the method's draws, if it has any, and are held fixed.
+    """
+    return Affine(*map(np.asarray, _affine(method, target, jnp.asarray(count), coins)))
 
 
 @jax.jit
-def _affine(method: Any, target: Any, count: Array) -> tuple[Array, ...]:
+def _affine(method: Any, target: Any, count: Array, coins: Any) -> tuple[Array, ...]:
     shape = (target.num_agents, target.dim)
     x = jnp.zeros(shape)
     normals = jax.tree.map(jnp.zeros_like, method.normals(jax.random.key(0), shape, x.dtype))
+    if coins is not None:
+        *normals, _ = normals
     start = (x, jax.tree.map(jnp.zeros_like, method.first_memory(jax.random.key(0), x)))
     flat, unravel = ravel_pytree(start)
     flat_noise, unravel_noise = ravel_pytree(normals)
 
     def update(z: Array, xi: Array) -> Array:
         x, memory = unravel(z)
-        new = method.advance(x, memory, unravel_noise(xi), target, count)
+        drawn = unravel_noise(xi)
+        new = method.advance(x, memory, drawn if coins is None else (*drawn, coins), target, count)
         return ravel_pytree((new.x, new.memory))[0]
 
     transition, noise = jax.jacfwd(update, argnums=(0, 1))(flat, flat_noise)
@@ -141,39 +151,6 @@ def _growth(method: Any, target: Any, iterations: Array) -> Array:
     return jnp.exp(grown / (iterations - iterations // 2))
 
 
-def simulated(method: Any, target: Any, iterations: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of the average over ``iterations`` of `SIMULATED` chains, the first tenth left out.
-
-    For samplers that are not affine, since they flip coins.
-    """
-    mean, covariance = _simulated(method, target, jnp.asarray(iterations))
-    return np.asarray(mean), np.asarray(covariance)
-
-
-@jax.jit
-def _simulated(method: Any, target: Any, iterations: Array) -> tuple[Array, Array]:
-    x = jnp.zeros((target.num_agents, target.dim))
-    keys = jax.random.split(jax.random.key(0), SIMULATED)
-    first = jax.vmap(lambda key: (x, method.first_memory(key, x)))(keys)
-
-    def one(t: Array, carry: tuple) -> tuple:
-        states, count, total, square = carry
-
-        def chain(key: Array, x: Array, memory: Any) -> tuple:
-            normals = method.normals(jax.random.fold_in(key, t), x.shape, x.dtype)
-            new = method.advance(x, memory, normals, target, t)
-            return (new.x, new.memory), method.centre(new.x, new.memory)
-
-        states, centres = jax.vmap(chain)(keys, *states)
-        kept = jnp.where(10 * t >= iterations, 1.0, 0.0)
-        return states, count + kept, total + kept * centres.sum(0), square + kept * centres.T @ centres
-
-    zero = jnp.zeros(target.dim)
-    _, count, total, square = jax.lax.fori_loop(0, iterations, one, (first, 0.0, zero, jnp.outer(zero, zero)))
-    mean = total / (count * SIMULATED)
-    return mean, square / (count * SIMULATED) - jnp.outer(mean, mean)
-
-
 def start(method: Any, target: Any, sd: float = 1.0) -> Law:
     """The law of a start at 0 from which the agents are independently ``sd`` standard normals apart; no memory."""
     x = jnp.zeros((target.num_agents, target.dim))
@@ -202,6 +179,39 @@ def stationary(step: Affine, start: Law) -> Law:
     for _ in range(int(np.ceil(np.log2(FORGOTTEN * (1 + min(mixing_time(step), LONGEST)))))):
         c, q, f = f @ c + c, f @ q @ f.T + q, f @ f
     return Law(f @ start.mean + c, f @ start.covariance @ f.T + q)
+
+
+def mixed(cases: Sequence[tuple[float, Affine]], mean: Affine) -> Law:
+    """The law that an iteration keeps which is one of several affine maps, each with its probability.
+
+    With m the fixed point of the average map, P = Σ_c p_c [F_c P F_cᵀ + N_c N_cᵀ + (F_c m + c_c − m)(…)ᵀ]: linear
+    equations, solved by GMRES. Without a law of finite variance what solves them is not positive; it is then infinite.
+    """
+    size = len(mean.shift)
+    m = np.linalg.solve(np.eye(size) - mean.transition, mean.shift)
+    spreads = [(p, np.column_stack([step.noise, step.transition @ m + step.shift - m])) for p, step in cases]
+    source = sum(p * spread @ spread.T for p, spread in spreads)
+
+    def left(flat: np.ndarray) -> np.ndarray:
+        covariance = flat.reshape(size, size)
+        return flat - sum(p * step.transition @ covariance @ step.transition.T for p, step in cases).ravel()
+
+    operator = LinearOperator((size**2, size**2), matvec=left, dtype=float)
+    found, failed = gmres(operator, source.ravel(), rtol=RESIDUAL, restart=BASIS, maxiter=BASIS)
+    covariance = found.reshape(size, size)
+    if failed or covariance.diagonal().min() < -RESIDUAL * np.abs(covariance).max():
+        covariance = np.full((size, size), np.inf)
+    return Law(m, 0.5 * (covariance + covariance.T))
+
+
+def average_map(cases: Sequence[tuple[float, Affine]]) -> Affine:
+    """The affine map that the mean follows."""
+    return Affine(
+        *(
+            sum(p * part for (p, _), part in zip(cases, parts, strict=True))
+            for parts in zip(*(step for _, step in cases), strict=True)
+        )
+    )
 
 
 def mixing_time(step: Affine) -> float:

@@ -23,7 +23,7 @@ from ...infer.errors import InvalidArgument
 from ...infer.target.shards import ShardedTarget
 from ...infer.validate import check_fraction
 from .common import OWN, AbstractAgents
-from .law import Law, QuadraticShares, affine, contrasted, growth, mixing_time, stationary
+from .law import Affine, Law, QuadraticShares, affine, average_map, contrasted, growth, mixed, mixing_time, stationary
 from .tuning import AroundMode, Curvature, eigenvalues, mode_curvature, whitening
 
 EXACT_LAW = 120
@@ -216,13 +216,19 @@ class AbstractPlanned(AbstractAgents):
 
     def _law(self, shares: Any, found: Curvature) -> tuple[float, float, float, float, float]:
         """Errors of mean and variance of the average and of the worst agent, and the mixing time, on such shares."""
-        step = affine(self._bare().fix(shares), shares)
+        cases = self._bare().fix(shares).cases(shares)
+        step = average_map(cases)
         time = self.stable(mixing_time(step), found)
         size = step.transition.shape[0]
-        law = stationary(step, Law(np.zeros(size), np.zeros((size, size))))
+        still = Law(np.zeros(size), np.zeros((size, size)))
+        law = stationary(step, still) if len(cases) == 1 else mixed(cases, step)
         agents = [errors_of(*law.of(rows), shares) for rows in step.iterates]
         average = errors_of(*law.of(step.average), shares)
         return *average, max(m for m, _ in agents), max(v for _, v in agents), time
+
+    def cases(self, shares: Any) -> list[tuple[float, Affine]]:
+        """The affine maps that an iteration of the prepared method on these shares can be, with probabilities."""
+        return [(1.0, affine(self, shares))]
 
     def may_grow(self) -> bool:
         """Whether there are settings with which it is unstable on quadratic shares."""

@@ -9,6 +9,8 @@ What is done before a stage is in `enter`, the calls of the compiled program in 
 `rounds` and `together`.
 """
 
+import copy
+import dataclasses
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -170,8 +172,6 @@ class Run:
 
     def extend(self, num_samples: int) -> None:
         """Ask for ``num_samples`` more draws per chain, whatever the stopping rules say; `go` then runs them."""
-        import dataclasses
-
         self.plan = dataclasses.replace(self.plan, num_samples=self.asked + num_samples, stopping=Stopping())
         self._stages, self.stopped = None, None
         self.stage_index, self.stage_begun = min(self.stage_index, len(self.stages) - 1), True
@@ -180,8 +180,6 @@ class Run:
 
     def allow(self, seconds: float) -> None:
         """Let `go` take so many seconds from now, also where the time given before is up."""
-        import dataclasses
-
         stopping = self.plan.stopping
         if stopping.max_seconds is not None and self.stopped == stopping.time_is_up:
             self.stopped = None
@@ -191,8 +189,6 @@ class Run:
 
     def fork(self) -> "Run":
         """A copy that can go on in memory while this run, and the posterior made of it, stay what they are."""
-        import copy
-
         twin = copy.copy(self)
         twin.groups = [copy.copy(group) for group in self.groups]
         for group in twin.groups:

@@ -12,9 +12,10 @@ the data and at new inputs (32 neighbours).
 by the training part, constant columns and rows within 1e-3 of an earlier one left out; Matérn-3/2 with a length scale
 per input from 0.25, noise from 0.25, all learned, ρ as in the paper's scripts. RMSE, and NLPD with ½ log 2π, of y.
 
-A line of JSON per run. Seconds are those of the whole fit (ordering, compilation and all), wall clock and CPU;
-``compile_seconds`` (wall clock, of XLA) and ``order_seconds`` (of one order and pattern) are parts of it. Memory is the
-peak of the process, so that a run that is to be measured must come first.
+A line of JSON per run, which replaces that of the same settings in ``results/gaussian_process.json``. Seconds are those
+of the whole fit (ordering, compilation and all), wall clock and CPU; ``compile_seconds`` (wall clock, of XLA) and
+``order_seconds`` (of one order and pattern) are parts of it. Memory is the peak of the process, so that a run that is
+to be measured must come first.
 """
 
 import argparse
@@ -27,8 +28,11 @@ from typing import Any
 import numpy as np
 
 import pushforward as pf
+from benchmarks.papers.where import results_of
 from pushforward.models.gaussian_process import kernels, likelihoods
 
+FILE = results_of(__file__) / "gaussian_process.json"
+SETTINGS = ("what", "name", "n", "seed", "rho", "response", "learned")
 SCALES = 0.25 * np.arange(1, 6)
 NOISE = 0.01
 RHO = {"elevators": 1.25, "bike": 1.75, "kin40k": 1.25, "protein": 1.5, "keggdirected": 1.5}
@@ -166,6 +170,15 @@ def uci(folder: Path, name: str, rho: float) -> dict:
     }  # fmt: skip
 
 
+def show(row: dict) -> None:
+    """Print a row and keep it; one row a line in the file."""
+    print(json.dumps(row), flush=True)
+    rows = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else []
+    same = [old for old in rows if all(old.get(name) == row.get(name) for name in SETTINGS)]
+    rows = [old for old in rows if old not in same] + [row]
+    FILE.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
+
+
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,7 +191,6 @@ def main() -> None:
     parser.add_argument("--response", nargs="+", default=["gaussian", "logit"])
     parser.add_argument("--learn", action="store_true")
     asked = parser.parse_args()
-    show = lambda row: print(json.dumps(row), flush=True)  # noqa: E731
     for seed in range(asked.seeds if asked.what != "uci" else 0):
         for n in asked.n:
             for rho in asked.rho or ([2.0] if asked.what == "growth" else [1.5, 2.0]):

@@ -9,11 +9,8 @@ medians are shown: on a busy machine the seconds mean little, the ratios more.
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,7 +21,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+from machine import machine  # noqa: E402
 from peers import ADAPTERS, JAX_PEERS  # noqa: E402
+
+PACKAGES = ("jax", "blackjax", "numpyro", "nutpie", "pymc", "pytensor", "numba", "pushforward")
 
 TARGETS = {
     "eight_schools": "eight_schools-eight_schools_noncentered",
@@ -51,36 +51,13 @@ def main():
         args.rounds, args.targets = 2, ["eight_schools", "gp_regr"]
     for name in SECTIONS if args.section == "all" else [args.section]:
         rows, table = SECTIONS[name](args)
-        record = {"section": name, "machine": machine(), "options": {"rounds": args.rounds, "bits": args.bits}}
+        record = {"section": name, "machine": machine(PACKAGES), "options": {"rounds": args.rounds, "bits": args.bits}}
         record |= {"rows": rows}
         path = Path(args.out) / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")
         path.with_suffix(".md").write_text(table + "\n")
         print(f"\n{name}\n{table}", flush=True)
-
-
-def machine():
-    """What the numbers were measured on."""
-    model = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    names = ("jax", "blackjax", "numpyro", "nutpie", "pymc", "pytensor", "numba", "pushforward")
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return {
-        "date": datetime.date.today().isoformat(),
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
 
 
 # -- (a) and (c): a fresh process -------------------------------------------------------------------------------------

@@ -32,11 +32,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import pushforward as pf
+from benchmarks.papers.where import RESULTS
 from pushforward.samplers.agents import law
 from pushforward.samplers.agents.graph import as_graph
 from tests.samplers.agents.regression import linear_target, posterior, wasserstein
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SETTINGS = (("ring", 5, 50, 100), ("complete", 5, 50, 100), ("ring", 20, 10, 100), ("complete", 20, 50, 100))
 CHAINS = 100
 RHOS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)

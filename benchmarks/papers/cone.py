@@ -1,6 +1,6 @@
 """Programmable objectives on the noisy cone of Becker et al. (2024): one model, three objectives, and their optima.
 
-    python benchmarks/papers/cone.py
+    python -m benchmarks.papers.cone
 
 x, y ~ N(0, 10), z ~ N(r², 0.1 + r²/100) with r² = x² + y², standard deviations; z = 5 was observed. Fitted: independent
 normals by the ELBO and by IWAE with 5 draws, and a ring with an auxiliary angle (a hierarchical family: its bound is
@@ -9,13 +9,13 @@ that of the joint density of point and angle, "HVI"), whose marginal density is 
 
 import json
 from functools import partial
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.papers.where import RESULTS
 from pushforward.infer.approximation import Approximation
 from pushforward.infer.train import Trainer
 from pushforward.infer.variational.estimators import DReG, Reparameterised, StickingTheLanding
@@ -127,7 +127,7 @@ def main():
             {"name": name, "value": float(bound), "se": float(error), "sheet": SHEET[name], "parameters": shown}
         )
         print(f"{name:<30}{float(bound):>10.4f} ± {float(error):.4f}  sheet {SHEET[name]:>9.4f}  {shown}")
-    path = Path(__file__).parent / "results" / "cone.json"
+    path = RESULTS / "cone.json"
     path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 

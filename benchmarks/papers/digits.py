@@ -15,7 +15,6 @@ which is the divergence of the posterior family. Writes ``results/digits.json``.
 
 import argparse
 import json
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import pushforward as pf
+from benchmarks.papers.where import RESULTS
 from pushforward.infer.train import Trainer
 from pushforward.infer.variational.amortised import amortised
 from pushforward.infer.variational.estimators import FastPath, split
@@ -32,7 +32,7 @@ from pushforward.infer.variational.flows.linear import SOFTPLUS_ONE, AffineMap
 from pushforward.infer.variational.flows.planar import Planar
 from pushforward.infer.variational.objectives import ELBO, IWAE
 
-RESULTS = Path(__file__).parent / "results" / "digits.json"
+FILE = RESULTS / "digits.json"
 LATENT, HIDDEN, BATCH, DRAWS = 6, 64, 100, 2000
 POSTERIORS = {"normal": 0, "planar 4": 4, "planar 16": 16, "NICE 4": 4, "NICE 16": 16}
 
@@ -143,7 +143,7 @@ def main():
             }
             rows.setdefault(posterior, []).append(row)
             print(posterior, row, flush=True)
-            RESULTS.write_text(json.dumps({"steps": args.steps, "posteriors": rows}, indent=1) + "\n")
+            FILE.write_text(json.dumps({"steps": args.steps, "posteriors": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ the papers' figures show is next to it in ``expected``.
 import json
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +23,8 @@ from jax.scipy.special import gammaln
 from scipy.optimize import linprog
 
 import pushforward as pf
+from benchmarks.papers.where import RESULTS
 from pushforward.infer.linalg import Triangular
-
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
-
 
 # -- targets ----------------------------------------------------------------------------------------------------------
 
@@ -373,7 +369,6 @@ EXPERIMENTS = {"e1": e1, "e2": e2, "e3": e3, "e3_flat": e3_flat, "estimators": e
 
 
 def main(names):
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "fb_gvi.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     with jax.enable_x64(True):

@@ -14,17 +14,16 @@ two optima, and four couplings on U1.
 import json
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
 import pushforward as pf
+from benchmarks.papers.where import RESULTS
 from pushforward.infer.diagnostics.psis import psis
 
 from .energies import LOG_Z, target
 
-RESULTS = Path(__file__).parent / "results"
 NUM_STARTS, NUM_DRAWS = 5, 50_000
 # As the values to compare with were got, but for path gradients and triangular in place of diagonal affine maps.
 LONG = {"num_draws": 256, "num_steps": 8000, "anneal": 1 / 3, "plateau": None, "whiten": None}
@@ -87,7 +86,6 @@ def _weights(q, target):
 
 
 def main(cells: list[str]) -> None:
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "flows.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     missing = [f"{cell}/{energy}" for cell in CELLS for energy in LOG_Z if energy not in found.get(cell, {})]

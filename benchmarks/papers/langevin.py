@@ -36,7 +36,7 @@ def s1(chains: int = 200, steps: int = 4000) -> None:
     target = pf.Target.composite(lambda x: 0.0 * jnp.sum(x), L1(slope), np.zeros(d))
     start = np.random.default_rng(0).normal(size=(chains, d))
     mirror, smoothing = HyperbolicEntropy(0.7 / slope), 0.05 / slope
-    bregman = {"mirror": mirror, "envelope": mirror, "smoothing": smoothing, "scale": 1.0}
+    bregman = {"mirror": mirror, "envelope": mirror, "smoothing": smoothing}
     euclid = {"smoothing": 2.5e-5, "step_size": 1e-5, "scale": 1.0}
     methods = {
         "MYULA": (pf.BregmanProximalLangevin(adjusted=False, bias_check=False, **euclid), 3.24),
@@ -47,10 +47,10 @@ def s1(chains: int = 200, steps: int = 4000) -> None:
         ),
         "adjusted LBMUMLA": (pf.BregmanProximalLangevin(step_size=6e-4, **bregman), 0.022),
         "adjusted, Euclidean envelope": (
-            pf.BregmanProximalLangevin(step_size=6e-4, mirror=mirror, smoothing=0.05 / slope**2, scale=1.0),
+            pf.BregmanProximalLangevin(step_size=6e-4, mirror=mirror, smoothing=0.05 / slope**2),
             None,
         ),
-        "subgradient MAMLA": (pf.MirrorLangevin(step_size=6e-4, mirror=mirror, scale=1.0), None),
+        "subgradient MAMLA": (pf.MirrorLangevin(step_size=6e-4, mirror=mirror), None),
     }
     about = {"metric": "mean over i of |i E|x_i| - 1|", "chains": chains, "steps": steps, "discarded": steps // 2}
     rows = Rows("s1", about, ("method", "error", "worst", "expected", "acceptance", "seconds"))

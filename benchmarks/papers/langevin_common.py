@@ -4,14 +4,13 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import pushforward as pf
+from benchmarks.papers.where import RESULTS
 
-RESULTS = Path(__file__).resolve().parent / "results"
 FULL = "--full" in sys.argv
 """Whether experiments have the papers' sizes; their rows go to files of their own."""
 

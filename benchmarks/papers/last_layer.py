@@ -30,10 +30,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import pushforward as pf
+from benchmarks.papers.where import RESULTS
 from pushforward.models import LastLayer
 from pushforward.models.last_layer import GenerativeHead, NormalHead, SoftmaxHead, StudentTHead
 
-RESULTS = Path(__file__).parent / "results" / "last_layer.json"
+FILE = RESULTS / "last_layer.json"
 EPOCHS = {"boston": 300, "concrete": 300, "wine": 150, "diabetes": 200}
 FOLDERS = {"boston": "housing", "concrete": "concrete", "wine": "wine"}
 HEADS = {
@@ -226,7 +227,7 @@ def main():
     parser.add_argument("--sets", nargs="+", default=[*EPOCHS, "digits"], choices=[*EPOCHS, "digits"])
     parser.add_argument("--methods", nargs="+", help="only these rows of the tables of regression")
     given = parser.parse_args()
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name in given.sets:
         if name == "digits":
             for method, scores in digits().items():
@@ -236,7 +237,7 @@ def main():
                     k: [float(m), float(e)] for k, m, e in zip(names, mean, error, strict=True)
                 }
                 print(name, method, found[name][method], flush=True)
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+            FILE.write_text(json.dumps(found, indent=1) + "\n")
             continue
         x, y = table(name, given.uci)
         splits = [parts(x, y, seed) for seed in range(given.seeds)]
@@ -258,7 +259,7 @@ def main():
                 "seconds": time.perf_counter() - begun,
             }
             print(name, method, found[name][method], flush=True)
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+            FILE.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ import jax
 import numpy as np
 
 from benchmarks.papers.last_layer import BATCH, HEADS, evidence_regression, last_layer, linear, map_network, rmse
+from benchmarks.papers.where import RESULTS
 
-RESULTS = Path(__file__).parent / "results" / "last_layer_uci.json"
+FILE = RESULTS / "last_layer_uci.json"
 EPOCHS = {"yacht": 300, "housing": 300, "energy": 300, "concrete": 300, "wine": 150}
 MEMBERS = 5
 
@@ -119,7 +120,7 @@ def main():
     parser.add_argument("--uci", default="../shared/uci")
     parser.add_argument("--sets", nargs="+", default=list(EPOCHS), choices=list(EPOCHS))
     given = parser.parse_args()
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name in given.sets:
         rows, epochs = splits(Path(given.uci) / name), EPOCHS[name]
         assert len(rows[0][0][1]) >= BATCH
@@ -142,7 +143,7 @@ def main():
                 "seconds": time.perf_counter() - begun,
             }
             print(name, method, found[name][method], flush=True)
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+            FILE.write_text(json.dumps(found, indent=1) + "\n")
         jax.clear_caches()
 
 

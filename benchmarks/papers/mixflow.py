@@ -20,7 +20,6 @@ import argparse
 import json
 import time
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +27,12 @@ import numpy as np
 
 import pushforward as pf
 from benchmarks.papers import mixflow_targets as targets
+from benchmarks.papers.where import RESULTS
 from pushforward.infer.variational.mixflow import families, orbit
 from pushforward.infer.variational.mixflow.families import Flow
 from pushforward.infer.variational.mixflow.hamiltonian import HamiltonianMap
 from pushforward.infer.variational.mixflow.involutive import InvolutiveMap
 
-RESULTS = Path(__file__).resolve().parent / "results"
 TRAJECTORIES = 128
 LENGTHS = (2, 10, 50, 100, 200, 500, 1000)
 POSTERIORS = (

@@ -15,7 +15,6 @@ path gradients; mean −log q of the 16, and of 10,000 fresh draws. Writes ``res
 import argparse
 import json
 from functools import partial
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -23,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import pushforward as pf
+from benchmarks.papers.where import RESULTS
 from pushforward.infer.train import Trainer
 from pushforward.infer.variational.estimators import FastPath, FixedDraws, Reparameterised, split
 from pushforward.infer.variational.flows.families import Shape, build
 from pushforward.infer.variational.objectives import ELBO, ForwardKL
 
-RESULTS = Path(__file__).parent / "results" / "mixtures.json"
+FILE = RESULTS / "mixtures.json"
 BATCH, NUM_TRAIN, NUM_TEST = 256, 10_000, 10_000
 
 
@@ -122,7 +122,7 @@ def main():
             row = judge(train(objective, estimator, mixture, 6, 6, args.steps, seed), mixture, draws["test"])
             found["mixture"].setdefault(way, []).append(row)
             print(way, row, flush=True)
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+            FILE.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Convergence of probability-flow ODEs: Gaussians in closed form (Gao & Zhu 2024), and errors by calls of the score.
 
-    python benchmarks/papers/probability_flow.py [--quick]
+    python -m benchmarks.papers.probability_flow [--quick]
 
 1. Starting from N(0, σ_T² I) in place of the noised target: W2 of the exact flow's end, and the bound
    ‖x₀‖/√(1 + m₀ ρ_T²).
@@ -17,12 +17,12 @@ results/probability_flow.json.
 import argparse
 import functools
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.papers.where import RESULTS
 from pushforward.samplers.diffusion.schedules import (
     AbstractVP,
     ConstantVP,
@@ -240,7 +240,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="coarse accuracies and one set of starts only")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run; others are kept")
     arguments = parser.parse_args()
-    path = Path(__file__).parent / "results" / "probability_flow.json"
+    path = RESULTS / "probability_flow.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for part in arguments.only:
         results[part] = PARTS[part](arguments.quick)

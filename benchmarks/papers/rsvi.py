@@ -1,6 +1,6 @@
 """Variance of gradients through a rejection sampler: the Dirichlet–multinomial of Naesseth et al. (2017), figure 2.
 
-    python benchmarks/papers/rsvi.py [--blocks 10]
+    python -m benchmarks.papers.rsvi [--blocks 10]
 
 100 categories, 100 trials, prior 1. Mean squared error of single-sample estimates of ∂ELBO/∂α₁ without a baseline, the
 other parameters at the posterior's: score function (of the whole integrand log p − log q), G-REP (standardised log
@@ -14,7 +14,6 @@ least and the largest of all blocks of 4,000 are kept. Writes results/rsvi.json.
 import argparse
 import json
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ import numpy as np
 from jax.scipy.special import gammaln, polygamma
 from scipy.special import polygamma as polygamma_exact
 
+from benchmarks.papers.where import RESULTS
 from pushforward.infer.variational.rejection import log_gamma
 
 CATEGORIES, TRIALS, BLOCK = 100, 100, 4000
@@ -121,8 +121,7 @@ def main():
             print(f"{first:>6} {truth:>8.3f} " + " ".join(f"{errors[name]:>14.3g}" for name in names), flush=True)
             print(f"{'':>6} {'blocks':>8} " + " ".join(f"{a:>7.2g}{b:>7.2g}" for a, b in spread.values()), flush=True)
         print(f"{'':>6} {'sheet':>8} " + " ".join(f"{v:>14.3g}" for v in SHEET[first]))
-    path = Path(__file__).parent / "results" / "rsvi.json"
-    path.parent.mkdir(exist_ok=True)
+    path = RESULTS / "rsvi.json"
     record = {"repetitions": BLOCK, "blocks": blocks, "rows": rows}
     path.write_text(json.dumps(record, indent=1, default=float) + "\n", encoding="utf-8")
 

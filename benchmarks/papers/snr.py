@@ -1,6 +1,6 @@
 """Signal-to-noise ratios of gradients of multi-sample bounds (Rainforth et al. 2018, section 4; Tucker et al. 2019).
 
-    python benchmarks/papers/snr.py [--quick]
+    python -m benchmarks.papers.snr [--quick]
 
 z ~ N(μ, I) in 20 dimensions, x | z ~ N(z, I), guide N(A x + b, 2/3 I), all parameters at their optimum plus
 N(0, 0.01²). Mean over parameters of |E g| / sd g for the guide (A, b) and the model (μ). Writes results/snr.json.
@@ -8,13 +8,13 @@ N(0, 0.01²). Mean over parameters of |E g| / sd g for the guide (A, b) and the 
 
 import argparse
 import json
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.papers.where import RESULTS
 from pushforward.infer.approximation import Approximation
 from pushforward.infer.variational.amortised import amortised
 from pushforward.infer.variational.estimators import DReG, Reparameterised
@@ -126,8 +126,7 @@ def main():
     for name, found in slopes.items():
         print(f"slope, {name}: {found:.2f}")
     results = {"rows": rows, "slopes": slopes}
-    path = Path(__file__).parent / "results" / "snr.json"
-    path.parent.mkdir(exist_ok=True)
+    path = RESULTS / "snr.json"
     path.write_text(json.dumps(results, indent=1, default=float) + "\n", encoding="utf-8")
 
 

@@ -33,9 +33,9 @@ from numpyro.distributions import constraints
 from scipy.stats import qmc
 
 import pushforward as pf
+from benchmarks.papers.where import RESULTS
 from pushforward.models.selective import randomized_lasso
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SEEDS = 3
 REPLICATIONS = 100
 STEPS = (0, 10, 20, 40, 60, 100, 150, 200, 300, 499)

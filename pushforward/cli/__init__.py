@@ -15,6 +15,7 @@ from .. import __version__
 from .fit import fit, resume
 from .launch import launch
 from .lists import methods, models
+from .reproduce import reproduce
 from .stored import diagnose, report, summary
 from .study import study
 
@@ -28,7 +29,7 @@ def cli() -> None:
     """Probabilistic inference and sampling: a target, a method, a fit, a posterior."""
 
 
-for command in (fit, resume, launch, study, summary, diagnose, report, methods, models):
+for command in (fit, resume, launch, study, reproduce, summary, diagnose, report, methods, models):
     cli.add_command(command)
 
 

@@ -77,6 +77,11 @@ class DiffusionApproximation(Approximation):
         push = lambda z: self.loc + self.scale @ self.flow.push(z, self.noise)  # noqa: E731
         return jax.lax.map(push, z, batch_size=min(n, BATCH))
 
+    def trial(self, z: Float[Array, " d"]) -> tuple[Float[Array, ""], Int[Array, ""]]:
+        """Log density of the draw that a standard normal point becomes, and the folded steps on its way."""
+        _, log_q, folds = self.flow.transform(z, self.noise)
+        return log_q, folds
+
     def _draw(self, z: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
         y, log_q, _ = self.flow.transform(z, self.noise)
         return self.loc + self.scale @ y, log_q - self.log_det
@@ -149,7 +154,7 @@ class PathApproximation(Approximation):
 
 
 @eqx.filter_jit
-def probe(approximation: DiffusionApproximation, z: Float[Array, "n d"]) -> tuple[Float[Array, " n"], Int[Array, ""]]:
+def probe(approximation: Any, z: Float[Array, "n d"]) -> tuple[Float[Array, " n"], Int[Array, ""]]:
     """Log densities of the draws that ``z`` become, and the number of folded steps among them."""
-    _, log_q, folds = jax.vmap(lambda z: approximation.flow.transform(z, approximation.noise))(z)
+    log_q, folds = jax.vmap(approximation.trial)(z)
     return log_q, jnp.sum(folds)

@@ -52,8 +52,8 @@ class Prepared(eqx.Module):
     levels: Levels
     draws: Draws | None
     num_evaluations: Any
-    r_hat: Any
-    divergences: Any
+    r_hat: Any = np.nan
+    divergences: Any = 0
     ess: Any = None
 
 
@@ -98,6 +98,11 @@ def make_draws(
         totals = posterior.record["totals"].get("sample", {})
         facts["divergences"] = int(totals.get("diverging", 0))
     return given_draws(posterior), facts
+
+
+def quality(facts: dict[str, Any]) -> tuple[float, int]:
+    """R-hat and divergences of draws that were made; NaN and 0 of draws that were given."""
+    return facts.get("r_hat", np.nan), facts.get("divergences", 0)
 
 
 def whitening(draws: np.ndarray, whiten: bool) -> tuple[np.ndarray, np.ndarray]:

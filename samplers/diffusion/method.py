@@ -8,6 +8,8 @@ posterior at a low one ([1]_; see `scores`). Its denoiser D is
 - computed by importance sampling at each step, without training (``"snis"``, up to 20 dimensions);
 - or known: any `AbstractScore` in unconstrained coordinates.
 
+With ``"reflected"`` the noise is folded back at the faces of a cube in place of whitened coordinates (`reflected`).
+
 With ``"dds"`` a stochastic diffusion is learned from the density alone (`denoising`), whose paths carry weights.
 
 The solver's n steps are a map with a Jacobian, whatever the score: draws come with their exact log density, so that
@@ -29,35 +31,22 @@ import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from ...infer.approximation import Approximation
-from ...infer.errors import InvalidArgument, NonFinite
+from ...infer.errors import InvalidArgument
 from ...infer.method import AbstractMethod, Budget, Stage
-from ...infer.run.start import Warm
 from ...infer.target import Target
 from ...infer.train import Trainer
 from ...infer.validate import check_choice, check_count, check_fraction, check_nonnegative, check_positive
 from . import findings, frame
-from .approximation import DiffusionApproximation, Learned, PathApproximation, probe
-from .denoising import DenoisingSampler, Drift, cosine_steps
-from .density import DiscreteFlow, check_grid
-from .frame import Prepared
-from .network import NetScore
+from .density import check_grid
+from .origins import ORIGINS, AbstractOrigin, Amortised, Denoising, Known
 from .schedules import edm_grid, log_grid
 from .scores import AbstractScore
-from .snis import DEGENERATE, FEWEST, LARGEST_DIM, SNISScore, ess_by_level
 from .solvers import SOLVERS, AbstractSolver
-from .training import ScoreState, held_out_loss, split_draws, training_loss
+from .training import Levels, ScoreState
 
-SCORES = ("amortised", "snis", "dds")
 GRIDS = {"edm": edm_grid, "log": log_grid}
 CHECK_EVERY = 100
 """Steps between looks at the loss held out."""
-FIRST_STEPS, MOST_STEPS = 12, 192
-"""Of the solver, when they are chosen."""
-NOISY_STEPS = 16
-"""Of the solver with a Monte Carlo score, whose densities are of its noise: other steps have another."""
-TUNING_DRAWS = 64
-MOVES = 20
-FINAL_PATHS = 1000
 
 
 class ScoreInfo(NamedTuple):
@@ -88,7 +77,9 @@ class ProbabilityFlow(AbstractMethod):
         Draws of the posterior to learn from: a `Posterior`, or unconstrained points (n, d). None: ``num_draws`` draws
         of each of four chains of ``warmup`` are made first.
     score
-        ``"amortised"`` (learned from draws), ``"snis"`` (importance sampling) or ``"dds"`` (learned from the density).
+        ``"amortised"`` (learned from draws), ``"snis"`` (importance sampling), ``"dds"`` (learned from the density) or
+        ``"reflected"`` (learned from draws on the cube, for sites between two bounds whose density does not fall off
+        there).
     denoiser
         A score that is known, in unconstrained coordinates (`GaussianScore`, `MixtureScore`), in place of all this.
     warmup
@@ -97,7 +88,8 @@ class ProbabilityFlow(AbstractMethod):
         Draws of each chain, or of all where ``warmup`` gives particles their own number.
     blend
         How the gradient of the log density enters what is learned: ``"auto"`` (the blend of least variance),
-        a length in whitened units (0.2 means local scales of a fifth), or None: from draws alone.
+        a length in whitened units (0.2 means local scales of a fifth), or None: from draws alone, as ``"reflected"``
+        always is.
     hidden
         Units of each hidden layer.
     num_steps, batch_size, learning_rate, clip
@@ -109,7 +101,8 @@ class ProbabilityFlow(AbstractMethod):
     whiten
         Whether draws are whitened by their mean and covariance.
     rho_max, rho_min
-        Highest and lowest noise level, in whitened units; ``rho_min=None``: 0.03 times the smallest local scale.
+        Highest and lowest noise level, in whitened units; ``rho_min=None``: 0.03 times the smallest local scale. On
+        the cube at most 2, where densities are uniform, and 0.01.
     grid
         ``"edm"``, ``"log"``, or falling noise levels.
     solver
@@ -183,7 +176,7 @@ class ProbabilityFlow(AbstractMethod):
     source: ClassVar[str] = "Song et al. 2021; Karras et al. 2022"
 
     def __check_init__(self) -> None:
-        check_choice("score", self.score, SCORES)
+        check_choice("score", self.score, tuple(ORIGINS))
         if self.denoiser is not None and not isinstance(self.denoiser, AbstractScore):
             raise InvalidArgument(f"denoiser must be an AbstractScore, got {self.denoiser!r}; see samplers.diffusion.")
         if self.from_draws is not None and self.warmup is not None:
@@ -210,6 +203,10 @@ class ProbabilityFlow(AbstractMethod):
         if self.solver_steps is not None:
             check_count("solver_steps", self.solver_steps)
         check_choice("dynamics", self.dynamics, ("ode", "sde"))
+        if self.dynamics == "sde" and self.score == "reflected":
+            raise InvalidArgument(
+                f"dynamics={self.dynamics!r} has no paths on the cube; use it with score='amortised'."
+            )
         if self.num_moves is not None:
             check_nonnegative("num_moves", self.num_moves)
             if self.num_moves and self.dynamics == "ode":
@@ -234,7 +231,7 @@ class ProbabilityFlow(AbstractMethod):
 
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "ProbabilityFlow":
         """Make draws where none are given, whiten them, and look at the density around them."""
-        key_draws, key_check, key_paths = jax.random.split(key, 3)
+        draws_of, checks, paths = jax.random.split(key, 3)
         facts: dict[str, Any] = {"num_evaluations": 0}
         draws = self.from_draws
         if draws is not None and draws.shape[1] != target.dim:
@@ -242,24 +239,10 @@ class ProbabilityFlow(AbstractMethod):
                 f"from_draws have shape {draws.shape}, and the target has dimension {target.dim}; give them in "
                 f"unconstrained coordinates, shape (n, {target.dim})."
             )
-        if self._how == "snis" and target.dim > LARGEST_DIM and not self.force:
-            raise InvalidArgument(
-                f"score='snis' is for up to {LARGEST_DIM} dimensions, and the target has {target.dim}: the effective "
-                f"draws vanish as their number grows. Use score='amortised', or force=True."
-            )
-        if draws is None and self._how == "amortised":
-            draws, facts = frame.make_draws(key_draws, target, self._warmup(), self.num_draws)
-        if self._how == "known":
-            loc, scale = np.zeros(target.dim), np.eye(target.dim)
-        elif draws is None:
-            loc, scale = _found_frame(key_draws, target, start)
-        else:
-            loc, scale = frame.whitening(draws, self.whiten)
-        if self._how != "known":
-            frame.check_density(key_check, target, loc, scale)
-        prepared = self._learnable(target, loc, scale, draws, facts)
-        if self._how == "snis":
-            prepared = self._look_at_weights(key_paths, target, prepared)
+        self._origin.check(self, target)
+        if draws is None and self._origin.of_draws:
+            draws, facts = frame.make_draws(draws_of, target, self._warmup(), self.num_draws)
+        prepared = self._origin.prepare(self, (draws_of, checks, paths), target, start, draws, facts)
         return dataclasses.replace(self, prepared=jax.tree.map(jnp.asarray, prepared))
 
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> Any:
@@ -267,8 +250,7 @@ class ProbabilityFlow(AbstractMethod):
         del start
         if not self._trained:
             return NoTraining(jnp.zeros((), jnp.int32))
-        make = Drift.make if self._how == "dds" else NetScore.make
-        params, rest = eqx.partition(make(key, target.dim, self.hidden), eqx.is_inexact_array)
+        params, rest = eqx.partition(self._origin.network(self, key, target.dim), eqx.is_inexact_array)
         worst = jnp.asarray(jnp.inf, jax.tree.leaves(params)[0].dtype)
         zero = jnp.zeros((), jnp.int32)
         return ScoreState(self._trainer().init(params), rest, params, worst, zero, zero, worst)
@@ -282,18 +264,18 @@ class ProbabilityFlow(AbstractMethod):
             return NoTraining(state.steps + 1), info
 
         def objective(params: Any) -> Array:
-            return self._objective(key, eqx.combine(params, state.rest), target)
+            return -self._origin.loss(self, key, eqx.combine(params, state.rest), target)
 
         value, grads = jax.value_and_grad(objective)(state.train.params)
         trainer = self._trainer()
         train, info = trainer.update(state.train, value, grads, t)
         state = eqx.tree_at(lambda s: (s.train, s.count), state, (train, (t + 1).astype(jnp.int32)))
-        if self._how == "dds":
-            spent = spent + self.batch_size * (self.num_levels + 1)
+        origin = self._origin
+        if isinstance(origin, Amortised):
+            look = (t + 1) % CHECK_EVERY == 0
+            state = jax.lax.cond(look, lambda state: origin.looked(self, state), lambda state: state, state)
         else:
-            state = jax.lax.cond(
-                (t + 1) % CHECK_EVERY == 0, lambda state: self._look(state), lambda state: state, state
-            )
+            spent = spent + self.batch_size * (self.num_levels + 1)
         shown = -trainer.reported(train, value)
         held_out = jnp.where(jnp.isfinite(state.held_loss), state.held_loss, 0)
         return state, ScoreInfo(shown, held_out, info.grad_norm, info.rate, info.skipped, spent)
@@ -302,13 +284,13 @@ class ProbabilityFlow(AbstractMethod):
         """Whether the loss held out has not fallen for long; of a DDS, whether its bound has stopped to rise."""
         if not self._trained:
             return state.steps > 0
-        if self._how == "dds":
+        if self._stochastic:
             return self._trainer().done(state.train)
         return False if self.patience is None else state.count - state.best_at > self.patience
 
     def merit(self, infos: ScoreInfo) -> dict[str, Array]:
         """The loss, and the one held out; of a DDS the bound."""
-        if self._how == "dds":
+        if self._stochastic:
             return {"elbo": -infos.loss.mean()}
         return {"loss": infos.loss.mean(), "held out": infos.held_out[..., -1].mean()}
 
@@ -320,17 +302,7 @@ class ProbabilityFlow(AbstractMethod):
         NonFinite
             Steps fold the map, however many there are, or no parameters had a finite loss.
         """
-        if self._how == "dds":
-            return self._sampler(state, target)
-        score, learned = self._score_of(state, target)
-        loc, scale = (jnp.asarray(x, float) for x in (self.prepared.loc, self.prepared.scale))
-        if self.dynamics == "sde":
-            local = jnp.clip(self.prepared.levels.lowest / frame.LOWEST, frame.SMALLEST, 1.0)
-            grid = jnp.asarray(self._grid(self.num_levels, self.prepared), float)
-            return PathApproximation(score, grid, loc, scale, local, learned)
-        noisy = isinstance(score, SNISScore)
-        noise, steps = (jax.random.key(0), NOISY_STEPS) if noisy else (None, FIRST_STEPS)
-        return self._tuned(DiffusionApproximation(self._flow(score, steps), loc, scale, noise, learned))
+        return self._origin.result(self, state, target)
 
     def remarks(self, state: Any, target: Target, result: Any) -> list[dict[str, Any]]:
         """Of the draws, the training, the solver's steps, the effective draws of a Monte Carlo score."""
@@ -340,16 +312,21 @@ class ProbabilityFlow(AbstractMethod):
     # -- parts --------------------------------------------------------------------------------------------------------
 
     @property
-    def _how(self) -> str:
+    def _origin(self) -> AbstractOrigin:
         """Where the score comes from."""
-        return self.score if self.denoiser is None else "known"
+        return ORIGINS[self.score] if self.denoiser is None else Known()
 
     @property
     def _trained(self) -> bool:
-        return self._how in ("amortised", "dds")
+        return self._origin.trained
+
+    @property
+    def _stochastic(self) -> bool:
+        """Whether there is a bound to raise, and no draw to hold out."""
+        return isinstance(self._origin, Denoising)
 
     def _trainer(self) -> Trainer:
-        tolerance = 0.01 if self._how == "dds" else None
+        tolerance = 0.01 if self._stochastic else None
         return Trainer(learning_rate=self.learning_rate, num_steps=self.num_steps, clip=self.clip, tolerance=tolerance)
 
     def _warmup(self) -> AbstractMethod:
@@ -359,171 +336,17 @@ class ProbabilityFlow(AbstractMethod):
 
         return NUTS()
 
-    def _learnable(self, target: Target, loc: Any, scale: Any, draws: Any, facts: dict[str, Any]) -> Prepared:
-        """Whitened draws with their gradients, and the interval of levels."""
-        learnable, fisher, spent = None, None, facts["num_evaluations"] + frame.PROBES
-        if self._how == "amortised":
-            points = np.linalg.solve(scale, (draws - loc).T).T
-            found = None if self.blend is None else frame.gradients(target, loc, scale, draws)
-            learnable = split_draws(points, found, self.blend, self.held_out, 0)
-            if found is not None:
-                fisher, spent = np.linalg.eigvalsh(found.T @ found / len(found)), spent + len(found)
-        levels = frame.levels(self.rho_max, self.rho_min, fisher)
-        quality = facts.get("r_hat", np.nan), facts.get("divergences", 0)
-        return Prepared(loc, scale, levels, learnable, spent, *quality)
-
-    def _look_at_weights(self, key: PRNGKeyArray, target: Target, prepared: Prepared) -> Prepared:
-        """Median of the effective draws at each level; an error where there are next to none."""
-        grid = self._grid(FIRST_STEPS, prepared)
-        score = self._snis(target, prepared, 0)
-        ess, _ = ess_by_level(score, key, jnp.asarray(grid, float))
-        median = np.median(np.asarray(ess), axis=1)
-        if not median.min() >= FEWEST:
-            worst = int(np.argmin(median))
-            raise InvalidArgument(
-                f"score='snis' has a median of {median[worst]:.2g} effective draws of {self.num_particles} at the "
-                f"noise level rho={grid[worst]:.3g}, fewer than {FEWEST:g}; raise num_particles or "
-                f"spread={self.spread}, or use score='amortised'."
-            )
-        spent = prepared.num_evaluations + ess.size * 2 * self.num_particles
-        return eqx.tree_at(lambda p: (p.ess, p.num_evaluations), prepared, (median, spent), is_leaf=lambda x: x is None)
-
-    def _objective(self, key: PRNGKeyArray, net: Any, target: Target) -> Array:
-        if self._how == "dds":
-            return self._dds(net, target).bound(key, self.batch_size)
-        return -training_loss(net, self.prepared.draws, self.prepared.levels, key, self.batch_size)
-
-    def _look(self, state: ScoreState) -> ScoreState:
-        """Keep the averaged parameters if their loss held out is the least so far."""
-        average = state.train.average
-        loss = held_out_loss(eqx.combine(average, state.rest), self.prepared.draws.held, self.prepared.levels)
-        loss = loss.astype(state.best_loss.dtype)
-        better = loss < state.best_loss
-        keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
-        return ScoreState(
-            train=state.train,
-            rest=state.rest,
-            best=jax.tree.map(keep, average, state.best),
-            best_loss=keep(loss, state.best_loss),
-            best_at=keep(state.count, state.best_at),
-            count=state.count,
-            held_loss=loss,
-        )
-
-    def _score_of(self, state: Any, target: Target) -> tuple[AbstractScore, Learned | None]:
-        """The score in whitened coordinates, and what is known of its training."""
-        if self._how == "known":
-            return self.denoiser, None
-        if self._how == "snis":
-            return self._snis(target, self.prepared, self._moves()), None
-        state = _looked_at(self, state)
-        losses = np.asarray(state.best_loss)
-        if not np.isfinite(losses).any():
-            raise NonFinite(
-                f"ProbabilityFlow: the losses held out are {losses}; lower learning_rate={self.learning_rate}."
-            )
-        chosen = int(np.nanargmin(losses))
-        params = jax.tree.map(lambda x: jnp.asarray(x)[chosen].astype(float), state.best)
-        score = eqx.combine(params, jax.tree.map(lambda x: x[chosen], state.rest))
-        draws = self.prepared.draws
-        seen = held_out_loss(score, draws.points[: len(draws.held)], self.prepared.levels)
-        learned = Learned(
-            jnp.asarray(losses, float), jnp.asarray(seen, float), jnp.asarray(state.best_at),
-            jnp.asarray(state.train.skipped), jnp.asarray(chosen), jnp.asarray(jnp.nan, float),
-        )  # fmt: skip
-        return score, learned
-
-    def _snis(self, target: Target, prepared: Prepared, moves: int) -> SNISScore:
-        loc, scale = (jnp.asarray(x, float) for x in (prepared.loc, prepared.scale))
-        return SNISScore(target, loc, scale, jax.random.key(0), self.spread, self.num_particles, False, moves)
-
-    def _moves(self) -> int:
-        """Steps of the Langevin chains; none for the ODE."""
-        if self.num_moves is not None or self.dynamics == "ode":
-            return self.num_moves or 0
-        return MOVES if np.min(np.asarray(self.prepared.ess)) < DEGENERATE * self.num_particles else 0
-
-    def _sampler(self, state: ScoreState, target: Target) -> DenoisingSampler:
-        """The restart with the largest bound, at its averaged parameters."""
-        key, found = jax.random.key(0), []
-        for i in range(len(state.train.skipped)):
-            params = jax.tree.map(lambda x, i=i: jnp.asarray(x)[i], state.train.average)
-            sampler = self._dds(eqx.combine(params, jax.tree.map(lambda x, i=i: x[i], state.rest)), target)
-            found.append((float(_bound(sampler, key)), sampler))
-        return max(found, key=lambda pair: pair[0])[1]
-
-    def _dds(self, drift: Drift, target: Target) -> DenoisingSampler:
-        loc, scale = (jnp.asarray(x, float) for x in (self.prepared.loc, self.prepared.scale))
-        drift = jax.tree.map(lambda x: x.astype(float), drift)
-        return DenoisingSampler(
-            drift, target, loc, scale, jnp.asarray(cosine_steps(self.num_levels)), jnp.asarray(self.sigma, float)
-        )
-
-    def _grid(self, steps: int, prepared: Prepared) -> np.ndarray:
+    def grid_of(self, levels: Levels, steps: int) -> np.ndarray:
+        """Falling noise levels of so many steps, or those that were given."""
         if not isinstance(self.grid, str):
             return np.asarray(self.grid, float)
-        lowest, highest = float(prepared.levels.lowest), float(prepared.levels.highest)
-        return GRIDS[self.grid](highest, lowest, steps)
+        return GRIDS[self.grid](float(levels.highest), float(levels.lowest), steps)
 
-    def _flow(self, score: AbstractScore, steps: int) -> DiscreteFlow:
-        solver = SOLVERS[self.solver]() if isinstance(self.solver, str) else self.solver
-        flow = DiscreteFlow.make(score, self._grid(self.solver_steps or steps, self.prepared), solver)
-        return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, flow)
-
-    def _tuned(self, q: DiffusionApproximation) -> DiffusionApproximation:
-        """With the fewest steps whose densities do not change when there are twice as many; folds are refused."""
-        z = jax.random.normal(jax.random.key(1), (TUNING_DRAWS, len(q.loc)))
-        fixed = self.solver_steps is not None or not isinstance(self.grid, str) or q.noise is not None
-        steps, (log_q, folds) = FIRST_STEPS, probe(q, z)
-        change = np.nan
-        while not fixed and steps < MOST_STEPS:
-            finer = eqx.tree_at(lambda q: q.flow, q, self._flow(q.flow.score, 2 * steps))
-            more_log_q, more_folds = probe(finer, z)
-            change = float(jnp.max(jnp.abs(log_q - more_log_q)))
-            if change < self.tolerance and not folds:
-                break
-            q, steps, log_q, folds = finer, 2 * steps, more_log_q, more_folds
-        if folds or not bool(jnp.all(jnp.isfinite(log_q))):
-            bad = f"{int(folds)} steps of {TUNING_DRAWS} draws fold the map" if folds else "a density is not finite"
-            raise NonFinite(
-                f"ProbabilityFlow: with {len(q.flow.grid) - 1} steps of {type(q.flow.solver).__name__} {bad}, so that "
-                f"there is no density: too few steps; raise solver_steps, or "
-                f"rho_min={float(self.prepared.levels.lowest):.2g}."
-            )
-        if q.learned is None:
-            return q
-        return eqx.tree_at(lambda q: q.learned.tuning, q, jnp.asarray(change))
+    def solver_of(self) -> AbstractSolver:
+        """The solver, by name or as it was given."""
+        return SOLVERS[self.solver]() if isinstance(self.solver, str) else self.solver
 
 
 def _levels_or_name(grid: Any) -> Any:
     """Levels as a tuple, which can be compared."""
     return grid if isinstance(grid, str) else tuple(float(rho) for rho in np.ravel(np.asarray(grid)))
-
-
-def _found_frame(key: PRNGKeyArray, target: Target, start: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Whitening without draws: the mean and covariance of several Pathfinder paths' normals together."""
-    from ...infer.variational.flows.start import whitening
-
-    first = start[0] if isinstance(start, list | tuple) else start
-    u = first.u if isinstance(first, Warm) else first
-    u = jnp.asarray(u).reshape(-1, target.dim)[0]
-    z = jnp.concatenate([jnp.zeros((1, target.dim)), jnp.eye(target.dim)])
-    points = np.asarray(_affine_at(key, target, u, z, whitening))
-    return points[0], np.tril((points[1:] - points[0]).T)
-
-
-@eqx.filter_jit
-def _affine_at(key: PRNGKeyArray, target: Target, u: Array, z: Array, whitening: Any) -> Array:
-    """The whitening map at some points."""
-    found = whitening(key, target, u, "pathfinder")
-    return jax.vmap(lambda z: found.transform_and_log_det(z)[0])(z)
-
-
-@eqx.filter_jit
-def _bound(sampler: DenoisingSampler, key: PRNGKeyArray) -> Array:
-    return sampler.bound(key, FINAL_PATHS)
-
-
-def _looked_at(method: ProbabilityFlow, state: ScoreState) -> ScoreState:
-    """With a look at the last parameters too, which may have had none."""
-    return jax.vmap(lambda state: method._look(state))(jax.tree.map(jnp.asarray, state))

@@ -24,25 +24,23 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ...infer.approximation import Approximation
-from ...infer.errors import InvalidArgument, UnsupportedTarget
+from ...infer.errors import UnsupportedTarget
 from ...infer.target import Target
 from ...infer.target.words import describe
-from ...infer.validate import check_count
 from ...infer.variational.flows.networks import Network
 from .density import inverse_and_log_det, transform_and_log_det
-from .schedules import log_grid
 from .scores import AbstractScore, Level
-from .solvers import RK4, AbstractSolver, Point
+from .solvers import AbstractSolver, Point
+from .training import Levels
 
 TERMS = 20
 IMAGES = 3
 SWITCH = 0.01
-SIGMA_MAX, SIGMA_MIN = 2.0, 0.01
-"""At the first the density is uniform to 1e-8, e^(−π² σ²/2)."""
+LARGEST, SMALLEST = 2.0, 0.01
+"""Levels σ; at the first the density is uniform to 1e-8, e^(−π² σ²/2)."""
 
 
 def fold(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -100,12 +98,11 @@ class CubeScore(AbstractScore):
 
 
 def reflected_loss(
-    score: CubeScore, points: Float[Array, "n d"], key: PRNGKeyArray, sigma_min: Any, sigma_max: Any
+    score: CubeScore, points: Float[Array, "n d"], key: PRNGKeyArray, levels: Levels
 ) -> Float[Array, ""]:
     """Mean squared error of σ ∇ log p_σ, log σ uniform, against the noising kernel's score."""
     key_noise, key_levels = jax.random.split(key)
-    share = (jnp.arange(len(points)) + jax.random.uniform(key_levels, (len(points),), points.dtype)) / len(points)
-    sigmas = sigma_min * (sigma_max / sigma_min) ** share
+    sigmas = jnp.exp(levels.stratified(key_levels, len(points))).astype(points.dtype)
 
     def one(x0: Point, sigma: Array, noise: Point) -> Array:
         x = fold(x0 + sigma * noise)
@@ -163,9 +160,12 @@ class CubeApproximation(Approximation):
     ----------
     flow
         On the cube.
+    learned
+        What is known of the training, a `Learned`, or None.
     """
 
     flow: ReflectedFlow
+    learned: Any = None
 
     def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         """``n`` independent u and their log densities; NaN where a step folds the map."""
@@ -177,92 +177,26 @@ class CubeApproximation(Approximation):
         inside = jnp.sum(jax.nn.log_sigmoid(u) + jax.nn.log_sigmoid(-u))
         return self.flow.log_prob(jax.nn.sigmoid(u)) + inside
 
-    @classmethod
-    def fit(
-        cls, key: PRNGKeyArray, target: Target, draws: Any, **options: Any
-    ) -> tuple["CubeApproximation", Float[Array, " steps"]]:
-        """From unconstrained draws (n, d) of a target; the options are those of `fit_reflected`.
-
-        Raises
-        ------
-        UnsupportedTarget
-            A site's support is not an interval.
-        """
-        for name, support in target.supports().items():
-            given = None if support is None else support.value
-            kind = type(getattr(given, "base_constraint", given)).__name__.strip("_").lower()
-            if kind not in ("unitinterval", "interval", "openinterval"):
-                found = "of a support that depends on others" if given is None else describe(given)
-                raise UnsupportedTarget(
-                    f"A reflected diffusion needs sites between two bounds, and {name!r} is {found}; use "
-                    f"ProbabilityFlow(), which maps any support to the real line."
-                )
-        flow, losses = fit_reflected(key, jax.nn.sigmoid(jnp.asarray(draws)), **options)
-        return cls(flow), losses
+    def trial(self, z: Float[Array, " d"]) -> tuple[Float[Array, ""], Int[Array, ""]]:
+        """Log density on the cube of the draw that a standard normal point becomes, and the folded steps on its way."""
+        _, log_q, folds = self.flow.transform(jax.scipy.stats.norm.cdf(z))
+        return log_q, folds
 
 
-def fit_reflected(
-    key: PRNGKeyArray,
-    draws: Any,
-    *,
-    hidden: tuple[int, ...] = (96, 96),
-    num_steps: int = 2000,
-    batch_size: int = 256,
-    learning_rate: float = 2e-3,
-    solver_steps: int = 32,
-    sigma_min: float = SIGMA_MIN,
-) -> tuple[ReflectedFlow, Float[Array, " steps"]]:
-    """A flow on the cube learned from draws, and the trace of its loss.
-
-    Parameters
-    ----------
-    draws
-        Points of the cube, shape (n, d).
-    hidden, num_steps, batch_size, learning_rate
-        Of the network and Adam, its rate falling along a cosine.
-    solver_steps
-        Steps of RK4, uniform in log σ.
-    sigma_min
-        The last level.
+def check_intervals(target: Target) -> None:
+    """Raise unless every site lies between two bounds.
 
     Raises
     ------
-    InvalidArgument
-        Draws lie outside of the cube.
+    UnsupportedTarget
+        A site's support is not an interval.
     """
-    import optax
-
-    points = np.asarray(draws)
-    if points.ndim != 2 or not (np.all(points >= 0) and np.all(points <= 1)):
-        shown = f"shape {points.shape}" if points.ndim != 2 else f"values from {points.min():.4g} to {points.max():.4g}"
-        raise InvalidArgument(f"draws must be points of the cube [0, 1]^d, shape (n, d), got {shown}; rescale them.")
-    check_count("num_steps", num_steps)
-    dtype = jnp.result_type(float)
-    key_net, key_train = jax.random.split(key)
-    score = CubeScore.make(key_net, points.shape[1], hidden, dtype)
-    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
-    score, losses = _train(key_train, score, jnp.asarray(points, dtype), optimiser, num_steps, batch_size, sigma_min)
-    grid = jnp.asarray(log_grid(SIGMA_MAX, sigma_min, solver_steps), dtype)
-    return ReflectedFlow(score, grid, RK4(), points.shape[1]), losses
-
-
-@eqx.filter_jit
-def _train(
-    key: PRNGKeyArray,
-    score: CubeScore,
-    points: Float[Array, "n d"],
-    optimiser: Any,
-    num_steps: int,
-    batch_size: int,
-    sigma_min: float,
-) -> tuple[CubeScore, Float[Array, " steps"]]:
-    def one(state: tuple, t: Array) -> tuple[tuple, Array]:
-        score, moments = state
-        key_rows, key_loss = jax.random.split(jax.random.fold_in(key, t))
-        batch = points[jax.random.randint(key_rows, (batch_size,), 0, len(points))]
-        loss, grads = jax.value_and_grad(reflected_loss)(score, batch, key_loss, sigma_min, SIGMA_MAX)
-        updates, moments = optimiser.update(grads, moments)
-        return (eqx.apply_updates(score, updates), moments), loss
-
-    (score, _), losses = jax.lax.scan(one, (score, optimiser.init(score)), jnp.arange(num_steps))
-    return score, losses
+    for name, support in target.supports().items():
+        given = None if support is None else support.value
+        kind = type(getattr(given, "base_constraint", given)).__name__.strip("_").lower()
+        if kind not in ("unitinterval", "interval", "openinterval"):
+            found = "of a support that depends on others" if given is None else describe(given)
+            raise UnsupportedTarget(
+                f"A reflected diffusion needs sites between two bounds, and {name!r} is {found}; use "
+                f"score='amortised', which maps any support to the real line."
+            )

@@ -169,7 +169,7 @@ def test_eight_schools_by_the_gradient_and_without():
 
 
 BAD = [
-    ({"score": "diffusion"}, "score must be one of 'amortised', 'snis', 'dds', got 'diffusion'"),
+    ({"score": "diffusion"}, "score must be one of 'amortised', 'snis', 'dds', 'reflected', got 'diffusion'"),
     ({"blend": -1.0}, "blend must be a finite number > 0"),
     ({"grid": (1.0, 2.0)}, "noise levels that fall"),
     ({"grid": "uniform"}, "grid must be one of 'edm', 'log'"),

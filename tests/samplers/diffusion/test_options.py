@@ -13,10 +13,8 @@ from pushforward.samplers.diffusion.density import DiscreteFlow
 from pushforward.samplers.diffusion.events import EventScore, event_probability
 from pushforward.samplers.diffusion.rectified import distil, draw_times
 from pushforward.samplers.diffusion.reflected import (
-    CubeApproximation,
     CubeScore,
     ReflectedFlow,
-    fit_reflected,
     fold,
     heat_score,
     log_heat_kernel,
@@ -25,6 +23,7 @@ from pushforward.samplers.diffusion.reflected import (
 from pushforward.samplers.diffusion.schedules import edm_grid, log_grid
 from pushforward.samplers.diffusion.scores import AbstractScore, GaussianScore
 from pushforward.samplers.diffusion.solvers import RK4, solve
+from pushforward.samplers.diffusion.training import Levels
 
 BASE = np.sqrt(1601)
 
@@ -123,31 +122,44 @@ def test_a_score_of_the_cube_is_learned():
     draws = rng.uniform(size=(20_000, 2))
     draws = draws[rng.uniform(size=len(draws)) * 1.8 < 1 + 0.8 * np.cos(np.pi * draws[:, 0])][:4000]
     target = pf.Target.from_log_density(beta_like, np.zeros(2), support=constraints.interval(1.0, 3.0))
-    q, losses = CubeApproximation.fit(
-        jax.random.key(0), target, np.log(draws / (1 - draws)), hidden=(32, 32), num_steps=600, sigma_min=0.03
+    method = pf.ProbabilityFlow(
+        np.log(draws / (1 - draws)), score="reflected", hidden=(32, 32), num_steps=600, rho_min=0.03
     )
-    assert np.isfinite(losses).all()
-    u, log_q = jax.jit(lambda key: q.sample_and_log_prob(key, 2000))(jax.random.key(1))
-    np.testing.assert_allclose(jax.jit(jax.vmap(q.log_prob))(u[:20]), log_q[:20], atol=1e-6)
-    w = np.exp(jax.jit(jax.vmap(target.log_density))(u) - log_q)
+    posterior = pf.fit(target, method, num_samples=2000, progress=False)
+    q = posterior.approximation
+    with jax.enable_x64(True):
+        u, log_q = jax.jit(lambda key: q.sample_and_log_prob(key, 2000))(jax.random.key(1))
+        np.testing.assert_allclose(jax.jit(jax.vmap(q.log_prob))(u[:20]), log_q[:20], atol=1e-6)
+        w = np.exp(jax.jit(jax.vmap(target.log_density))(u) - log_q)
     assert w.mean() == pytest.approx(4, abs=4 * w.std() / np.sqrt(len(w)))
     assert w.mean() ** 2 / np.mean(w**2) > 0.9  # 0.76 for uniform draws
-    with pytest.raises(InvalidArgument, match=r"values from -1 to 1; rescale them"):
-        fit_reflected(jax.random.key(0), np.linspace(-1, 1, 40)[:, None])
-    with pytest.raises(UnsupportedTarget, match="'x' is real; use ProbabilityFlow"):
-        CubeApproximation.fit(jax.random.key(0), pf.Target.from_log_density(beta_like, np.zeros(2)), draws)
+    evidence = posterior.evidence()
+    assert evidence.log_evidence == pytest.approx(np.log(4), abs=4 * evidence.se + 1e-3)
+    assert {"training", "solver"} <= {finding.name for finding in posterior.diagnose().findings}
+
+
+def test_what_the_cube_has_not_is_refused():
+    with pytest.raises(UnsupportedTarget, match="'x' is real; use score='amortised'"):
+        pf.fit(
+            pf.Target.from_log_density(beta_like, np.zeros(2)),
+            pf.ProbabilityFlow(np.random.default_rng(0).normal(size=(50, 2)), score="reflected"),
+            progress=False,
+        )
+    with pytest.raises(InvalidArgument, match="dynamics='sde' has no paths on the cube"):
+        pf.ProbabilityFlow(score="reflected", dynamics="sde")
 
 
 def test_the_loss_of_the_cube_is_least_at_the_score():
     """Of one point the kernel's score is the answer: its regression has no error there."""
     score = CubeScore.make(jax.random.key(0), 1)
     points = jnp.full((512, 1), 0.3)
+    levels = Levels(jnp.asarray(0.05), jnp.asarray(2.0))
 
     class Exact(CubeScore):
         def over_level(self, x, sigma):
             return sigma * heat_score(x, jnp.array([0.3]), sigma)
 
-    loss = jax.jit(lambda score: reflected_loss(score, points, jax.random.key(1), 0.05, 2.0))
+    loss = jax.jit(lambda score: reflected_loss(score, points, jax.random.key(1), levels))
     assert loss(Exact(score.net)) < 1e-20
     assert loss(score) > 0.1
 

@@ -16,12 +16,11 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...infer.errors import InvalidArgument
-from ...infer.validate import check_count
+from ...infer.validate import check_choice, check_count
 from .classification import check_labels, entropy, knowles_minka, normal_points, tilted
-from .head import AbstractHead
+from .head import AbstractHead, AbstractLinear
 
 NOISE_POINTS = 64
-TILTED = ("knowles-minka", "reduced")
 FIRST_TILT = 0.4
 
 
@@ -41,8 +40,7 @@ class AbstractClassifier(AbstractHead):
         mean, aleatoric = self.probabilities(phi)
         return mean, entropy(mean) - aleatoric, aleatoric
 
-    def check_classes(self) -> None:
-        """Raise `InvalidArgument` unless the number of classes is None or at least 2."""
+    def __check_init__(self) -> None:
         if self.num_classes is not None:
             check_count("num_classes", self.num_classes, 2)
 
@@ -53,18 +51,30 @@ class AbstractClassifier(AbstractHead):
         return check_labels(y, self.num_classes)[1]
 
 
-class AbstractSoftmax(AbstractClassifier):
+class AbstractSoftmax(AbstractLinear, AbstractClassifier):
     """Softmax of noisy logits.
 
-    Attributes
+    Parameters
     ----------
     bound
         ``"knowles-minka"``: with the best tilt of each row; ``"reduced"``: with one for all, `tilt`, which is learned.
+    num_classes
+        K; default the largest label plus one.
+
+    Attributes
+    ----------
+    bounds
+        What ``bound`` may be.
     """
 
-    weights: eqx.AbstractVar[Any]
-    bound: eqx.AbstractVar[str]
-    tilt: eqx.AbstractVar[Any]
+    bound: str = eqx.field(static=True, default="knowles-minka")
+    num_classes: int | None = eqx.field(static=True, default=None)
+    tilt: Any = None
+
+    bounds: ClassVar[tuple[str, ...]] = ("knowles-minka", "reduced")
+
+    def __check_init__(self) -> None:
+        check_choice("bound", self.bound, self.bounds)
 
     @abc.abstractmethod
     def spread(self, phi: Float[Array, "n d"]) -> tuple[Float[Array, "n k"], Float[Array, "n k"], Float[Array, "n k"]]:
@@ -98,11 +108,8 @@ class AbstractSoftmax(AbstractClassifier):
         InvalidArgument
             ``joint``: labels of several rows have no closed form together.
         """
-        import numpyro.distributions as dist
-
         del loc, scale
-        refuse_joint(joint)
-        return dist.Categorical(probs=self.probabilities(phi)[0])
+        return labels(joint, probs=self.probabilities(phi)[0])
 
     def ood_score(self, phi: Float[Array, "n d"]) -> Float[Array, " n"]:
         """The largest predictive probability."""
@@ -126,7 +133,10 @@ class AbstractSoftmax(AbstractClassifier):
         return jax.random.categorical(key_label, z)
 
 
-def refuse_joint(joint: bool) -> None:
-    """Raise `InvalidArgument` for a joint predictive of labels."""
+def labels(joint: bool, **given: Array) -> Any:
+    """The predictive of a label, categorical; a joint one of several rows is refused."""
+    import numpyro.distributions as dist
+
     if joint:
         raise InvalidArgument(f"joint={joint} has no closed form for labels; use posterior.predict(x).")
+    return dist.Categorical(**given)

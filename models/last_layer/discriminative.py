@@ -14,14 +14,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...infer.errors import InvalidArgument
-from ...infer.validate import check_choice
 from .classification import jensen, mean_probabilities, monte_carlo
 from .classifier import AbstractSoftmax
-from .covariance import check_form, first_weights
-from .head import as_setting, check_scale, per_feature
-from .posteriors import AbstractNormal, inverse_wishart_log_prior
+from .head import check_scale, per_feature
+from .posteriors import AbstractNormal
 
-BOUNDS = ("knowles-minka", "reduced", "jensen", "monte-carlo")
 FIRST_LOG_NOISE = -1.0
 
 
@@ -50,36 +47,20 @@ class SoftmaxHead(AbstractNormal, AbstractSoftmax):
     """
 
     covariance: str = eqx.field(static=True, default="diagonal")
-    rank: int | None = eqx.field(static=True, default=None)
-    shared: bool = eqx.field(static=True, default=False)
-    bound: str = eqx.field(static=True, default="knowles-minka")
-    num_classes: int | None = eqx.field(static=True, default=None)
-    prior_scale: Any = eqx.field(static=True, default=None, converter=as_setting)
-    noise: Any = eqx.field(static=True, default=None)
-    dof: float = eqx.field(static=True, default=1.0)
-    scale: float = eqx.field(static=True, default=1.0)
-    weights: Any = None
-    log_noise: Any = None
-    tilt: Any = None
 
     trained: ClassVar[tuple[str, ...]] = ("weights", "log_noise", "tilt")
+    positive: ClassVar[tuple[str, ...]] = ("prior_scale", "dof", "scale")
+    bounds: ClassVar[tuple[str, ...]] = ("knowles-minka", "reduced", "jensen", "monte-carlo")
 
     def __check_init__(self) -> None:
-        check_form(self.covariance, self.rank, self.shared)
-        check_choice("bound", self.bound, BOUNDS)
-        self.check_classes()
         if self.noise != 0:
             check_scale("noise", self.noise)
-        for name in ("prior_scale", "dof", "scale"):
-            check_scale(name, getattr(self, name))
 
     def build(self, key: PRNGKeyArray, num_features: int, y: Any, *, unit: Any = 1.0) -> "SoftmaxHead":
         """See `AbstractHead.build`; all classes begin with the same noise."""
         del unit
         k = self.classes_of(y)
-        form: dict[str, Any] = {"rank": self.rank, "shared": self.shared}
-        first = -float(np.log(num_features))
-        weights = first_weights(key, self.covariance, k, num_features, **form, log_scale=first)
+        weights = self.first_weights(key, k, num_features, log_scale=-float(np.log(num_features)))
         noise = jnp.full((k,), FIRST_LOG_NOISE, float) if self.noise is None else None
         return dataclasses.replace(self, weights=weights, log_noise=noise, tilt=self.first_tilt())
 
@@ -113,12 +94,6 @@ class SoftmaxHead(AbstractNormal, AbstractSoftmax):
         if key is None:
             raise InvalidArgument(f"bound={self.bound!r} draws, got key={key}; give a key.")
         return jax.vmap(monte_carlo)(*self.logits(phi), y, jax.random.split(key, len(phi)))
-
-    def log_hyperprior(self) -> Float[Array, ""]:
-        """−(ν + K + 1)/2 log|Σ| − ψ/2 tr Σ⁻¹; 0 of noise that is known."""
-        if self.log_noise is None:
-            return jnp.zeros(())
-        return inverse_wishart_log_prior(self.log_noise, self.dof, self.scale)
 
     def probabilities(self, phi: Float[Array, "n d"]) -> tuple[Float[Array, "n k"], Float[Array, " n"]]:
         """E softmax(z), and E H(softmax(z)), by 256 quasi-random points."""

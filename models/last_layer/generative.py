@@ -26,9 +26,9 @@ from jax.scipy.special import digamma, gammaln, logsumexp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .classification import entropy
-from .classifier import AbstractClassifier, refuse_joint
+from .classifier import AbstractClassifier, labels
 from .covariance import first_weights
-from .head import as_setting, check_scale, per_feature
+from .head import as_setting, per_feature
 from .posteriors import inverse_wishart_log_prior, normal_log_prior, normal_prior_draw
 
 LOG_2PI = math.log(2 * math.pi)
@@ -65,11 +65,7 @@ class GenerativeHead(AbstractClassifier):
     counts: Any = None
 
     trained: ClassVar[tuple[str, ...]] = ("weights", "log_noise")
-
-    def __check_init__(self) -> None:
-        self.check_classes()
-        for name in ("prior_scale", "concentration", "dof", "scale"):
-            check_scale(name, getattr(self, name))
+    positive: ClassVar[tuple[str, ...]] = ("prior_scale", "concentration", "dof", "scale")
 
     def build(self, key: PRNGKeyArray, num_features: int, y: Any, *, unit: Any = 1.0) -> "GenerativeHead":
         """See `AbstractHead.build`; α₀ + class counts are those of y."""
@@ -125,11 +121,8 @@ class GenerativeHead(AbstractClassifier):
         InvalidArgument
             ``joint``: labels of several rows have no closed form together.
         """
-        import numpyro.distributions as dist
-
         del loc, scale
-        refuse_joint(joint)
-        return dist.Categorical(logits=jax.nn.log_softmax(self.joint_logs(phi)))
+        return labels(joint, logits=jax.nn.log_softmax(self.joint_logs(phi)))
 
     def ood_score(self, phi: Float[Array, "n d"]) -> Float[Array, " n"]:
         """The log density of the features; the largest probability is in `predict`."""

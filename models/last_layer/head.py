@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...infer.errors import InvalidArgument
 from ...infer.validate import check_positive
+from .covariance import AbstractWeights, check_form, first_weights
 
 
 class AbstractHead(eqx.Module):
@@ -27,10 +28,17 @@ class AbstractHead(eqx.Module):
         ``"regression"`` (y real, shape (n, K)) or ``"classification"`` (y whole numbers, shape (n,)).
     trained
         Fields whose arrays are learned.
+    positive
+        Settings that must be positive numbers, one for all or one each, or None.
     """
 
     task: eqx.AbstractClassVar[str]
     trained: eqx.AbstractClassVar[tuple[str, ...]]
+    positive: eqx.AbstractClassVar[tuple[str, ...]]
+
+    def __check_init__(self) -> None:
+        for name in self.positive:
+            check_scale(name, getattr(self, name))
 
     # -- made of sizes ------------------------------------------------------------------------------------------------
 
@@ -211,3 +219,30 @@ def per_feature(value: Any, num_features: int, default: float) -> Float[Array, "
             f"prior_scale must be a number or one for each of {num_features} features, got {len(value)} numbers."
         )
     return jnp.broadcast_to(jnp.asarray(value, float), (num_features,))
+
+
+class AbstractLinear(AbstractHead):
+    """A head of w_kᵀφ, with weights of which every k has a normal posterior N(w̄_k, S_k) or one scaled like it.
+
+    Parameters
+    ----------
+    covariance, rank, shared
+        Form of S_k; see `regression.NormalHead`.
+    prior_scale
+        Prior variance of a weight, or one for each feature.
+    """
+
+    covariance: str = eqx.field(static=True, default="dense")
+    rank: int | None = eqx.field(static=True, default=None)
+    shared: bool = eqx.field(static=True, default=False)
+    prior_scale: Any = eqx.field(static=True, default=None, converter=as_setting)
+    weights: Any = None
+
+    def __check_init__(self) -> None:
+        check_form(self.covariance, self.rank, self.shared)
+
+    def first_weights(self, key: PRNGKeyArray, num_outputs: int, num_features: int, **begun: Any) -> AbstractWeights:
+        """Weights as training begins; ``begun`` as in `covariance.first_weights`."""
+        return first_weights(
+            key, self.covariance, num_outputs, num_features, rank=self.rank, shared=self.shared, **begun
+        )

@@ -22,18 +22,16 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...infer.errors import InvalidArgument
-from ...infer.validate import check_choice
 from .classification import POINTS, mean_softmax, normal_points
-from .classifier import TILTED, AbstractSoftmax
-from .covariance import check_form, first_weights
-from .head import as_setting, check_scale, per_feature
+from .classifier import AbstractSoftmax
+from .head import per_feature
 from .posteriors import AbstractTwoNormals
-from .regression import LOG_2PI, num_outputs
+from .regression import LOG_2PI, AbstractRegression, num_outputs
 
 NODES = 32
 
 
-class HeteroscedasticHead(AbstractTwoNormals):
+class HeteroscedasticHead(AbstractTwoNormals, AbstractRegression):
     """Regression whose noise varies with x: log σ_k²(x) = m_kᵀφ.
 
     Parameters
@@ -49,26 +47,12 @@ class HeteroscedasticHead(AbstractTwoNormals):
         A setting is out of range, or a low rank without ``rank``.
     """
 
-    covariance: str = eqx.field(static=True, default="dense")
-    rank: int | None = eqx.field(static=True, default=None)
-    shared: bool = eqx.field(static=True, default=False)
-    prior_scale: Any = eqx.field(static=True, default=None, converter=as_setting)
-    noise_prior_scale: Any = eqx.field(static=True, default=None, converter=as_setting)
-    weights: Any = None
-    noise_weights: Any = None
-
-    task: ClassVar[str] = "regression"
     trained: ClassVar[tuple[str, ...]] = ("weights", "noise_weights")
-
-    def __check_init__(self) -> None:
-        check_form(self.covariance, self.rank, self.shared)
-        for name in ("prior_scale", "noise_prior_scale"):
-            check_scale(name, getattr(self, name))
 
     def build(self, key: PRNGKeyArray, num_features: int, y: Any, *, unit: Any = 1.0) -> "HeteroscedasticHead":
         """See `AbstractHead.build`; m begins at 0."""
         del unit
-        weights, noise = _first(self, key, num_outputs(y), num_features, log_scale=None)
+        weights, noise = self.first_of_both(key, num_outputs(y), num_features, log_scale=None)
         return dataclasses.replace(self, weights=weights, noise_weights=noise)
 
     @property
@@ -116,11 +100,6 @@ class HeteroscedasticHead(AbstractTwoNormals):
         where, spreads, shares = (x[:, 0] if single else x for x in found)
         return dist.MixtureSameFamily(dist.Categorical(probs=shares), dist.Normal(where, spreads))
 
-    def ood_score(self, phi: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """−Σ_k φᵀS_kφ / E σ_k²: epistemic variance in units of the noise."""
-        _, epistemic, aleatoric = self.moments(phi)
-        return -jnp.sum(epistemic / aleatoric, -1)
-
     def log_likelihood(self, phi: Float[Array, "n d"], y: Array, values: dict[str, Array]) -> Float[Array, " n"]:
         """Σ_k log N(y_k; w_kᵀφ, exp(m_kᵀφ))."""
         log_variance = phi @ values["m"].T
@@ -153,29 +132,13 @@ class HeteroscedasticSoftmaxHead(AbstractTwoNormals, AbstractSoftmax):
     """
 
     covariance: str = eqx.field(static=True, default="diagonal")
-    rank: int | None = eqx.field(static=True, default=None)
-    shared: bool = eqx.field(static=True, default=False)
-    bound: str = eqx.field(static=True, default="knowles-minka")
-    num_classes: int | None = eqx.field(static=True, default=None)
-    prior_scale: Any = eqx.field(static=True, default=None, converter=as_setting)
-    noise_prior_scale: Any = eqx.field(static=True, default=None, converter=as_setting)
-    weights: Any = None
-    noise_weights: Any = None
-    tilt: Any = None
 
     trained: ClassVar[tuple[str, ...]] = ("weights", "noise_weights", "tilt")
-
-    def __check_init__(self) -> None:
-        check_form(self.covariance, self.rank, self.shared)
-        check_choice("bound", self.bound, TILTED)
-        self.check_classes()
-        for name in ("prior_scale", "noise_prior_scale"):
-            check_scale(name, getattr(self, name))
 
     def build(self, key: PRNGKeyArray, num_features: int, y: Any, *, unit: Any = 1.0) -> "HeteroscedasticSoftmaxHead":
         """See `AbstractHead.build`; m begins at 0: logits with noise of variance 1 in all classes."""
         del unit
-        weights, noise = _first(self, key, self.classes_of(y), num_features, log_scale=-math.log(num_features))
+        weights, noise = self.first_of_both(key, self.classes_of(y), num_features, log_scale=-math.log(num_features))
         return dataclasses.replace(self, weights=weights, noise_weights=noise, tilt=self.first_tilt())
 
     @property
@@ -210,11 +173,3 @@ class HeteroscedasticSoftmaxHead(AbstractTwoNormals, AbstractSoftmax):
     def noise_deviations(self, phi: Float[Array, "n d"], values: dict[str, Array]) -> Float[Array, "n k"]:
         """exp(½ m_kᵀφ)."""
         return jnp.exp(0.5 * phi @ values["m"].T)
-
-
-def _first(head: Any, key: PRNGKeyArray, k: int, d: int, *, log_scale: float | None) -> tuple[Any, Any]:
-    """Where training of w and of m begins."""
-    key_w, key_m = jax.random.split(key)
-    form: dict[str, Any] = {"rank": head.rank, "shared": head.shared}
-    weights = first_weights(key_w, head.covariance, k, d, **form, log_scale=log_scale)
-    return weights, first_weights(key_m, head.covariance, k, d, **form, mean_scale=0.0, log_scale=-math.log(d))

@@ -3,7 +3,8 @@
 Each class has the KL divergence of q, and the densities and draws of prior and of q; the heads add the likelihood.
 """
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,14 +13,32 @@ from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .covariance import AbstractWeights
-from .head import AbstractHead
+from .head import AbstractLinear, as_setting
 
 
-class AbstractNormal(AbstractHead):
-    """Weights w_k ~ N(0, diag(prior)), q(w_k) = N(w̄_k, S_k)."""
+class AbstractNormal(AbstractLinear):
+    """Weights w_k ~ N(0, diag(prior)), q(w_k) = N(w̄_k, S_k), and noise that is known or estimated at its mode.
 
-    weights: eqx.AbstractVar[Any]
+    Parameters
+    ----------
+    noise
+        Standard deviation, if it is known.
+    dof, scale
+        ν and ψ of the prior W⁻¹(ν, ψ I) of the estimated variances.
+    """
+
+    noise: Any = eqx.field(static=True, default=None, converter=as_setting)
+    dof: float = eqx.field(static=True, default=1.0)
+    scale: float = eqx.field(static=True, default=1.0)
+    log_noise: Any = None
+
     prior: eqx.AbstractVar[Float[Array, " d"]]
+
+    def log_hyperprior(self) -> Float[Array, ""]:
+        """−(ν + K + 1)/2 log|Σ| − ψ/2 tr Σ⁻¹; 0 of noise that is known."""
+        if self.log_noise is None:
+            return jnp.zeros(())
+        return inverse_wishart_log_prior(self.log_noise, self.dof, self.scale)
 
     def divergence(self) -> Float[Array, ""]:
         """Σ_k KL(q(w_k) ‖ N(0, s I))."""
@@ -46,13 +65,12 @@ class AbstractNormal(AbstractHead):
         return jnp.sum(self.weights.offset_log_prob(values["w"] - self.weights.mean))
 
 
-class AbstractNormalGamma(AbstractHead):
+class AbstractNormalGamma(AbstractLinear):
     """Noise precisions τ_k ~ Gamma(a₀, b₀) and weights w_k | τ_k ~ N(0, diag(prior)/τ_k).
 
     q(τ_k) = Gamma(a_k, b_k) and q(w_k | τ_k) = N(w̄_k, S_k/τ_k).
     """
 
-    weights: eqx.AbstractVar[Any]
     prior: eqx.AbstractVar[Float[Array, " d"]]
     shape: eqx.AbstractVar[float]
     rate: eqx.AbstractVar[float]
@@ -97,11 +115,19 @@ class AbstractNormalGamma(AbstractHead):
         return jnp.sum(of_w + gamma_log_prob(tau, *self.gamma))
 
 
-class AbstractTwoNormals(AbstractHead):
-    """Weights w of the mean and m of the log variance of the noise: normal, of prior and of q, independent."""
+class AbstractTwoNormals(AbstractLinear):
+    """Weights w of the mean and m of the log variance of the noise: normal, of prior and of q, independent.
 
-    weights: eqx.AbstractVar[Any]
-    noise_weights: eqx.AbstractVar[Any]
+    Parameters
+    ----------
+    noise_prior_scale
+        Prior variance of the entries of m; default 1/D.
+    """
+
+    noise_prior_scale: Any = eqx.field(static=True, default=None, converter=as_setting)
+    noise_weights: Any = None
+
+    positive: ClassVar[tuple[str, ...]] = ("prior_scale", "noise_prior_scale")
     priors: eqx.AbstractVar[tuple[Float[Array, " d"], Float[Array, " d"]]]
 
     def divergence(self) -> Float[Array, ""]:
@@ -131,6 +157,12 @@ class AbstractTwoNormals(AbstractHead):
         """Two normals."""
         parts = zip(("w", "m"), self._both, strict=True)
         return jnp.sum(sum(q.offset_log_prob(values[name] - q.mean) for name, q in parts))
+
+    def first_of_both(self, key: PRNGKeyArray, k: int, d: int, *, log_scale: float | None) -> tuple[Any, Any]:
+        """Where training of w and of m begins; m at 0."""
+        key_w, key_m = jax.random.split(key)
+        weights = self.first_weights(key_w, k, d, log_scale=log_scale)
+        return weights, self.first_weights(key_m, k, d, mean_scale=0.0, log_scale=-math.log(d))
 
     @property
     def _both(self) -> tuple[AbstractWeights, AbstractWeights]:

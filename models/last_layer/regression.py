@@ -15,6 +15,7 @@ References
 .. [2] J. Harrison, J. Willes, J. Snoek (2025). Heteroscedastic variational Bayesian last layers. AABI.
 """
 
+import abc
 import dataclasses
 import math
 from typing import Any, ClassVar
@@ -27,14 +28,28 @@ from jax.scipy.special import digamma
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...infer.errors import InvalidArgument
-from .covariance import check_form, first_weights
-from .head import as_setting, check_scale, per_feature
-from .posteriors import AbstractNormal, AbstractNormalGamma, inverse_wishart_log_prior
+from .head import AbstractHead, per_feature
+from .posteriors import AbstractNormal, AbstractNormalGamma
 
 LOG_2PI = math.log(2 * math.pi)
 
 
-class NormalHead(AbstractNormal):
+class AbstractRegression(AbstractHead):
+    """A head whose y are real."""
+
+    task: ClassVar[str] = "regression"
+
+    @abc.abstractmethod
+    def moments(self, phi: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
+        """Mean, epistemic and aleatoric variance of y, each of shape (n, K)."""
+
+    def ood_score(self, phi: Float[Array, "n d"]) -> Float[Array, " n"]:
+        """−Σ_k of epistemic variance over that of the noise."""
+        _, epistemic, aleatoric = self.moments(phi)
+        return -jnp.sum(epistemic / aleatoric, -1)
+
+
+class NormalHead(AbstractNormal, AbstractRegression):
     """Regression with normal noise, known or estimated.
 
     Parameters
@@ -56,29 +71,15 @@ class NormalHead(AbstractNormal):
         A setting is out of range, or a low rank without ``rank``.
     """
 
-    covariance: str = eqx.field(static=True, default="dense")
-    rank: int | None = eqx.field(static=True, default=None)
-    shared: bool = eqx.field(static=True, default=False)
-    prior_scale: Any = eqx.field(static=True, default=None, converter=as_setting)
-    noise: Any = eqx.field(static=True, default=None, converter=as_setting)
-    dof: float = eqx.field(static=True, default=1.0)
-    scale: float = eqx.field(static=True, default=1.0)
-    weights: Any = None
-    log_noise: Any = None
     known: Any = None
 
-    task: ClassVar[str] = "regression"
     trained: ClassVar[tuple[str, ...]] = ("weights", "log_noise")
-
-    def __check_init__(self) -> None:
-        check_form(self.covariance, self.rank, self.shared)
-        for name in ("prior_scale", "noise", "dof", "scale"):
-            check_scale(name, getattr(self, name))
+    positive: ClassVar[tuple[str, ...]] = ("prior_scale", "noise", "dof", "scale")
 
     def build(self, key: PRNGKeyArray, num_features: int, y: Any, *, unit: Any = 1.0) -> "NormalHead":
         """See `AbstractHead.build`; estimated noise begins at the standard deviation of y."""
         k = num_outputs(y)
-        weights = first_weights(key, self.covariance, k, num_features, rank=self.rank, shared=self.shared)
+        weights = self.first_weights(key, k, num_features)
         if self.noise is None:
             first = _log_deviation(y)
             return dataclasses.replace(self, weights=weights, log_noise=first, known=None)
@@ -103,12 +104,6 @@ class NormalHead(AbstractNormal):
         square = (y - self.weights.means(phi)) ** 2 + self.weights.quadratic(phi)
         return -0.5 * jnp.sum(LOG_2PI + 2 * self.log_sd + square * jnp.exp(-2 * self.log_sd), -1)
 
-    def log_hyperprior(self) -> Float[Array, ""]:
-        """−(ν + K + 1)/2 log|Σ| − ψ/2 tr Σ⁻¹; 0 of noise that is known."""
-        if self.log_noise is None:
-            return jnp.zeros(())
-        return inverse_wishart_log_prior(self.log_noise, self.dof, self.scale)
-
     def moments(self, phi: Float[Array, "n d"]) -> tuple[Array, Array, Array]:
         """Mean, epistemic and aleatoric variance of y, each of shape (n, K)."""
         mean = self.weights.means(phi)
@@ -129,11 +124,6 @@ class NormalHead(AbstractNormal):
         found = (loc + scales * mean).T, scales[:, None, None] ** 2 * covariance
         return dist.MultivariateNormal(*(x[0] if single else x for x in found))
 
-    def ood_score(self, phi: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """−Σ_k φᵀS_kφ/σ_k²: epistemic variance in units of the noise."""
-        _, epistemic, aleatoric = self.moments(phi)
-        return -jnp.sum(epistemic / aleatoric, -1)
-
     def log_likelihood(self, phi: Float[Array, "n d"], y: Array, values: dict[str, Array]) -> Float[Array, " n"]:
         """Σ_k log N(y_k; w_kᵀφ, σ_k²)."""
         z = (y - phi @ values["w"].T) * jnp.exp(-self.log_sd)
@@ -145,7 +135,7 @@ class NormalHead(AbstractNormal):
         return mean + jnp.exp(self.log_sd) * jax.random.normal(key, mean.shape, mean.dtype)
 
 
-class StudentTHead(AbstractNormalGamma):
+class StudentTHead(AbstractNormalGamma, AbstractRegression):
     """Regression with normal noise of unknown precision, which is inferred: a Student-t predictive.
 
     τ_k ~ Gamma(a₀, b₀), w_k | τ_k ~ N(0, s I/τ_k); q(τ_k) = Gamma(a_k, b_k), q(w_k | τ_k) = N(w̄_k, S_k/τ_k).
@@ -163,29 +153,19 @@ class StudentTHead(AbstractNormalGamma):
         A setting is out of range, or a low rank without ``rank``.
     """
 
-    covariance: str = eqx.field(static=True, default="dense")
-    rank: int | None = eqx.field(static=True, default=None)
-    shared: bool = eqx.field(static=True, default=False)
-    prior_scale: Any = eqx.field(static=True, default=None, converter=as_setting)
     shape: float = eqx.field(static=True, default=0.5)
     rate: float = eqx.field(static=True, default=0.5)
-    weights: Any = None
     log_shape: Any = None
     log_rate: Any = None
 
-    task: ClassVar[str] = "regression"
     trained: ClassVar[tuple[str, ...]] = ("weights", "log_shape", "log_rate")
-
-    def __check_init__(self) -> None:
-        check_form(self.covariance, self.rank, self.shared)
-        for name in ("prior_scale", "shape", "rate"):
-            check_scale(name, getattr(self, name))
+    positive: ClassVar[tuple[str, ...]] = ("prior_scale", "shape", "rate")
 
     def build(self, key: PRNGKeyArray, num_features: int, y: Any, *, unit: Any = 1.0) -> "StudentTHead":
         """See `AbstractHead.build`; q(τ) begins as the prior."""
         del unit
         k = num_outputs(y)
-        weights = first_weights(key, self.covariance, k, num_features, rank=self.rank, shared=self.shared)
+        weights = self.first_weights(key, k, num_features)
         shape, rate = (jnp.full((k,), math.log(value), float) for value in (self.shape, self.rate))
         return dataclasses.replace(self, weights=weights, log_shape=shape, log_rate=rate)
 

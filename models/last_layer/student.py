@@ -20,11 +20,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...infer.errors import InvalidArgument
-from ...infer.validate import check_choice
 from .classification import POINTS, mean_softmax, normal_points
-from .classifier import TILTED, AbstractSoftmax
-from .covariance import check_form, first_weights
-from .head import as_setting, check_scale, per_feature
+from .classifier import AbstractSoftmax
+from .head import check_scale, per_feature
 from .posteriors import AbstractNormalGamma
 
 
@@ -51,26 +49,17 @@ class StudentTSoftmaxHead(AbstractNormalGamma, AbstractSoftmax):
     """
 
     covariance: str = eqx.field(static=True, default="diagonal")
-    rank: int | None = eqx.field(static=True, default=None)
-    shared: bool = eqx.field(static=True, default=False)
-    bound: str = eqx.field(static=True, default="knowles-minka")
-    num_classes: int | None = eqx.field(static=True, default=None)
-    prior_scale: Any = eqx.field(static=True, default=None, converter=as_setting)
     shape: float = eqx.field(static=True, default=2.0)
     rate: float = eqx.field(static=True, default=1.0)
-    weights: Any = None
     raw_shape: Any = None
     log_rate: Any = None
-    tilt: Any = None
 
     trained: ClassVar[tuple[str, ...]] = ("weights", "raw_shape", "log_rate", "tilt")
 
+    positive: ClassVar[tuple[str, ...]] = ("prior_scale", "shape", "rate")
+
     def __check_init__(self) -> None:
-        check_form(self.covariance, self.rank, self.shared)
-        check_choice("bound", self.bound, TILTED)
-        self.check_classes()
-        for name in ("prior_scale", "shape", "rate"):
-            check_scale(name, getattr(self, name))
+        check_scale("shape", self.shape)
         if not self.shape > 1:
             raise InvalidArgument(f"shape must be > 1, so that the noise has a mean variance, got {self.shape!r}.")
 
@@ -78,8 +67,7 @@ class StudentTSoftmaxHead(AbstractNormalGamma, AbstractSoftmax):
         """See `AbstractHead.build`; q(τ) begins as the prior."""
         del unit
         k = self.classes_of(y)
-        form: dict[str, Any] = {"rank": self.rank, "shared": self.shared}
-        weights = first_weights(key, self.covariance, k, num_features, **form, log_scale=-float(np.log(num_features)))
+        weights = self.first_weights(key, k, num_features, log_scale=-float(np.log(num_features)))
         fields = {
             "raw_shape": jnp.full((k,), np.log(np.expm1(self.shape - 1)), float),
             "log_rate": jnp.full((k,), np.log(self.rate), float),

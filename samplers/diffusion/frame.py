@@ -81,8 +81,8 @@ def given_draws(given: Any) -> Any:
 
 def make_draws(
     key: PRNGKeyArray, target: Target, method: AbstractMethod, num_draws: int
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Draws by a sampler, and what is to be known of them."""
+) -> tuple[np.ndarray, int, tuple[float, int]]:
+    """Draws by a sampler, the evaluations spent on them, and the R-hat and divergences of chains (else NaN and 0)."""
     from ...infer.run.fit import fit
 
     bits = 64 if jax.config.jax_enable_x64 else 32
@@ -90,19 +90,13 @@ def make_draws(
     posterior = fit(target, method, key=key, num_samples=num_draws, num_chains=chains, progress=False, precision=bits)
     if posterior.record["stopped"] == "interrupted":
         raise KeyboardInterrupt
-    facts: dict[str, Any] = {"num_evaluations": posterior.record["evaluations"]}
+    quality = np.nan, 0
     if posterior.kind == "chains":
         from ...infer.diagnostics.chains import worst_rhat
 
-        facts["r_hat"] = worst_rhat({"u": posterior.unconstrained()})
-        totals = posterior.record["totals"].get("sample", {})
-        facts["divergences"] = int(totals.get("diverging", 0))
-    return given_draws(posterior), facts
-
-
-def quality(facts: dict[str, Any]) -> tuple[float, int]:
-    """R-hat and divergences of draws that were made; NaN and 0 of draws that were given."""
-    return facts.get("r_hat", np.nan), facts.get("divergences", 0)
+        diverging = posterior.record["totals"].get("sample", {}).get("diverging", 0)
+        quality = worst_rhat({"u": posterior.unconstrained()}), int(diverging)
+    return given_draws(posterior), posterior.record["evaluations"], quality
 
 
 def whitening(draws: np.ndarray, whiten: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -38,7 +38,7 @@ from ...infer.train import Trainer
 from ...infer.validate import check_choice, check_count, check_fraction, check_nonnegative, check_positive
 from . import findings, frame
 from .density import check_grid
-from .origins import ORIGINS, AbstractOrigin, Amortised, Denoising, Known
+from .origins import ORIGINS, AbstractOrigin, Amortised, Denoising, Given, Known
 from .schedules import edm_grid, log_grid
 from .scores import AbstractScore
 from .solvers import SOLVERS, AbstractSolver
@@ -231,8 +231,7 @@ class ProbabilityFlow(AbstractMethod):
 
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "ProbabilityFlow":
         """Make draws where none are given, whiten them, and look at the density around them."""
-        draws_of, checks, paths = jax.random.split(key, 3)
-        facts: dict[str, Any] = {"num_evaluations": 0}
+        key_draws, key_check, key_paths = jax.random.split(key, 3)
         draws = self.from_draws
         if draws is not None and draws.shape[1] != target.dim:
             raise InvalidArgument(
@@ -240,9 +239,11 @@ class ProbabilityFlow(AbstractMethod):
                 f"unconstrained coordinates, shape (n, {target.dim})."
             )
         self._origin.check(self, target)
+        spent, quality = 0, (np.nan, 0)
         if draws is None and self._origin.of_draws:
-            draws, facts = frame.make_draws(draws_of, target, self._warmup(), self.num_draws)
-        prepared = self._origin.prepare(self, (draws_of, checks, paths), target, start, draws, facts)
+            draws, spent, quality = frame.make_draws(key_draws, target, self._warmup(), self.num_draws)
+        given = Given(target, start, draws, spent, quality, key_draws, key_check, key_paths)
+        prepared = self._origin.prepare(self, given)
         return dataclasses.replace(self, prepared=jax.tree.map(jnp.asarray, prepared))
 
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> Any:

@@ -6,7 +6,7 @@ hyper-parameters and what was prepared are the method's.
 
 import abc
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -32,7 +32,6 @@ from .training import Levels, ScoreState, held_out_loss, split_draws, training_l
 if TYPE_CHECKING:
     from .method import ProbabilityFlow
 
-Keys = tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]
 FIRST_STEPS, MOST_STEPS = 12, 192
 """Of the solver, when they are chosen."""
 NOISY_STEPS = 16
@@ -40,6 +39,33 @@ NOISY_STEPS = 16
 TUNING_DRAWS = 64
 MOVES = 20
 FINAL_PATHS = 1000
+
+
+class Given(NamedTuple):
+    """What an origin prepares from.
+
+    Parameters
+    ----------
+    target, start
+        As `AbstractMethod.prepare` gets them.
+    draws
+        Unconstrained, shape (n, d), made or given; None where there are none.
+    num_evaluations
+        Spent on them.
+    quality
+        Their R-hat and divergences, NaN and 0 of draws that were given.
+    key_frame, key_check, key_paths
+        Of the coordinates, of the points at which the density is looked at, and of paths.
+    """
+
+    target: Target
+    start: Any
+    draws: Any
+    num_evaluations: int
+    quality: tuple[float, int]
+    key_frame: PRNGKeyArray
+    key_check: PRNGKeyArray
+    key_paths: PRNGKeyArray
 
 
 class AbstractOrigin(abc.ABC):
@@ -61,19 +87,8 @@ class AbstractOrigin(abc.ABC):
         del method, target
 
     @abc.abstractmethod
-    def prepare(
-        self,
-        method: "ProbabilityFlow",
-        keys: Keys,
-        target: Target,
-        start: Any,
-        draws: Any,
-        facts: dict[str, Any],
-    ) -> Prepared:
-        """The coordinates, the levels, and what there is to learn from.
-
-        ``keys`` are of draws and frame, of checks and of paths; ``facts`` what is known of the draws, if any.
-        """
+    def prepare(self, method: "ProbabilityFlow", given: Given) -> Prepared:
+        """The coordinates, the levels, and what there is to learn from."""
 
     def network(self, method: "ProbabilityFlow", key: PRNGKeyArray, dim: int) -> Any:
         """The network before training."""
@@ -91,19 +106,10 @@ class AbstractOrigin(abc.ABC):
 class Known(AbstractOrigin):
     """A score that is given, in unconstrained coordinates."""
 
-    def prepare(
-        self,
-        method: "ProbabilityFlow",
-        keys: Keys,
-        target: Target,
-        start: Any,
-        draws: Any,
-        facts: dict[str, Any],
-    ) -> Prepared:
+    def prepare(self, method: "ProbabilityFlow", given: Given) -> Prepared:
         """Coordinates as they are."""
-        del keys, start, draws, facts
         levels = frame.levels(method.rho_max, method.rho_min, None)
-        return Prepared(np.zeros(target.dim), np.eye(target.dim), levels, None, 0)
+        return Prepared(np.zeros(given.target.dim), np.eye(given.target.dim), levels, None, 0)
 
     def result(self, method: "ProbabilityFlow", state: Any, target: Target) -> Approximation:
         """The given score's flow."""
@@ -122,21 +128,13 @@ class Importance(AbstractOrigin):
                 f"draws vanish as their number grows. Use score='amortised', or force=True."
             )
 
-    def prepare(
-        self,
-        method: "ProbabilityFlow",
-        keys: Keys,
-        target: Target,
-        start: Any,
-        draws: Any,
-        facts: dict[str, Any],
-    ) -> Prepared:
+    def prepare(self, method: "ProbabilityFlow", given: Given) -> Prepared:
         """Whitened; an error where there are next to no effective draws at some level."""
-        loc, scale = framed(method, keys, target, start, draws)
+        loc, scale = framed(method, given)
         levels = frame.levels(method.rho_max, method.rho_min, None)
         grid = method.grid_of(levels, FIRST_STEPS)
-        score = self._score(method, target, loc, scale, 0)
-        ess, _ = ess_by_level(score, keys[2], jnp.asarray(grid, float))
+        score = self._score(method, given.target, loc, scale, 0)
+        ess, _ = ess_by_level(score, given.key_paths, jnp.asarray(grid, float))
         median = np.median(np.asarray(ess), axis=1)
         if not median.min() >= FEWEST:
             worst = int(np.argmin(median))
@@ -145,7 +143,7 @@ class Importance(AbstractOrigin):
                 f"noise level rho={grid[worst]:.3g}, fewer than {FEWEST:g}; raise num_particles or "
                 f"spread={method.spread}, or use score='amortised'."
             )
-        spent = facts["num_evaluations"] + frame.PROBES + ess.size * 2 * method.num_particles
+        spent = given.num_evaluations + frame.PROBES + ess.size * 2 * method.num_particles
         return Prepared(loc, scale, levels, None, spent, ess=median)
 
     def result(self, method: "ProbabilityFlow", state: Any, target: Target) -> Approximation:
@@ -171,19 +169,11 @@ class Denoising(AbstractOrigin):
 
     trained: ClassVar[bool] = True
 
-    def prepare(
-        self,
-        method: "ProbabilityFlow",
-        keys: Keys,
-        target: Target,
-        start: Any,
-        draws: Any,
-        facts: dict[str, Any],
-    ) -> Prepared:
+    def prepare(self, method: "ProbabilityFlow", given: Given) -> Prepared:
         """Whitened."""
-        loc, scale = framed(method, keys, target, start, draws)
+        loc, scale = framed(method, given)
         levels = frame.levels(method.rho_max, method.rho_min, None)
-        return Prepared(loc, scale, levels, None, facts["num_evaluations"] + frame.PROBES)
+        return Prepared(loc, scale, levels, None, given.num_evaluations + frame.PROBES)
 
     def network(self, method: "ProbabilityFlow", key: PRNGKeyArray, dim: int) -> Drift:
         """No drift."""
@@ -216,25 +206,17 @@ class Amortised(AbstractOrigin):
     trained: ClassVar[bool] = True
     of_draws: ClassVar[bool] = True
 
-    def prepare(
-        self,
-        method: "ProbabilityFlow",
-        keys: Keys,
-        target: Target,
-        start: Any,
-        draws: Any,
-        facts: dict[str, Any],
-    ) -> Prepared:
+    def prepare(self, method: "ProbabilityFlow", given: Given) -> Prepared:
         """Whitened draws with their gradients, some held out."""
-        loc, scale = framed(method, keys, target, start, draws)
-        points = np.linalg.solve(scale, (draws - loc).T).T
-        spent, fisher = facts["num_evaluations"] + frame.PROBES, None
-        found = None if method.blend is None else frame.gradients(target, loc, scale, draws)
+        loc, scale = framed(method, given)
+        points = np.linalg.solve(scale, (given.draws - loc).T).T
+        spent, fisher = given.num_evaluations + frame.PROBES, None
+        found = None if method.blend is None else frame.gradients(given.target, loc, scale, given.draws)
         if found is not None:
             fisher, spent = np.linalg.eigvalsh(found.T @ found / len(found)), spent + len(found)
         learnable = split_draws(points, found, method.blend, method.held_out, 0)
         levels = frame.levels(method.rho_max, method.rho_min, fisher)
-        return Prepared(loc, scale, levels, learnable, spent, *frame.quality(facts))
+        return Prepared(loc, scale, levels, learnable, spent, *given.quality)
 
     def network(self, method: "ProbabilityFlow", key: PRNGKeyArray, dim: int) -> AbstractScore:
         """The score of N(0, I)."""
@@ -303,23 +285,15 @@ class Reflected(Amortised):
         del method
         check_intervals(target)
 
-    def prepare(
-        self,
-        method: "ProbabilityFlow",
-        keys: Keys,
-        target: Target,
-        start: Any,
-        draws: Any,
-        facts: dict[str, Any],
-    ) -> Prepared:
+    def prepare(self, method: "ProbabilityFlow", given: Given) -> Prepared:
         """Draws on the cube, some held out; at the highest level the density is uniform."""
-        framed(method, keys, target, start, draws)
-        points = np.asarray(jax.nn.sigmoid(jnp.asarray(draws)))
+        framed(method, given)
+        points = np.asarray(jax.nn.sigmoid(jnp.asarray(given.draws)))
         learnable = split_draws(points, None, None, method.held_out, 0)
         lowest = SMALLEST if method.rho_min is None else method.rho_min
         levels = Levels(jnp.asarray(lowest, float), jnp.asarray(min(float(method.rho_max), LARGEST), float))
-        zero, one, spent = np.zeros(target.dim), np.eye(target.dim), facts["num_evaluations"] + frame.PROBES
-        return Prepared(zero, one, levels, learnable, spent, *frame.quality(facts))
+        zero, one, spent = np.zeros(given.target.dim), np.eye(given.target.dim), given.num_evaluations + frame.PROBES
+        return Prepared(zero, one, levels, learnable, spent, *given.quality)
 
     def network(self, method: "ProbabilityFlow", key: PRNGKeyArray, dim: int) -> AbstractScore:
         """That of the uniform density."""
@@ -356,12 +330,13 @@ ORIGINS: dict[str, AbstractOrigin] = {
 }
 
 
-def framed(
-    method: "ProbabilityFlow", keys: Keys, target: Target, start: Any, draws: Any
-) -> tuple[np.ndarray, np.ndarray]:
+def framed(method: "ProbabilityFlow", given: Given) -> tuple[np.ndarray, np.ndarray]:
     """Whitening by the draws, or without draws by Pathfinder; the density must be finite around it."""
-    loc, scale = _found_frame(keys[0], target, start) if draws is None else frame.whitening(draws, method.whiten)
-    frame.check_density(keys[1], target, loc, scale)
+    if given.draws is None:
+        loc, scale = _found_frame(given.key_frame, given.target, given.start)
+    else:
+        loc, scale = frame.whitening(given.draws, method.whiten)
+    frame.check_density(given.key_check, given.target, loc, scale)
     return loc, scale
 
 

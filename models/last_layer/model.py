@@ -57,9 +57,10 @@ class LastLayer(LabelledTarget):
     Parameters
     ----------
     features
-        The network: a function of *one* x that returns a vector φ of shape (D,), an `equinox.Module` for instance; or a
-        pair (params, apply) of a pytree and ``apply(params, x)``, for flax and other libraries. Arrays wrapped in
-        ``paramax.non_trainable`` are not learned; of `VariationalFeatures` a posterior is learned.
+        The network: a function of *one* x that returns a vector φ of shape (D,), an `equinox.Module` or a module of
+        flax NNX for instance; or a pair (params, apply) of a pytree and ``apply(params, x)``, for flax Linen and other
+        libraries. Arrays wrapped in ``paramax.non_trainable`` are not learned; of `VariationalFeatures` a posterior is
+        learned.
     head
         A `NormalHead`, `StudentTHead` or `HeteroscedasticHead`; a `SoftmaxHead`, `StudentTSoftmaxHead`,
         `HeteroscedasticSoftmaxHead` or `GenerativeHead`.

@@ -270,6 +270,24 @@ def test_a_pair_of_parameters_and_function_and_several_outputs() -> None:
         np.testing.assert_allclose(end.unconstrain(values), u, atol=1e-12)
 
 
+def test_a_module_of_nnx_is_a_network() -> None:
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Net(nnx.Module):
+        def __init__(self, rngs: Any) -> None:
+            self.layer = nnx.Linear(1, 8, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return jnp.tanh(self.layer(x))
+
+    net = Net(nnx.Rngs(0))
+    end = after(LastLayer(net, NormalHead(), X, Y), pf.VBLL(), 5)
+    assert isinstance(end.features, Net)
+    assert not np.array_equal(end.features.layer.kernel[...], net.layer.kernel[...])
+    with jax.enable_x64(True):
+        assert end.predict(AT).batch_shape == (5,)
+
+
 @pytest.mark.slow
 def test_arrays_marked_as_fixed_are_not_learned() -> None:
     import paramax

@@ -201,8 +201,10 @@ def check_scale(name: str, value: Any) -> None:
 
 
 def as_setting(value: Any) -> Any:
-    """Numbers as they are, sequences as tuples, so that settings can be compared."""
-    return value if value is None or np.ndim(value) == 0 else tuple(float(v) for v in np.ravel(value))
+    """Numbers as they are, scalar arrays as numbers and sequences as tuples, so that settings can be compared."""
+    if np.ndim(value):
+        return tuple(float(v) for v in np.ravel(value))
+    return value.item() if isinstance(value, np.generic | np.ndarray | jax.Array) else value
 
 
 def per_feature(value: Any, num_features: int, default: float) -> Float[Array, " d"]:

@@ -321,3 +321,10 @@ def test_bad_input_is_told() -> None:
 def test_single_forms_are_named_by_their_class() -> None:
     kinds = [type(first_weights(jax.random.key(0), form, 1, 2)) for form in FORMS[:3]]
     assert kinds == [Dense, DensePrecision, Diagonal]
+
+
+@pytest.mark.filterwarnings("error")
+def test_settings_may_be_scalars_of_arrays() -> None:
+    head = NormalHead(prior_scale=np.float64(2.0), noise=jnp.asarray(0.3))
+    assert (head.prior_scale, head.noise) == (2.0, pytest.approx(0.3))
+    assert hash((head.prior_scale, NormalHead(noise=np.array([0.1, 0.2])).noise))

@@ -1,6 +1,7 @@
 """Every Python block of the documentation runs, page by page, each page in one namespace."""
 
 import re
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,15 @@ from docs_helpers import ROOT, blocks, load_tables
 import pushforward as pf
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-LONG = {"diffusion", "flows", "gaussian_processes", "mixflow"}
-"""Pages that train networks for most of a minute."""
+LONG = ("diffusion", "flows", "gaussian", "gaussian_processes", "last_layers", "mixflow", "stein")
+"""Pages that fit for half a minute and more: one of them each day, all of them among the slow tests."""
+TURN = LONG[date.today().toordinal() % len(LONG)]
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.slow if page.stem in LONG else ())
+        pytest.param(page, marks=pytest.mark.slow if page.stem in LONG and page.stem != TURN else ())
         for page in PAGES
         if blocks(page.read_text(encoding="utf-8"))
     ],

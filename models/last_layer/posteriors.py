@@ -3,6 +3,7 @@
 Each class has the KL divergence of q, and the densities and draws of prior and of q; the heads add the likelihood.
 """
 
+import abc
 import math
 from typing import Any, ClassVar
 
@@ -32,7 +33,10 @@ class AbstractNormal(AbstractLinear):
     scale: float = eqx.field(static=True, default=1.0)
     log_noise: Any = None
 
-    prior: eqx.AbstractVar[Float[Array, " d"]]
+    @property
+    @abc.abstractmethod
+    def prior(self) -> Float[Array, " d"]:
+        """Prior variance of the weights of each feature."""
 
     def log_hyperprior(self) -> Float[Array, ""]:
         """−(ν + K + 1)/2 log|Σ| − ψ/2 tr Σ⁻¹; 0 of noise that is known."""
@@ -69,12 +73,25 @@ class AbstractNormalGamma(AbstractLinear):
     """Noise precisions τ_k ~ Gamma(a₀, b₀) and weights w_k | τ_k ~ N(0, diag(prior)/τ_k).
 
     q(τ_k) = Gamma(a_k, b_k) and q(w_k | τ_k) = N(w̄_k, S_k/τ_k).
+
+    Parameters
+    ----------
+    shape, rate
+        a₀ and b₀.
     """
 
-    prior: eqx.AbstractVar[Float[Array, " d"]]
-    shape: eqx.AbstractVar[float]
-    rate: eqx.AbstractVar[float]
-    gamma: eqx.AbstractVar[tuple[Float[Array, " k"], Float[Array, " k"]]]
+    shape: float = eqx.field(static=True, default=0.5)
+    rate: float = eqx.field(static=True, default=0.5)
+
+    @property
+    @abc.abstractmethod
+    def prior(self) -> Float[Array, " d"]:
+        """Prior variance of the weights of each feature."""
+
+    @property
+    @abc.abstractmethod
+    def gamma(self) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+        """a_k and b_k."""
 
     def divergence(self) -> Float[Array, ""]:
         """E_q(τ) KL(q(w | τ) ‖ p(w | τ)) + KL(q(τ) ‖ p(τ)), summed over outputs."""
@@ -128,7 +145,11 @@ class AbstractTwoNormals(AbstractLinear):
     noise_weights: Any = None
 
     positive: ClassVar[tuple[str, ...]] = ("prior_scale", "noise_prior_scale")
-    priors: eqx.AbstractVar[tuple[Float[Array, " d"], Float[Array, " d"]]]
+
+    @property
+    @abc.abstractmethod
+    def priors(self) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+        """Prior variances of w and of m, for each feature."""
 
     def divergence(self) -> Float[Array, ""]:
         """Those of w and of m."""

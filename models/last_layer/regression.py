@@ -20,7 +20,6 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,8 +152,6 @@ class StudentTHead(AbstractNormalGamma, AbstractRegression):
         A setting is out of range, or a low rank without ``rank``.
     """
 
-    shape: float = eqx.field(static=True, default=0.5)
-    rate: float = eqx.field(static=True, default=0.5)
     log_shape: Any = None
     log_rate: Any = None
 

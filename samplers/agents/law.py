@@ -6,7 +6,8 @@ Means and covariances then follow m⁺ = F m + c, P⁺ = F P Fᵀ + N Nᵀ. A sa
 each way that they can fall, and averages over these (`mixed`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -190,11 +191,11 @@ def mixed(cases: Sequence[tuple[float, Affine]], mean: Affine) -> Law:
     size = len(mean.shift)
     m = np.linalg.solve(np.eye(size) - mean.transition, mean.shift)
     spreads = [(p, np.column_stack([step.noise, step.transition @ m + step.shift - m])) for p, step in cases]
-    source = sum(p * spread @ spread.T for p, spread in spreads)
+    source = _total(p * spread @ spread.T for p, spread in spreads)
 
     def left(flat: np.ndarray) -> np.ndarray:
         covariance = flat.reshape(size, size)
-        return flat - sum(p * step.transition @ covariance @ step.transition.T for p, step in cases).ravel()
+        return flat - _total(p * step.transition @ covariance @ step.transition.T for p, step in cases).ravel()
 
     operator = LinearOperator((size**2, size**2), matvec=left, dtype=float)
     found, failed = gmres(operator, source.ravel(), rtol=RESIDUAL, restart=BASIS, maxiter=BASIS)
@@ -206,12 +207,12 @@ def mixed(cases: Sequence[tuple[float, Affine]], mean: Affine) -> Law:
 
 def average_map(cases: Sequence[tuple[float, Affine]]) -> Affine:
     """The affine map that the mean follows."""
-    return Affine(
-        *(
-            sum(p * part for (p, _), part in zip(cases, parts, strict=True))
-            for parts in zip(*(step for _, step in cases), strict=True)
-        )
-    )
+    parts = zip(*(step for _, step in cases), strict=True)
+    return Affine(*(_total(p * x for (p, _), x in zip(cases, part, strict=True)) for part in parts))
+
+
+def _total(terms: Iterable[np.ndarray]) -> np.ndarray:
+    return reduce(np.add, terms)
 
 
 def mixing_time(step: Affine) -> float:

@@ -1,4 +1,4 @@
-"""`fit` without a method: which one, and why, in a line; and a look at what came of it.
+"""`fit` without a method: which one, and why, in a line; and a look at what came of it, with one more try.
 
 What decides, in this order:
 
@@ -9,7 +9,8 @@ What decides, in this order:
 """
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .infer.method import AbstractMethod
 from .infer.target import Target
@@ -79,15 +80,34 @@ def nuts_evaluations(dim: int) -> int:
     return round(CHAINS * ITERATIONS * LEAPFROGS * max(1.0, dim / AT_DIMENSION) ** 0.25)
 
 
-def check_result(posterior: "Posterior", choice: Choice) -> None:
-    """Keep the reason with a posterior; if its diagnosis warns, say so with what to do next.
+def settle(posterior: "Posterior", choice: Choice, *, retry: Mapping[str, Any] | None = None) -> "Posterior":
+    """Keep the reason with a posterior and look at it; where its diagnosis warns, fall back or advise.
 
     Draws in a store, and very many of them, are not looked at without being asked.
+
+    Parameters
+    ----------
+    retry
+        Options of `pushforward.fit` for one more fit, by the first fix that the diagnosis names; it counts if it leaves
+        fewer warnings. None where time, draws or a store were given: then the fix is advice in the log.
     """
     posterior.record["chosen"] = choice.reason
     LOGGER.info(choice.reason)
     if posterior._path is not None or sum(value.size for value in posterior.draws().values()) > MOST_NUMBERS:
-        return
+        return posterior
     diagnosis = posterior.diagnose()
+    if not diagnosis.flagged:
+        return posterior
+    fix = diagnosis.fix
+    if retry is not None and fix is not None:
+        LOGGER.warning("%s. Trying again: %s", diagnosis.headline, fix.words)
+        second = fix.apply(posterior, **(retry if fix.method is not None else {"progress": retry["progress"]}))
+        found = second.diagnose()
+        if len(found.warnings) < len(diagnosis.warnings):
+            names = ", ".join(dict.fromkeys(finding.name for finding in diagnosis.warnings))
+            second.record["chosen"] = f"{choice.reason}; then, as its diagnosis warned of {names}: {fix.words}"
+            posterior, diagnosis = second, found
     if diagnosis.flagged:
-        LOGGER.warning("%s. %s", diagnosis.headline, diagnosis.warnings[0].message)
+        advice = "" if diagnosis.fix is None else f" Next: {diagnosis.fix}"
+        LOGGER.warning("%s. %s%s", diagnosis.headline, diagnosis.warnings[0].message, advice)
+    return posterior

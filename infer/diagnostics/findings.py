@@ -29,6 +29,9 @@ class Finding:
         The number and the threshold, where there is one of each.
     sites
         Names of the scalars, or of the chains, that are concerned, worst first.
+    fix
+        What to run next, where a posterior knows its target: ``str(fix)`` is the code, ``fix.apply(posterior)`` runs
+        it.
     """
 
     level: Level
@@ -37,6 +40,7 @@ class Finding:
     value: float | None = None
     threshold: float | None = None
     sites: tuple[str, ...] = ()
+    fix: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +104,17 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-serialisable data."""
-        return {"kind": self.kind, "flagged": self.flagged, "findings": [dataclasses.asdict(f) for f in self.findings]}
+        findings = [
+            {field.name: getattr(f, field.name) for field in dataclasses.fields(f)}
+            | {"fix": None if f.fix is None else str(f.fix)}
+            for f in self.findings
+        ]
+        return {"kind": self.kind, "flagged": self.flagged, "findings": findings}
+
+    @property
+    def fix(self) -> Any:
+        """Of the first warning that has one; None where none has."""
+        return next((f.fix for f in self.warnings if f.fix is not None), None)
 
     def __str__(self) -> str:
         mark = {"warning": "WARNING", "note": "note", "ok": "ok"}
@@ -108,6 +122,8 @@ class Diagnosis:
         for f in self.findings:
             head = f"  {mark[f.level]:<8}{f.name}: "
             lines += textwrap.wrap(f.message, 110, initial_indent=head, subsequent_indent=" " * 10)
+            if f.fix is not None:
+                lines += [f"{'':10}>>> {line}" for line in str(f.fix).splitlines()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -115,7 +131,12 @@ class Diagnosis:
         rows = "".join(
             f'<tr><td style="color:{colour[f.level]};font-weight:600;text-align:left;vertical-align:top">{f.level}</td>'
             f'<td style="text-align:left;vertical-align:top">{html.escape(f.name)}</td>'
-            f'<td style="text-align:left">{html.escape(f.message)}</td></tr>'
+            f'<td style="text-align:left">{html.escape(f.message)}{_code(f)}</td></tr>'
             for f in self.findings
         )
         return f"<div><p><b>{html.escape(self.headline)}</b></p><table>{rows}</table></div>"
+
+
+def _code(finding: Finding) -> str:
+    """The fix of a finding as HTML."""
+    return "" if finding.fix is None else f"<pre>{html.escape(str(finding.fix))}</pre>"

@@ -266,12 +266,13 @@ class Posterior:
         return self._statistics[at]
 
     def diagnose(self) -> Any:
-        """Findings in words: what was found, the threshold, and what to do next."""
+        """Findings in words: what was found, the threshold, and what to do next; warnings with a fix that runs."""
         from ..diagnostics.diagnose import diagnose
+        from .fixes import with_fixes
 
         known = facts(self)
         stats = self.statistics() if known["log_weights"] is None else None
-        return diagnose(self._view(), self.kind, extra=known, stats=stats)
+        return with_fixes(diagnose(self._view(), self.kind, extra=known, stats=stats), self)
 
     def report(self, path: str | os.PathLike = "report.html", *, title: str | None = None) -> Path:
         """Write a self-contained HTML report with diagnosis, summary and pictures; return its path."""

@@ -145,9 +145,10 @@ def _key(words: Any) -> Any:
 
 
 def _finding(f: Any) -> str:
+    code = "" if f.fix is None else f"<pre>{html.escape(str(f.fix))}</pre>"
     return (
         f'<div class="finding {f.level}"><span class="level">{f.level}</span><b>{html.escape(f.name)}</b>'
-        f"<span>{html.escape(f.message)}</span></div>"
+        f"<span>{html.escape(f.message)}{code}</span></div>"
     )
 
 

@@ -39,6 +39,7 @@ def write_page(path: str | os.PathLike, *, title: str, subtitle: str, verdict: s
         head=f'<p class="verdict {level}">{html.escape(verdict)}</p>',
         body=body,
         style=_resource("style.css"),
+        script=_resource("page.js"),
         date=datetime.date.today().isoformat(),
     )
     try:

@@ -89,8 +89,9 @@ def fit(
         What is inferred; see `Target`.
     method
         How; `pushforward.methods` lists them all. Without one it is chosen by the structure of the target and by
-        ``max_evaluations``, mostly NUTS: ``record["chosen"]`` of the result says why, and its diagnosis is looked at,
-        with a line of advice in the log ``"pushforward"`` where it warns.
+        ``max_evaluations``, mostly NUTS: ``record["chosen"]`` of the result says why, and its diagnosis is looked at.
+        Where it warns, the fix that it names is run once (a site non-centred, a longer run, …) and kept if it warns
+        less; with draws, a budget, a start or a store of yours it is advice only, in the log ``"pushforward"``.
     key
         An int or a JAX key. On one machine the same key gives the same bits, whatever ``chunk_length``, ``store`` or
         the number of devices, for the same ``chains_per_program``.
@@ -148,6 +149,13 @@ def fit(
         The store exists, cannot be written, or is full.
     """
     method, choice = read_method(method, target, max_evaluations=max_evaluations, num_warmup=num_warmup)
+    given = (num_samples, num_warmup, start, max_seconds, max_evaluations, target_ess, target_rhat, mesh)
+    retry: dict[str, Any] | None = None
+    if all(value is None for value in given):
+        retry = {
+            "key": key, "num_chains": num_chains, "thin": thin, "sites": sites, "progress": progress,
+            "precision": precision, "chains_per_program": chains_per_program,
+        }  # fmt: skip
     start = method.default_start() if start is None else start
     run_start, warm = start, hasattr(start, "start_for") and start.teaches(method)
     goal = target_ess is not None or target_rhat is not None
@@ -195,7 +203,7 @@ def fit(
     if store is None:
         run = Run(target, method, plan, **options)
         run.start(run_start)
-        return _checked(finish(run), choice)
+        return _checked(finish(run), choice, retry)
     attrs = record | ({} if notes is None else {"notes": notes}) | ({} if choice is None else {"chosen": choice.reason})
     with create_store(store, coords=target.coords, dims=target.dims, attrs=attrs, overwrite=overwrite) as opened:
         run = Run(target, method, plan, sink=opened, checkpoint=_saver(opened), **options)
@@ -205,13 +213,15 @@ def fit(
     return _checked(posterior, choice)
 
 
-def _checked(posterior: "Posterior", choice: "Choice | None") -> "Posterior":
-    """The posterior; of a method that the user did not choose, looked at."""
-    if choice is not None:
-        from pushforward.choose import check_result
+def _checked(
+    posterior: "Posterior", choice: "Choice | None", retry: dict[str, Any] | None = None
+) -> "Posterior":  # fmt: skip
+    """The posterior; of a method that the user did not choose, looked at, and perhaps fitted once more."""
+    if choice is None:
+        return posterior
+    from pushforward.choose import settle
 
-        check_result(posterior, choice)
-    return posterior
+    return settle(posterior, choice, retry=retry)
 
 
 def resume(

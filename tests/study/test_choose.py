@@ -10,7 +10,7 @@ import pytest
 
 import pushforward as pf
 from pushforward import choose
-from pushforward.choose import Choice, check_result, choose_method, nuts_evaluations
+from pushforward.choose import Choice, choose_method, nuts_evaluations, settle
 from pushforward.infer.geometry import L1
 from pushforward.infer.run.fit import check_method
 from tests.laws import methods as laws
@@ -80,7 +80,8 @@ def test_the_reason_stays_with_the_result(monkeypatch, tmp_path, caplog):
 
 def test_a_bad_result_comes_with_advice(caplog):
     apart = pf.Posterior.from_draws({"x": np.random.default_rng(0).normal(size=(4, 200)) + 5 * np.arange(4)[:, None]})
-    check_result(apart, Choice(pf.NUTS(), "NUTS: for a test"))
+    with caplog.at_level(logging.WARNING, logger="pushforward"):
+        settle(apart, Choice(pf.NUTS(), "NUTS: for a test"))
     assert caplog.messages == [f"{apart.diagnose().headline}. {apart.diagnose().warnings[0].message}"]
     assert apart.record["chosen"] == "NUTS: for a test"
 

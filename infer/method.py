@@ -112,6 +112,10 @@ class AbstractMethod(eqx.Module):
         """Host work once a run: the target laid out as the other functions are to see it, e.g. in shards."""
         return target
 
+    def enters(self, target: Target) -> Target:
+        """Host work before each stage, of the stage's method: the arranged target as it reads it; by default as is."""
+        return target
+
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "AbstractMethod":
         """Host work before a stage, seeing all chains: the method to run, with what was built as array fields."""
         del key, target, start

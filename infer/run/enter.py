@@ -22,6 +22,7 @@ COMPILE_SECONDS = 0.5
 def enter(run: "Run", stage: Stage) -> None:
     """Bring a run to the first iteration of a stage, or, after a checkpoint, to where it was in it."""
     begins = not run.stage_begun
+    run.arranged = stage.method.enters(run.arranged)
     if begins:
         run.prepared = prepared_for(run, stage)
         run.methods = run.methods | {run.stage_index: run.prepared}

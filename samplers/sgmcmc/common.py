@@ -22,12 +22,15 @@ from ...infer.run.fit import HINTS
 from ...infer.run.start import Warm
 from ...infer.target import Target
 from ...infer.target.shards import ShardedTarget
+from ...infer.target.stream import StreamTarget
 from ...infer.validate import check_choice, check_count, check_positive
 from ..langevin.bias import describe_bias
 from .centre import Centre, estimate, find_centre
 
 BIAS = 0.025
 """Bias of a standard deviation, predicted for a normal posterior, that the automatic step size allows."""
+COMMON = 0.1
+"""Share of a chain's variance from mini-batches above which chains that share them tell little of each other."""
 
 
 class Twin(NamedTuple):
@@ -123,8 +126,22 @@ class AbstractStochasticGradient(AbstractMethod):
     def arrange(self, target: Target) -> Target:
         """The observations of shards are brought together; a stream is told how fast it is read."""
         target = target.target if isinstance(target, ShardedTarget) else target
-        paced = getattr(target, "paced", None)
-        return target if paced is None else paced(self.batch_size * self.batches_per_step)
+        if not isinstance(target, StreamTarget):
+            return target
+        rows = self.batch_size * self.batches_per_step
+        arranged = target.paced(rows)
+        if self.bias_check and 2 * rows > target.block_rows:
+            raise InvalidArgument(
+                f"an iteration uses {2 * rows} rows while the bias is estimated, and {target.block_rows} are in "
+                f"memory; lower batch_size, raise block_rows of the target, or give bias_check=False."
+            )
+        return arranged
+
+    def enters(self, target: Target) -> Target:
+        """A stream is read twice as fast where a twin runs: of its two half steps each has rows of its own."""
+        if not isinstance(target, StreamTarget):
+            return target
+        return target.paced((1 if self.pair_from is None else 2) * self.batch_size * self.batches_per_step)
 
     def stages(self, budget: Budget) -> tuple[Stage, ...]:
         """Warm-up; a stage that estimates the bias; sampling."""
@@ -236,7 +253,7 @@ class AbstractStochasticGradient(AbstractMethod):
 
     def remarks(self, state: SGState, target: Target, result: Any) -> list[dict[str, Any]]:
         """What half the step size says of the bias, and what is predicted for a normal posterior."""
-        del target, result
+        del result
         name = type(self).__name__
         seen = np.all(np.asarray(state.twin.count) > 0)
         centre = self._centre()
@@ -253,7 +270,28 @@ class AbstractStochasticGradient(AbstractMethod):
                 f"and control variates help less. Give start=, or look at target.check()."
             )
             found.append({"level": "warning", "name": "centre", "message": text, "value": float(centre.left)})
+        found += self._common() if isinstance(target, StreamTarget) else []
         return [*describe_bias(name, state.twin if seen else None), *found]
+
+    def _common(self) -> list[dict[str, Any]]:
+        """What chains of a stream have in common: their mini-batches, and with these part of where they go."""
+        centre = self._centre()
+        alone, all_of_it = (
+            float(self.variance(self.step_size, centre.curvature, noise)) for noise in (0.0, centre.noise)
+        )
+        share = 1 - alone / all_of_it
+        text = (
+            f"All chains of a stream see the same mini-batches, whose noise is predicted to make up to "
+            f"{100 * share:.2g} % of a chain's variance (threshold {100 * COMMON:.0f} %): that much chains move "
+            f"together, and R-hat, ESS and the ± of the bias, which take them for independent, do not see it"
+        )
+        large = not share <= COMMON
+        text += (
+            "; compare fits of streams with other seeds (Target.from_stream(seed=...)), or lower step_size, raise "
+            "batch_size or use control variates" if large else ""
+        )  # fmt: skip
+        level = "warning" if large else "note"
+        return [{"level": level, "name": "common noise", "message": f"{text}.", "value": share, "threshold": COMMON}]
 
     def _centre(self) -> Centre:
         if self.centre is None:

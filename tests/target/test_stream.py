@@ -12,6 +12,7 @@ import pytest
 
 import pushforward as pf
 from pushforward.infer.errors import InvalidArgument, NonFinite, UnsupportedTarget
+from pushforward.infer.method import Budget
 from pushforward.infer.target import Target
 from pushforward.infer.target.reader import Reader
 
@@ -257,3 +258,45 @@ def test_rows_with_nan_are_named():
     bad[777] = np.nan
     with pytest.raises(NonFinite, match=r"source\['y'\] has 1 rows with NaN .* the first of them row 777; drop or"):
         run(stream({"x": X, "y": bad}))
+
+
+# -- the twin that tells the bias, and what chains have in common -----------------------------------------------------
+
+
+@pytest.mark.parametrize("block_rows", [64, 160])
+def test_the_twin_of_a_stream_has_rows_of_its_own(block_rows):
+    """While it runs every row of a block is used once: two mini-batches for each pair of half steps."""
+    target = stream({"x": X, "y": Y}, block_rows=block_rows)
+    method = pf.SGHMC(batch_size=16, num_integration_steps=2)
+    arranged = method.arrange(target)
+    warmup, pairing, sample = method.stages(Budget(40, 60, 1, False))
+    for stage, rows in ((warmup, 32), (pairing, 64), (sample, 32)):
+        entered = stage.method.enters(arranged)
+        assert entered.pace == rows
+        index = np.concatenate([entered.minibatch(jax.random.key(0), t, rows) for t in range(entered.block_ends(0))])
+        assert len(set(index.tolist())) == len(index) == block_rows // rows * rows
+    with pytest.raises(InvalidArgument, match=r"uses 64 rows while the bias is estimated, and 63 are .*bias_check"):
+        method.arrange(stream({"x": X, "y": Y}, block_rows=63))
+
+
+def test_what_chains_of_a_stream_share_is_said(monkeypatch):
+    """Without control variates chains move together; R-hat, which does not see it, is no word of comfort then."""
+    asked, block = [], Reader.block
+    monkeypatch.setattr(Reader, "block", lambda self, *which: asked.append(which) or block(self, *which))
+    method = pf.SGLD(step_size=0.05, batch_size=8, control_variates=False)
+    posterior = run(stream({"x": X, "y": Y}), method, num_samples=200, chains_per_program=2)
+    # 20 iterations of the twin use 320 rows, 200 of sampling 1,600, in blocks of 160.
+    assert [max(k for stage, k in asked if stage == i) for i in (1, 2)] == [1, 9]
+    x = posterior.draws()["x"]
+    assert np.mean([np.corrcoef(x[0, :, i], x[1, :, i])[0, 1] for i in range(D)]) > 0.5
+    said = {f.name: f for f in posterior.diagnose().findings}["common noise"]
+    assert said.level == "warning"
+    assert (
+        "R-hat, ESS and the ± of the bias, which take them for independent, do not see it; compare fits" in said.message
+    )
+    # Variance (1 + hB/2) / (1 − h/2), of which hB/2 comes from the batches.
+    noise = 2 / 0.05 * said.value / (1 - said.value)
+    root = np.linalg.cholesky(COVARIANCE)
+    gradients = X * (Y - X @ MEAN)[:, None] / NOISE**2
+    expected = N**2 / 8 * np.linalg.eigvalsh(root.T @ np.cov(gradients.T, bias=True) @ root).max()
+    assert noise == pytest.approx(expected, rel=0.25)  # of 1,024 rows, some of them twice

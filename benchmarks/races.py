@@ -195,7 +195,7 @@ COMPARISONS = {
         ("benchmarks.langevin", "--cuqipy", "{python}"), "langevin.json", _langevin, ("cuqipy",),
     ),
     "mixflow": Comparison(
-        "Leapfrog steps of MixFlows", "millions of coordinate steps a second",
+        "Leapfrog steps of MixFlows", "millions of leapfrog steps a second",
         ("benchmarks.mixflow", "leapfrog"), "mixflow.json", _mixflow,
     ),
 }  # fmt: skip

@@ -37,7 +37,7 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     choices = tuple(choices)
-    if value not in choices:
+    if getattr(value, "ndim", 0) or value not in choices:
         raise InvalidArgument(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 

@@ -169,7 +169,7 @@ def summary(posterior):
         "gradients": int(posterior.record["evaluations"]),
         "gradients_per_draw": (int(flow.length) - 1) * flow.flow.flow_map.gradients,
         "seconds": posterior.record["seconds"],
-        "round_trip": diagnosis["inversion"].value,
+        "density_error": diagnosis["inversion"].value,
     }
 
 
@@ -273,7 +273,7 @@ def posteriordb(options):
 
 @jax.jit
 def distances(flow, target, keys, length):
-    """Euclidean distances of x after N − 1 maps and their inverses."""
+    """Euclidean distances of x alone after N − 1 maps and their inverses: momenta may be further off."""
 
     def one(key):
         at = families.begin_walk(families.begin_draw(key, flow, target.log_density)[0], flow)

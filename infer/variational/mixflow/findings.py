@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .approximation import DOUBTFUL, UNRELIABLE, MixFlowApproximation
+from .trajectories import half_of
 
 if TYPE_CHECKING:
     from .method import MixFlow, MixFlowState
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 LOW_ACCEPTANCE = 0.5
 LARGE_ERROR = 0.5
 """Nats of energy per map, above which an uncorrected map is far from preserving the target."""
+SKEWED = -1.0
+"""Skewness of trajectories' bounds below which their standard error is said to be too small."""
 MANY = 50
 """Dimensions from which on the bound of the augmented space is said to lie low."""
 
@@ -46,23 +49,32 @@ def _length(method: "MixFlow", flow: MixFlowApproximation) -> list[dict[str, Any
     best = int(np.searchsorted(lengths, int(flow.length)).clip(0, filled - 1))
     text = f"The bound is {elbo[best]:.4g} ± {se[best]:.2g} at length {lengths[best]:,}"
     note = {"level": "note", "name": "length", "value": float(lengths[best])}
-    if elbo[best] - elbo[-1] > 2 * np.hypot(se[best], se[-1]):
+    skew = float(np.asarray(curve.skew)[best])
+    ending = "."
+    if skew < SKEWED and se[best] > method.tolerance / 2:
+        ending = (
+            f". Its trajectories' bounds are skewed ({skew:.1f}; threshold {SKEWED:g}), so that the error is too small "
+            f"and the bound rather too high: elbo() has it of more draws, num_trajectories={method.num_trajectories} "
+            f"may be raised."
+        )
+    fall = elbo[best] - elbo[-1]
+    if fall > max(method.tolerance, 2 * np.hypot(se[best], se[-1])):
         text += (
             f" and falls to {elbo[-1]:.4g} at {lengths[-1]:,}: the step size is too large for longer flows. A smaller "
-            f"step_size with a larger max_length goes higher."
+            f"step_size with a larger max_length goes higher"
         )
-        return [note | {"message": text}]
-    if lengths[-1] < method.max_length:
+        return [note | {"message": text + ending}]
+    if method.length is None and lengths[-1] < method.max_length:
         text += (
             f"; growth stopped at {lengths[-1]:,} of {method.max_length:,}, where it had risen by less than "
-            f"{method.tolerance:g} since half of it."
+            f"{method.tolerance:g} since half of it"
         )
-        return [note | {"level": "ok", "message": text}]
-    half = elbo[max(int(np.searchsorted(lengths, lengths[-1] // 2, side="right")) - 1, 0)]
-    if elbo[best] - half > max(method.tolerance, 2 * se[best]):
-        text += f" and still rises (by {elbo[best] - half:.2g} in the second half): raise max_length."
-        return [note | {"message": text}]
-    return [note | {"level": "ok", "message": text + "."}]
+        return [note | {"level": "ok", "message": text + ending}]
+    gain = elbo[best] - elbo[int(half_of(lengths, len(lengths) - 1))]
+    if gain > max(method.tolerance, 2 * se[best]):
+        text += f" and still rises (by {gain:.2g} in the second half): raise max_length"
+        return [note | {"message": text + ending}]
+    return [note | {"level": "ok", "message": text + ending}]
 
 
 def _lost(flow: MixFlowApproximation) -> list[dict[str, Any]]:
@@ -120,11 +132,14 @@ def _dimension(flow: MixFlowApproximation) -> list[dict[str, Any]]:
 
 
 def _digits(flow: MixFlowApproximation) -> list[dict[str, Any]]:
-    error = flow.round_trip_error()
-    text = f"There and back, orbits return to within {error:.1g} of their start (in standard deviations)"
-    finding = {"name": "inversion", "value": error, "threshold": DOUBTFUL}
-    if error < DOUBTFUL:
+    error = flow.inversion()
+    text = (
+        f"There and back, orbits return to within {error.distance:.1g} of their start (in standard deviations), and "
+        f"log densities at given points are off by {error.nats:.1g} nats at most, at nine draws in ten"
+    )
+    finding = {"name": "inversion", "value": error.nats, "threshold": DOUBTFUL}
+    if error.nats < DOUBTFUL:
         return [finding | {"level": "ok", "message": text + "."}]
-    text += ": densities at given points " + ("have lost digits" if error < UNRELIABLE else "mean nothing")
+    text += ": those densities " + ("have lost digits" if error.nats <= UNRELIABLE else "mean nothing")
     text += "; those of draws, and the bound, are read off orbits and do not depend on it."
     return [finding | {"level": "note", "message": text}]

@@ -59,7 +59,7 @@ class MixFlow(AbstractMethod):
     max_length
         N, at most; orbits stop growing once the bound no longer rises by ``tolerance``.
     length
-        N; None: where the bound less two standard errors is largest.
+        N, to which orbits grow then, whatever the bound; None: where the bound less two standard errors is largest.
     num_trajectories
         Orbits that the bound is an average over.
     tolerance
@@ -104,9 +104,9 @@ class MixFlow(AbstractMethod):
     kernel: str = eqx.field(static=True, default="hmc")
     num_leapfrog: int = eqx.field(static=True, default=20)
     step_size: Any = None
-    grid: tuple[float, ...] | None = None
+    grid: Any = eqx.field(default=None, converter=settings.as_grid)
     max_length: int = eqx.field(static=True, default=1000)
-    length: Any = None
+    length: int | None = eqx.field(static=True, default=None)
     num_trajectories: int = eqx.field(static=True, default=64)
     tolerance: float = 0.01
     reference: Any = eqx.field(default=None, converter=lambda given: as_approximation("reference", given))
@@ -114,7 +114,7 @@ class MixFlow(AbstractMethod):
     overdispersion: float = 1.0
     reference_steps: int = 3000
     momentum: str = eqx.field(static=True, default="gaussian")
-    shift: Any = eqx.field(static=True, default=None)
+    shift: Any = eqx.field(static=True, default=None, converter=settings.as_number)
     family: str = eqx.field(static=True, default="homogeneous")
     burn_in: int = eqx.field(static=True, default=0)
     num_members: int = eqx.field(static=True, default=10)
@@ -132,8 +132,12 @@ class MixFlow(AbstractMethod):
 
     @property
     def lengths(self) -> np.ndarray:
-        """The lengths N at which the bound is looked at, increasing, from a flow of one component to ``max_length``."""
-        return trajectories.lengths_to_see(self.family, self.burn_in + 1, self.max_length)
+        """The lengths N at which the bound is looked at, from one component to ``length`` or ``max_length``."""
+        return trajectories.lengths_to_see(self.family, self.burn_in + 1, self._longest)
+
+    @property
+    def _longest(self) -> int:
+        return self.max_length if self.length is None else int(self.length)
 
     def stages(self, budget: Budget) -> tuple[Stage, ...]:
         """The reference, then the orbits."""
@@ -171,7 +175,7 @@ class MixFlow(AbstractMethod):
         if self.family != "homogeneous":
             shifts = families.random_shifts(key_shifts, reference, members, self.max_length)
         flow = Flow(flow_map, reference, shifts, self.family, self.burn_in, members)
-        room = self.max_length if self.family == "homogeneous" else 1
+        room = self._longest if self.family == "homogeneous" else 1
         log_density = reference.density(target.log_density)
         orbits = orbit.begin(key_orbits, flow_map, reference, log_density, self.num_trajectories, room)
         place = jax.random.uniform(key_places, (self.num_trajectories,), reference.loc.dtype)
@@ -201,13 +205,17 @@ class MixFlow(AbstractMethod):
         )
 
     def done(self, state: MixFlowState) -> Bool[Array, ""] | bool:
-        """Whether the bound rose by less than ``tolerance`` from half the length, two paired standard errors added."""
+        """Whether the bound rose by less than ``tolerance`` from half the length, two paired standard errors added.
+
+        Where the length is given, orbits grow up to it.
+        """
         now = jnp.maximum(state.filled - 1, 0)
         lengths = jnp.asarray(self.lengths, jnp.int32)
-        half = jnp.maximum(jnp.searchsorted(lengths, lengths[now] // 2, side="right") - 1, 0)
+        half = trajectories.half_of(lengths, now)
         mean, se, lost = mean_over_trajectories((state.bounds[:, now] - state.bounds[:, half])[:, None])
         gone = (state.filled > 0) & (lost[0] == self.num_trajectories)
-        return gone | ((now >= FIRST_LOOK) & (mean[0] + 2.0 * se[0] < self.tolerance))
+        flat = (now >= FIRST_LOOK) & (mean[0] + 2.0 * se[0] < self.tolerance)
+        return gone | flat if self.length is None else gone
 
     def result(self, state: MixFlowState, target: Target) -> Approximation:
         """The flow of the best restart, of the length with the largest lower limit of its bound."""
@@ -223,12 +231,13 @@ class MixFlow(AbstractMethod):
     def _flow(self, state: MixFlowState, target: Target) -> MixFlowApproximation:
         lengths = jnp.asarray(self.lengths, jnp.int32)
         elbo, se, lost = mean_over_trajectories(state.bounds)
+        skew = trajectories.skewness(state.bounds)
         # A bound without the trajectories that got lost is too high: lengths that lost none come first.
         value = lower_limit(elbo, se)
         whole = jnp.where(lost == 0, value, -jnp.inf)
         best = jnp.where(jnp.isfinite(whole).any(), jnp.argmax(whole), jnp.argmax(value))
         length = lengths[best] if self.length is None else jnp.asarray(self.length, jnp.int32)
-        return MixFlowApproximation(state.flow, length, target, Curve(lengths, elbo, se, lost, state.filled))
+        return MixFlowApproximation(state.flow, length, target, Curve(lengths, elbo, se, lost, state.filled, skew))
 
     def remarks(self, state: MixFlowState, target: Target, result: Any) -> list[dict[str, Any]]:
         """Step size and length chosen, a falling bound, lost trajectories, energy errors, digits lost by inversion."""

@@ -1,8 +1,9 @@
 """Checks of what `MixFlow` is given."""
 
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from ...errors import InvalidArgument
@@ -45,6 +46,8 @@ def _check_shift(method: "MixFlow") -> None:
     if isinstance(shift, str):
         choices = "'stream', a number in (0, 1) or None" if hamiltonian else "a number in (0, 1) or None"
         raise InvalidArgument(f"shift must be {choices} for kernel={method.kernel!r}, got {shift!r}.")
+    if not isinstance(shift, float):
+        raise InvalidArgument(f"shift must be one number in (0, 1), got {shift!r}.")
     check_fraction("shift", shift)
     near = Fraction(shift).limit_denominator(DENOMINATOR)
     if abs(float(near) - shift) < 1e-9:
@@ -54,17 +57,27 @@ def _check_shift(method: "MixFlow") -> None:
         )
 
 
+def as_grid(given: Any) -> Any:
+    """Step sizes as a tuple of numbers; words as they are, to be refused by `check`."""
+    if given is None or isinstance(given, str):
+        return given
+    return tuple(map(as_number, given if np.ndim(given) else [given]))
+
+
+def as_number(given: Any) -> Any:
+    """A scalar array as a number."""
+    known = isinstance(given, np.generic | np.ndarray | jax.Array) and not isinstance(given, jax.core.Tracer)
+    return given.item() if known and np.size(given) == 1 else given
+
+
 def _check_step_sizes(method: "MixFlow") -> None:
-    if method.step_size is not None:
-        if isinstance(method.step_size, str):
-            check_positive("step_size", method.step_size)
-        for value in (
-            np.ravel(method.step_size) if isinstance(method.step_size, list | tuple | np.ndarray | float | int) else ()
-        ):
-            check_positive("step_size", value.item())
+    if method.step_size is not None and not isinstance(method.step_size, jax.core.Tracer):
+        values = [method.step_size] if isinstance(method.step_size, str) else np.ravel(method.step_size)
+        for value in values:
+            check_positive("step_size", as_number(value))
     if method.grid is None:
         return
-    if not method.grid:
+    if isinstance(method.grid, str) or not method.grid:
         raise InvalidArgument(f"grid must hold a step size to choose from, got {method.grid!r}; or give step_size=.")
     for value in method.grid:
         check_positive("grid", value)

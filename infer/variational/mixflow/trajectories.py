@@ -1,7 +1,7 @@
 """The state of a MixFlow's fit: trajectories, and the bound of each by length."""
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -106,6 +106,20 @@ def mean_over_trajectories(
     mean = jnp.where(finite.any(0), jnp.where(finite, bounds, 0.0).sum(0) / count, jnp.nan)
     square = jnp.where(finite, (bounds - mean) ** 2, 0.0).sum(0) / jnp.maximum(count - 1, 1)
     return mean, jnp.sqrt(square / count), jnp.sum(~finite, axis=0)
+
+
+def half_of(lengths: Any, now: Any) -> Any:
+    """Index of the longest length that is at most half the one at index ``now``, or the first."""
+    return jnp.maximum(jnp.searchsorted(lengths, lengths[now] // 2, side="right") - 1, 0)
+
+
+def skewness(bounds: Float[Array, "batch g"]) -> Float[Array, " g"]:
+    """Of the finite ones; 0 where they do not differ."""
+    finite = jnp.isfinite(bounds)
+    count = jnp.maximum(finite.sum(0), 1)
+    mean = jnp.where(finite, bounds, 0.0).sum(0) / count
+    square, cube = (jnp.where(finite, (bounds - mean) ** power, 0.0).sum(0) / count for power in (2, 3))
+    return jnp.where(square > 0, cube / jnp.where(square > 0, square, 1.0) ** 1.5, 0.0)
 
 
 def lower_limit(elbo: Float[Array, " g"], se: Float[Array, " g"]) -> Float[Array, " g"]:

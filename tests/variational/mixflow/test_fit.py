@@ -1,6 +1,7 @@
 """`pf.MixFlow` through `fit`: bounds, lengths, augmented densities, expectations, refusals."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -14,6 +15,7 @@ from pushforward.infer.approximation import Approximation
 from pushforward.infer.linalg import Triangular
 from pushforward.infer.variational.gaussian.approximation import GaussianApproximation
 from pushforward.infer.variational.mixflow import findings, orbit, tuning
+from pushforward.infer.variational.mixflow.approximation import Curve
 from pushforward.infer.variational.mixflow.hamiltonian import HamiltonianMap
 from pushforward.infer.variational.mixflow.involutive import InvolutiveMap
 from pushforward.infer.variational.mixflow.trajectories import mean_over_trajectories
@@ -297,20 +299,95 @@ def test_the_estimate_of_the_marginal_density_has_its_error(laplace):
 
 def test_densities_that_rounding_has_destroyed_are_refused():
     normal = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum((x - 1.0) ** 2), np.zeros(2))
-    posterior = fit(normal, kernel="hamiltonian", precision=32, max_length=4, step_size=0.2)
-    with pytest.warns(RuntimeWarning, match="have lost digits: orbits of length .* in 32 bits"):
+    posterior = fit(normal, kernel="hamiltonian", precision=32, max_length=10, length=10, step_size=0.2)
+    with pytest.warns(RuntimeWarning, match="have lost digits: .* orbits of length 10 .* in 32 bits"):
         posterior.log_prob(MEAN)
     tilted = pf.Target.from_log_density(lambda x: cross(x), np.zeros(2))
     chaotic = pf.fit(
         tilted, pf.MixFlow(step_size=0.1, num_leapfrog=10, max_length=150, length=150, reference_steps=0,
         num_trajectories=4, tolerance=0.0), start=np.zeros(2), key=0, num_samples=20, progress=False,
     )  # fmt: skip
-    with pytest.raises(pf.NotAvailable, match=r"miss their start by .* at most 0.001 is allowed"):
+    with pytest.raises(pf.NotAvailable, match=r"off by .* nats or more, .* and at most 0.1 is allowed"):
         chaotic.log_prob(np.zeros(2))
     with pytest.raises(pf.NotAvailable, match="mean nothing here"):
         chaotic.log_prob(chaotic.sample(2, augmented=True), augmented=True)
     assert "mean nothing" in chaotic.diagnose()["inversion"].message
     assert np.isfinite(chaotic.elbo()[0])
+
+
+def test_digits_lost_in_the_momentum_count():
+    """Laplace velocities are ±1: x returns to its lattice exactly, while the momentum, and with it log q, do not."""
+    posterior = pf.fit(
+        pf.Target.from_log_density(cross, np.zeros(2)),
+        pf.MixFlow(
+            kernel="hamiltonian", momentum="laplace", step_size=0.013, num_leapfrog=20, length=300, max_length=300,
+            num_trajectories=4, reference_steps=0,
+        ),
+        start=np.zeros(2), precision=32, num_samples=64, progress=False,
+    )  # fmt: skip
+    told = posterior.approximation.inversion()
+    with jax.enable_x64(False):
+        u, auxiliary, own = posterior.approximation.sample_augmented(jax.random.key(3), 64)
+        again = jax.jit(jax.vmap(posterior.approximation.augmented_log_prob))(u, auxiliary)
+    off = np.quantile(np.abs(np.asarray(again - own)), 0.9)
+    assert 0.2 * off < told.nats < 5 * off
+    assert told.distance > 1e-5  # 1e-6 in x
+
+
+def test_orbits_grow_to_a_length_that_is_given():
+    flat = SimpleNamespace(bounds=jnp.zeros((64, 26)), filled=jnp.asarray(20))
+    given, free = pf.MixFlow(length=30, max_length=60), pf.MixFlow(max_length=60)
+    assert (given.lengths[-1], free.lengths[-1]) == (30, 60)
+    assert not bool(given.done(flat))
+    assert bool(free.done(flat))
+
+
+def test_findings_of_a_curve():
+    """Falls and rises count from the tolerance on; a skewed bound is said to have too small an error."""
+
+    def said(elbo, skew=0.0, length=None, se=0.01):
+        lengths, n = np.array([1, 10, 20, 30, 40]), 5
+        curve = Curve(lengths, np.asarray(elbo), np.full(n, se), np.zeros(n, int), np.asarray(n), np.full(n, skew))
+        flow = SimpleNamespace(curve=curve, length=lengths[int(np.argmax(elbo))])
+        method = SimpleNamespace(max_length=40, tolerance=0.01, length=length, num_trajectories=64)
+        return findings._length(method, flow)[0]
+
+    assert "falls to 0.3 at 40" in said([0.0, 0.5, 0.6, 0.5, 0.3])["message"]
+    assert said([0.0, 0.5, 0.6, 0.6, 0.6 - 4e-8], se=1e-9)["level"] == "ok"
+    assert "still rises (by 0.4 in the second half)" in said([0.0, 0.1, 0.2, 0.4, 0.6])["message"]
+    assert "are skewed (-3.0" in said([0.0, 0.5, 0.6, 0.6, 0.6], skew=-3.0)["message"]
+    assert "skewed" not in said([0.0, 0.5, 0.6, 0.6, 0.6], skew=-0.5)["message"]
+
+
+def test_auxiliary_variables_of_other_shapes_are_refused(plain):
+    drawn = plain.sample(3, augmented=True)
+    without = drawn | {"auxiliary": {k: v for k, v in drawn["auxiliary"].items() if k != "momentum"}}
+    with pytest.raises(pf.InvalidArgument, match="auxiliary must have, for each u, arrays of the shapes"):
+        plain.log_prob(without, augmented=True)
+
+
+@pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grid": "fine"}, "grid must hold a step size"),
+        ({"grid": np.array([0.1, -0.2])}, "grid must be a finite number > 0, got -0.2"),
+        ({"shift": [0.1, 0.2]}, "shift must be one number"),
+        ({"covariance": np.eye(2)}, "covariance must be one of 'full', 'diagonal'"),
+        ({"step_size": np.float32(-0.5)}, "step_size must be a finite number > 0, got -0.5"),
+        ({"step_size": jnp.array(-0.5)}, "step_size must be a finite number > 0, got -0.5"),
+    ],
+)
+def test_settings_of_other_types(settings, message):
+    with pytest.raises(pf.InvalidArgument, match=message):
+        pf.MixFlow(**settings)
+
+
+@pytest.mark.filterwarnings("error")
+def test_scalar_arrays_are_settings():
+    method = pf.MixFlow(grid=0.1, shift=np.sqrt(2) - 1)
+    assert method.grid == (0.1,)
+    assert isinstance(method.shift, float)
 
 
 def test_expectations_have_honest_errors(target, plain, laplace):

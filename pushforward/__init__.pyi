@@ -40,6 +40,11 @@ from .infer.variational.gaussian.natural import SqrtNGVI as SqrtNGVI
 from .infer.variational.mixflow.method import MixFlow as MixFlow
 from .infer.variational.pathfinder import Pathfinder as Pathfinder
 from .models.gaussian_process.method import DoubleKL as DoubleKL
+from .models.gaussian_process.method import VecchiaLaplace as VecchiaLaplace
+from .models.gaussian_process.site_methods import SVGP as SVGP
+from .models.gaussian_process.site_methods import DenseGP as DenseGP
+from .models.gaussian_process.site_methods import StateSpaceGP as StateSpaceGP
+from .models.gaussian_process.stochastic import StochasticDoubleKL as StochasticDoubleKL
 from .models.last_layer.method import VBLL as VBLL
 from .samplers.agents.admm import DistributedADMM as DistributedADMM
 from .samplers.agents.decentralised import DSGHMC as DSGHMC

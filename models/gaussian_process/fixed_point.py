@@ -10,6 +10,10 @@ P = U Uᵀ + diag(λ), λ_i = E_q[−∂² log p(y_i | f_i)], and U Uᵀ (ν −
 
 so that ν is the exact maximiser for its v, however coarse V is. Where the likelihood is Gaussian one iteration is all.
 
+Two other rules, which differ in one place each: "mean_field" has the diagonal V of P's diagonal, the best among
+independent q (V = IC(0) still preconditions, so that ν is the same); "laplace" has all expectations taken at ν, which
+is the mode then, and Laplace's approximation of the evidence, the terms below without − ½ |V_AA⁻¹ U_i|² + ½ ([3]_).
+
 ELBO = Σ_i { E log p(y_i | f_i) − ½ (U_iᵀ(ν − μ))² − ½ |V_AA⁻¹ U_i|² + log U_ii − log V_ii + ½ }, of log p̂(y), the
 evidence under the sparse prior.
 
@@ -18,9 +22,11 @@ References
 .. [1] J. Cao et al. (2023). Variational sparse inverse Cholesky approximation for latent Gaussian processes via double
    Kullback-Leibler minimization. ICML. arXiv:2301.13303.
 .. [2] M. E. Khan, W. Lin (2017). Conjugate-computation variational inference. AISTATS. arXiv:1703.04265.
+.. [3] D. Zilber, M. Katzfuss (2021). Vecchia-Laplace approximations of generalized Gaussian processes for big
+   non-Gaussian spatial data. Computational Statistics & Data Analysis 153.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +45,8 @@ from ...infer.variational.sparse_cholesky.factor import (
 )
 from .likelihoods import Expected, Gaussian, Likelihood
 
+Rule = Literal["kl", "mean_field", "laplace"]
+"""How q is chosen."""
 LEAST_CURVATURE = 1e-8
 HALVINGS = 12
 SOLVE_BYTES = 32 * 2**20
@@ -75,21 +83,30 @@ class Iteration(NamedTuple):
     shift: Float[Array, ""]
 
 
-def iterate(problem: Problem, mean: Float[Array, " n"], variance: Float[Array, " n"]) -> Iteration:
+def iterate(
+    problem: Problem, mean: Float[Array, " n"], variance: Float[Array, " n"], rule: Rule = "kl"
+) -> Iteration:  # fmt: skip
     """One iteration of the fixed point, with exact variances over the reduced ancestors."""
     precision = sites(problem.likelihood.expected(mean, variance, problem.y))
-    v, shift = posterior_factor(problem, precision)
+    p = posterior_precision(problem, precision)
+    full, shift = incomplete_cholesky(problem.structure, p)
+    v = diagonal_factor(p) if rule == "mean_field" else full
     variance, inner = all_marginals(problem.structure, v, problem.u)
-    moved, beta = move_mean(problem, v, precision, mean, variance, 1e-10)
+    moved, beta = move_mean(problem, full, precision, mean, variance, 1e-10)
     change = jnp.max(jnp.abs(moved - mean) / jnp.sqrt(variance))
     if isinstance(problem.likelihood, Gaussian):
         change = jnp.zeros_like(change)  # one iteration is exact
-    elbo = jnp.sum(elbo_terms(problem, v, moved, variance, inner))
+    elbo = jnp.sum(elbo_terms(problem, v, moved, variance, inner, rule))
     return Iteration(moved, variance, v, precision, elbo, change, beta, shift)
 
 
 def settle(
-    problem: Problem, mean: Float[Array, " n"], variance: Float[Array, " n"], tolerance: float, max_iterations: int
+    problem: Problem,
+    mean: Float[Array, " n"],
+    variance: Float[Array, " n"],
+    tolerance: float,
+    max_iterations: int,
+    rule: Rule = "kl",
 ) -> Iteration:
     """Iterations until no mean moves by more than ``tolerance`` sd."""
     n, m = problem.u.shape
@@ -103,7 +120,7 @@ def settle(
         return (last.change > tolerance) & (k < max_iterations)
 
     return jax.lax.while_loop(
-        going, lambda c: (c[0] + 1, iterate(problem, c[1].mean, c[1].variance)), (jnp.zeros((), jnp.int32), begin)
+        going, lambda c: (c[0] + 1, iterate(problem, c[1].mean, c[1].variance, rule)), (jnp.zeros((), jnp.int32), begin)
     )[1]
 
 
@@ -112,10 +129,19 @@ def sites(expected: Expected) -> Float[Array, " n"]:
     return jnp.maximum(expected.curvature, LEAST_CURVATURE)
 
 
+def posterior_precision(problem: Problem, precision: Float[Array, " n"]) -> Float[Array, "n m"]:
+    """The entries of P = U Uᵀ + diag(λ) that are in the pattern."""
+    return precision_on_pattern(problem.structure, problem.u).at[:, -1].add(precision)
+
+
 def posterior_factor(problem: Problem, precision: Float[Array, " n"]) -> tuple[Float[Array, "n m"], Float[Array, ""]]:
-    """V = IC(0) of U Uᵀ + diag(λ), and the shift that it took."""
-    p = precision_on_pattern(problem.structure, problem.u)
-    return incomplete_cholesky(problem.structure, p.at[:, -1].add(precision))
+    """V = IC(0) of P, and the shift that it took."""
+    return incomplete_cholesky(problem.structure, posterior_precision(problem, precision))
+
+
+def diagonal_factor(p: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    """The V of independent variables with the precisions on P's diagonal: of these q the one nearest in KL(q ‖ ·)."""
+    return jnp.zeros_like(p).at[:, -1].set(jnp.sqrt(p[:, -1]))
 
 
 def move_mean(
@@ -158,21 +184,22 @@ def move_mean(
 
 
 def marginals(
-    s: Structure, v: Float[Array, "n m"], u: Float[Array, "n m"], rows: Int[Array, " b"]
+    s: Structure, v: Float[Array, "n m"], u: Float[Array, "b m"], rows: Int[Array, " b"]
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """v_i = |V_AA⁻¹ e_i|² and |V_AA⁻¹ U_i|² of these columns, over their reduced ancestors."""
+    """v_i = |V_AA⁻¹ e_i|² and |V_AA⁻¹ U_i|² of some columns, ``u`` theirs, over their reduced ancestors."""
     a = s.ancestors.shape[1]
 
-    def one(i: Array) -> tuple[Array, Array]:
+    def one(at: tuple[Array, Array]) -> tuple[Array, Array]:
+        i, entries = at
         ancestors = s.ancestors[i]
         place = jnp.searchsorted(ancestors, s.columns[i])
-        column = jnp.zeros(a, v.dtype).at[jnp.where(s.columns[i] < v.shape[0], place, a)].set(u[i], mode="drop")
+        column = jnp.zeros(a, v.dtype).at[jnp.where(s.columns[i] < v.shape[0], place, a)].set(entries, mode="drop")
         own = jnp.zeros(a, v.dtype).at[-1].set(1.0)
         solved = ancestor_solve(s, v, ancestors, jnp.stack([own, column], 1))
         variance, inner = jnp.sum(solved**2, 0)
         return variance, inner
 
-    return jax.lax.map(one, rows, batch_size=max(1, min(rows.shape[0], SOLVE_BYTES // (8 * a * a))))
+    return jax.lax.map(one, (rows, u), batch_size=max(1, min(rows.shape[0], SOLVE_BYTES // (8 * a * a))))
 
 
 def all_marginals(
@@ -188,8 +215,24 @@ def elbo_terms(
     mean: Float[Array, " n"],
     variance: Float[Array, " n"],
     inner: Float[Array, " n"],
+    rule: Rule = "kl",
 ) -> Float[Array, " n"]:
-    """The ELBO's term of each column."""
-    fit = problem.likelihood.expected(mean, variance, problem.y).value
+    """The ELBO's term of each column, or that of Laplace's approximation."""
     white = times_transpose(problem.structure, problem.u, mean - problem.mu)
-    return fit - 0.5 * white**2 - 0.5 * inner + jnp.log(problem.u[:, -1]) - jnp.log(v[:, -1]) + 0.5
+    log_ratio = jnp.log(problem.u[:, -1]) - jnp.log(v[:, -1])
+    fit = problem.likelihood.expected(mean, variance, problem.y).value
+    return fit - 0.5 * white**2 + log_ratio + (0.0 if rule == "laplace" else 0.5 * (1 - inner))
+
+
+def some_terms(
+    problem: Problem, v: Float[Array, "n m"], mean: Float[Array, " n"], rows: Int[Array, " b"]
+) -> Float[Array, " b"]:
+    """The ELBO's terms of some columns; the problem's ``u`` has these columns only, shape (b, m)."""
+    s = problem.structure
+    variance, inner = marginals(s, v, problem.u, rows)
+    there = s.columns[rows]
+    above = (mean - problem.mu).at[there].get(mode="fill", fill_value=0.0)
+    white = jnp.sum(problem.u * above, 1)
+    log_ratio = jnp.log(problem.u[:, -1]) - jnp.log(v[rows, -1])
+    fit = problem.likelihood.expected(mean[rows], variance, problem.y[rows]).value
+    return fit - 0.5 * white**2 + log_ratio + 0.5 * (1 - inner)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...infer.errors import InvalidArgument
+from ...infer.errors import InvalidArgument, UnsupportedTarget
+from .markov import Markov, matern
 
 ROUGH, SMOOTH = 1e-6, 1e-4
 """Nuggets, relative to the variance, of kernels that are at most once differentiable, and of smoother ones."""
@@ -51,6 +52,20 @@ class Kernel(eqx.Module):
     @abc.abstractmethod
     def check(self, num_inputs: int, where: str = "kernel") -> None:
         """Raise `InvalidArgument` unless the parameters are positive and fit the inputs; on the host."""
+
+    def markov(self, t: Float[Array, " n"]) -> Markov:
+        """The Markov chain of a process of one input at ascending times; of Matérn kernels, their sums and products.
+
+        Raises
+        ------
+        UnsupportedTarget
+            The kernel is none of these.
+        """
+        del t
+        raise UnsupportedTarget(
+            f"{type(self).__name__} is not the covariance of a Markov chain; use Matern52 in its place, or DenseGP, "
+            f"SVGP or DoubleKL."
+        )
 
     def __add__(self, other: "Kernel") -> "Kernel":
         return Sum(self, other)
@@ -117,6 +132,10 @@ class Matern12(AbstractStationary):
     nugget: ClassVar[float] = ROUGH
     profile: ClassVar[str] = "Exp"
 
+    def markov(self, t: Float[Array, " n"]) -> Markov:
+        """See `Kernel.markov`."""
+        return matern(1, jnp.ravel(jnp.asarray(self.lengthscale, float))[0], self.variance, t)
+
 
 class Matern32(AbstractStationary):
     """(1 + √3 r) exp(−√3 r)."""
@@ -124,12 +143,20 @@ class Matern32(AbstractStationary):
     nugget: ClassVar[float] = ROUGH
     profile: ClassVar[str] = "Matern32"
 
+    def markov(self, t: Float[Array, " n"]) -> Markov:
+        """See `Kernel.markov`."""
+        return matern(2, jnp.ravel(jnp.asarray(self.lengthscale, float))[0], self.variance, t)
+
 
 class Matern52(AbstractStationary):
     """(1 + √5 r + 5 r² / 3) exp(−√5 r)."""
 
     nugget: ClassVar[float] = SMOOTH
     profile: ClassVar[str] = "Matern52"
+
+    def markov(self, t: Float[Array, " n"]) -> Markov:
+        """See `Kernel.markov`."""
+        return matern(3, jnp.ravel(jnp.asarray(self.lengthscale, float))[0], self.variance, t)
 
 
 class RBF(AbstractStationary):
@@ -182,6 +209,10 @@ class Sum(AbstractPair):
         """Variances at inputs."""
         return self.left.diagonal(x) + self.right.diagonal(x)
 
+    def markov(self, t: Float[Array, " n"]) -> Markov:
+        """See `Kernel.markov`."""
+        return self.left.markov(t) + self.right.markov(t)
+
 
 class Product(AbstractPair):
     """The product of two kernels."""
@@ -197,3 +228,14 @@ class Product(AbstractPair):
     def diagonal(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
         """Variances at inputs."""
         return self.left.diagonal(x) * self.right.diagonal(x)
+
+    def markov(self, t: Float[Array, " n"]) -> Markov:
+        """See `Kernel.markov`."""
+        return self.left.markov(t) * self.right.markov(t)
+
+
+def without_chain(kernel: Kernel) -> Kernel | None:
+    """The part of a kernel that is not the covariance of a Markov chain, if there is one."""
+    if isinstance(kernel, AbstractPair):
+        return without_chain(kernel.left) or without_chain(kernel.right)
+    return kernel if type(kernel).markov is Kernel.markov else None

@@ -21,6 +21,7 @@ from ...infer.target.base import Site
 from ...infer.target.labelled import LabelledTarget
 from ...infer.target.static import Labels
 from ...infer.variational.sparse_cholesky.factor import Structure, prior_columns, times_transpose
+from .chain import Chain
 from .kernels import Kernel
 from .likelihoods import Likelihood
 from .means import Mean, Zero
@@ -86,7 +87,7 @@ class LatentGP(LabelledTarget):
     nugget: Any = None
     fixed: tuple[str, ...] = eqx.field(static=True, default=(), converter=tuple)
     site: str = eqx.field(static=True, default="f")
-    factors_of: Structure | None = None
+    factors_of: Structure | Chain | None = None
     labels: Labels = eqx.field(static=True, default=Labels())
 
     def __check_init__(self) -> None:
@@ -188,8 +189,8 @@ class LatentGP(LabelledTarget):
         """K of these inputs, nugget included."""
         return self.kernel.matrix(x, x) + self.tau2() * jnp.diag(self.kernel.diagonal(x))
 
-    def with_structure(self, structure: Structure | None) -> "LatentGP":
-        """The same target with the sparse prior of this pattern; None: the dense one."""
+    def with_structure(self, structure: Structure | Chain | None) -> "LatentGP":
+        """The same target with the sparse prior of this pattern, or that of a Markov chain; None: the dense one."""
         return eqx.tree_at(lambda gp: gp.factors_of, self, structure, is_leaf=lambda x: x is None)
 
     def columns(self, structure: Structure) -> Float[Array, "n m"]:
@@ -200,6 +201,8 @@ class LatentGP(LabelledTarget):
         """Log N(f; μ, K), or log N(f; μ, (U Uᵀ)⁻¹)."""
         n, x = self.dim, jnp.asarray(self.X)
         r, constant = u - self.mean.at(x), 0.5 * self.dim * jnp.log(2 * jnp.pi)
+        if isinstance(self.factors_of, Chain):
+            return self.factors_of.log_prior(self, u)
         if self.factors_of is not None:
             factor = self.columns(self.factors_of)
             white = times_transpose(self.factors_of, factor, r[self.factors_of.order])
@@ -207,7 +210,7 @@ class LatentGP(LabelledTarget):
         if n > DENSE:
             raise NotAvailable(
                 f"The density of a latent process at {n:,} points needs a sparse prior (dense: at most {DENSE:,}); fit "
-                f"it with DoubleKL, whose posterior.target has one."
+                f"it with DoubleKL (or StateSpaceGP), whose posterior.target has one."
             )
         lower = jnp.linalg.cholesky(self.covariance(x))
         white = solve_triangular(lower, r, lower=True)

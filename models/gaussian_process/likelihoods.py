@@ -226,6 +226,28 @@ class FromDistribution(Likelihood):
         return self.make(f)
 
 
+class AtMean(Likelihood):
+    """Another likelihood whose expectations are its values at the mean, as Laplace's approximation has them."""
+
+    likelihood: Likelihood
+
+    def log_prob(self, f: Float[Array, ""], y: Float[Array, ""]) -> Float[Array, ""]:
+        """Log p(y | f)."""
+        return self.likelihood.log_prob(f, y)
+
+    def distribution(self, f: Float[Array, "..."]) -> Any:
+        """See `Likelihood.distribution`."""
+        return self.likelihood.distribution(f)
+
+    def expected(self, mean: Float[Array, " n"], variance: Float[Array, " n"], y: Float[Array, " n"]) -> Expected:
+        """Log p, its derivative and curvature at the mean."""
+        del variance
+        first = jax.grad(self.log_prob)
+        return Expected(
+            *(jax.vmap(part)(mean, y) for part in (self.log_prob, first, lambda f, y: -jax.grad(first)(f, y)))
+        )
+
+
 def _check_all(y: np.ndarray, fine: np.ndarray, rule: str) -> None:
     if not fine.all():
         row = int(np.flatnonzero(~fine)[0])

@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ...infer.errors import InvalidArgument
+from ...infer.validate import check_count
 from ...infer.variational.sparse_cholesky.factor import Structure, build_structure
 from ...infer.variational.sparse_cholesky.ordering import ROUNDING, maximin, nearest_pattern, radius_pattern
-from .fixed_point import Problem
+from .fixed_point import Problem, Rule
 from .latent import LatentGP
+from .likelihoods import AtMean
 
 ROUND_TO = 4
 PAIR_BYTES = 40
@@ -39,6 +41,16 @@ class Extent(NamedTuple):
     rho: float | Literal["auto"] | None = None
     neighbors: int | None = None
 
+    def check(self) -> None:
+        """Raise `InvalidArgument` unless it is one of the ways there are."""
+        if self.rho is not None and self.neighbors is not None:
+            raise InvalidArgument(f"rho={self.rho!r} and neighbors={self.neighbors!r} exclude each other; give one.")
+        given = isinstance(self.rho, int | float) and np.isfinite(self.rho) and self.rho >= 1
+        if self.rho is not None and self.rho != "auto" and not given:
+            raise InvalidArgument(f'rho must be at least 1, or "auto", got {self.rho!r}.')
+        if self.neighbors is not None:
+            check_count("neighbors", self.neighbors)
+
     def radius(self, gp: LatentGP, z: np.ndarray, order: np.ndarray, reach: np.ndarray) -> float:
         """ρ, its default, or what `choose_radius` says of points in maximin order."""
         if self.rho is None:
@@ -46,10 +58,11 @@ class Extent(NamedTuple):
         return choose_radius(gp, z, order, reach) if self.rho == "auto" else float(self.rho)
 
 
-def make_problem(gp: LatentGP, s: Structure, u: Float[Array, "n m"]) -> Problem:
+def make_problem(gp: LatentGP, s: Structure, u: Float[Array, "n m"], rule: Rule = "kl") -> Problem:
     """The problem of a process whose prior has this factor."""
     mu = gp.mean.at(jnp.asarray(gp.X))
-    return Problem(s, u, mu[s.order], gp.likelihood, jnp.asarray(gp.y, u.dtype)[s.order])
+    likelihood = AtMean(gp.likelihood) if rule == "laplace" else gp.likelihood
+    return Problem(s, u, mu[s.order], likelihood, jnp.asarray(gp.y, u.dtype)[s.order])
 
 
 def build_pattern(gp: LatentGP, extent: Extent, scales: Any = None) -> Structure:

@@ -16,6 +16,7 @@ from pushforward.infer.method import AbstractMethod
 from pushforward.models import LastLayer, LatentGP
 from pushforward.models.gaussian_process.kernels import Kernel
 from pushforward.models.gaussian_process.likelihoods import Gaussian
+from pushforward.models.gaussian_process.markov import Markov
 from pushforward.models.last_layer import NormalHead
 
 TRACES = {"gaussian": 0}
@@ -88,6 +89,11 @@ class Table(Kernel):
     def scales(self, num_inputs):
         """1."""
         return jnp.ones(num_inputs)
+
+    def markov(self, t):
+        """Three states that do not move, of which each time reads one."""
+        table, unit = self.matrix(np.arange(3.0)[:, None], np.arange(3.0)[:, None]), jnp.eye(3)
+        return Markov(table, jnp.broadcast_to(unit, (len(t), 3, 3)), unit[t.astype(int)])
 
     def check(self, num_inputs, where="kernel"):
         """It has no parameters."""
@@ -214,6 +220,15 @@ METHODS: dict[str, Entry] = {
         target=last_layer,
     ),
     "DoubleKL": Entry(lambda: pf.DoubleKL(neighbors=2, learn=False), _set(tolerance=1e-5, gain=0.01), target=process),
+    "VecchiaLaplace": Entry(
+        lambda: pf.VecchiaLaplace(neighbors=2, learn=False), _set(tolerance=1e-5, gain=0.01), target=process
+    ),
+    "StochasticDoubleKL": Entry(
+        lambda: pf.StochasticDoubleKL(neighbors=2, learn=False, num_steps=30), _set(learning_rate=0.02), target=process
+    ),
+    "DenseGP": Entry(lambda: pf.DenseGP(learn=False), _set(tolerance=1e-5, gain=0.02), target=process),
+    "StateSpaceGP": Entry(lambda: pf.StateSpaceGP(learn=False), _set(tolerance=1e-5, gain=0.02), target=process),
+    "SVGP": Entry(lambda: pf.SVGP(3, learn=False), _set(tolerance=1e-5, gain=0.02), target=process),
     "Laplace": Entry(lambda: pf.Laplace(max_iterations=40), None),
 }
 

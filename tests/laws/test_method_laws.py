@@ -11,7 +11,10 @@ from pushforward.infer.approximation import Augmented
 
 from .methods import METHODS, TRACES, concrete_methods, first_run, method_of, moments, run, target_of
 
-SIBLINGS = {"SVRGVI", "SqrtNGVI", "MirroredSVGD", "PrimalDualLangevin", "DSGHMC", "DULA"}
+SIBLINGS = {
+    "SVRGVI", "SqrtNGVI", "MirroredSVGD", "PrimalDualLangevin", "DSGHMC", "DULA", "VecchiaLaplace", "StateSpaceGP",
+    "SVGP", "StochasticDoubleKL",
+}  # fmt: skip
 """Methods that share all of what the laws are about with another; their own updates have tests of their own."""
 
 

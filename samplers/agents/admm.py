@@ -65,7 +65,8 @@ class DistributedADMM(AbstractPlanned):
         sparse; an array of edges, shape (m, 2); a NetworkX graph. One agent per shard of the target (`Target.sharded`);
         a target that is not sharded is dealt out evenly.
     rho
-        ρ > 0, or ``"auto"``: such that the variance of the average is predicted to be ``tolerance`` too small.
+        ρ > 0, or ``"auto"``: such that the variance of the average is predicted to be ``tolerance`` too small; of
+        ``"paper"`` that of the law at its temperature, of ``"none"``, which has no variance, as with ``"shared"``.
     noise
         ``"shared"``, ``"langevin"``, ``"paper"``, ``"none"`` or a number τ in [0, 1]; see the module. With
         ``"shared"`` agents draw from a common stream and so know each other's noise, but not each other's data.
@@ -241,6 +242,12 @@ class DistributedADMM(AbstractPlanned):
         total = np.sum(degrees**2 * own**2) + degrees.sum() ** 2 * common**2
         return float(self.rho) * float(total) / degrees.sum()
 
+    def untempered(self) -> "DistributedADMM":
+        """With noise of temperature 1: ρ is chosen for what is wrong besides the temperature, which it cannot mend."""
+        if self.noise not in ("paper", "none"):
+            return self
+        return dataclasses.replace(self, noise="langevin" if self.noise == "paper" else "shared")
+
     def may_grow(self) -> bool:
         """Exact proximal steps are stable for every ρ > 0."""
         return self.prox == "linearised"
@@ -254,6 +261,7 @@ class DistributedADMM(AbstractPlanned):
         found: Any = self.forecast
         if self.noise == "none":
             warnings.warn(f"noise={self.noise!r}: the run ends at the mode, and its draws are no sample.", stacklevel=2)
+            self.warn_of_mixing()
         elif abs(found.temperature - 1) > TEMPERATURE:
             warnings.warn(
                 f"DistributedADMM(rho={self.rho:.3g}, noise={self.noise!r}) samples at temperature "

@@ -20,6 +20,7 @@ from jaxtyping import Array
 
 from ...infer.distributed.mesh import alone
 from ...infer.errors import InvalidArgument
+from ...infer.run.precision import precision
 from ...infer.target.shards import ShardedTarget
 from ...infer.validate import check_fraction
 from .common import OWN, AbstractAgents
@@ -102,6 +103,10 @@ class AbstractPlanned(AbstractAgents):
         """T."""
         return 1.0
 
+    def untempered(self) -> Self:
+        """What stands for it where settings are chosen, which cannot mend a temperature: the same without; or itself."""
+        return self
+
     def bounded(self, found: Curvature) -> Self:
         """With chosen settings within what the single shares allow; default: as they are."""
         del found
@@ -124,7 +129,7 @@ class AbstractPlanned(AbstractAgents):
         method = dataclasses.replace(self.placed(target.num_agents), precondition=None, coordinates=given)
         if not self.plan:
             return method
-        found = jax.tree.map(np.asarray, mode_curvature(method, target, start))
+        found = mode_curvature(method, target, start)
         if found is None and left_open:
             names = ", ".join(self.tunable())
             raise InvalidArgument(
@@ -133,8 +138,9 @@ class AbstractPlanned(AbstractAgents):
             )
         if found is None:
             return method
-        with alone():
-            chosen = method._aimed(found, left_open)
+        # Invariants are told from what grows by eigenvalues 1e-9 apart, whatever the precision of the run.
+        with alone(), precision(64):
+            chosen = method._aimed(in_doubles(found), left_open)
         chosen.warn()
         return chosen
 
@@ -144,12 +150,13 @@ class AbstractPlanned(AbstractAgents):
         for _ in range(TRIES):
             chosen = self.choose(eigenvalues(found.hessians), found.hessians.shape[0], aim)
             chosen = chosen.bounded(found) if left_open else chosen
-            forecast = chosen.foresee(found)
-            chosen = dataclasses.replace(chosen, forecast=forecast)
+            judged = chosen.untempered() if left_open else chosen
+            forecast = judged.foresee(found)
             if not left_open or forecast.variance <= ENOUGH * self.tolerance:
                 break
             aim = aim * max(self.tolerance / forecast.variance, BOLDEST)
-        return chosen
+        forecast = forecast if judged is chosen else chosen.foresee(found)
+        return dataclasses.replace(chosen, forecast=forecast)
 
     def tuned(self) -> tuple:
         """Settings, coordinates, forecast."""
@@ -307,6 +314,11 @@ class AbstractPlanned(AbstractAgents):
         )
         tempered = abs(found.temperature - 1) > 0.1
         return f"{text}, at temperature {found.temperature:.3g}." if tempered else f"{text}."
+
+
+def in_doubles(found: Curvature) -> Curvature:
+    """On the host, in 64 bits."""
+    return Curvature(np.asarray(found.hessians, float), np.asarray(found.linear, float), np.asarray(found.quadratic))
 
 
 def errors_of(mean: np.ndarray, covariance: np.ndarray, shares: Any) -> tuple[float, float]:

@@ -193,9 +193,10 @@ class MixFlowApproximation(Augmented):
             f"{int(self.length):,} run there and back miss their start by {error.distance:.2g} in {bits} bits"
         )
         if not error.nats <= UNRELIABLE:
+            more = ", or precision=64" if bits < 64 else ""
             raise NotAvailable(
                 f"Densities at given points mean nothing here: {found}, and at most {UNRELIABLE:g} is allowed. Use the "
-                f"densities of draws (log_weights, elbo), a smaller length=, or precision=64."
+                f"densities of draws (log_weights, elbo), or a smaller length={more}."
             )
         if error.nats > DOUBTFUL:
             warnings.warn(f"Densities at given points have lost digits: {found}.", RuntimeWarning, stacklevel=3)

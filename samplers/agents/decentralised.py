@@ -19,6 +19,7 @@ References
 .. [2] A. Parayil, H. Bai, J. George, P. Gurram (2020). A decentralized approach to Bayesian learning. arXiv:2007.06799.
 """
 
+import abc
 import dataclasses
 from typing import Any, ClassVar, Self
 
@@ -32,6 +33,10 @@ from ...infer.validate import check_choice, check_nonnegative, check_positive
 from .common import OWN, Advanced, agent_normals
 from .graph import agents_in, as_graph, given_graph
 from .planned import TINY, AbstractPlanned
+from .tuning import Curvature, sharpest
+
+MARGIN = 0.5
+"""Share of the largest curvature for which a step is stable that a chosen step uses."""
 
 
 class AbstractDecentralised(AbstractPlanned):
@@ -67,6 +72,15 @@ class AbstractDecentralised(AbstractPlanned):
     def normals(self, key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> Float[Array, "n d"]:
         """The agents' own."""
         return agent_normals(key, shape, dtype)
+
+    def bounded(self, found: Curvature) -> Self:
+        """With a step of at most what half the stable force of the most curved share allows: it takes it alone."""
+        largest = self.largest_step(max(sharpest(found), TINY) / MARGIN, found.hessians.shape[0])
+        return dataclasses.replace(self, step_size=min(float(self.step_size), largest))
+
+    @abc.abstractmethod
+    def largest_step(self, curvature: float, num_agents: int) -> float:
+        """The step up to which it is stable where no share is more curved than this."""
 
     def _with(self, **chosen: float) -> Self:
         """With these numbers for what is ``"auto"``."""
@@ -109,6 +123,10 @@ class DSGLD(AbstractDecentralised):
             return mixed - eta * gradient + jnp.sqrt(2 * eta) * xi
 
         return Advanced(self.moved(step, target, x, self.links.mix(x), normals), memory)
+
+    def largest_step(self, curvature: float, num_agents: int) -> float:
+        """ηh = 1 + λ_min(W)."""
+        return (1 + self.links.least_weight()) / curvature
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "DSGLD":
         """1/(1 − ηh/2) = 1 + ε."""
@@ -168,6 +186,14 @@ class DSGHMC(AbstractDecentralised):
 
         velocity = self.moved(kick, target, x, memory, normals)
         return Advanced(self.links.mix(x) + eta * velocity, velocity)
+
+    def largest_step(self, curvature: float, num_agents: int) -> float:
+        """η²h = (1 + λ_min(W))(2 − ηγ): an eigenvector x of an iteration, of the eigenvalue λ, solves the quadratic
+
+        λ² − λ(w + 1 − ηγ − η²h) + (1 − ηγ)w = 0 of w = xᵀWx and h = xᵀHx, whose roots are beyond −1 only above this.
+        """
+        slack, gamma = 1 + self.links.least_weight(), float(self.friction)
+        return float(np.sqrt((slack * gamma) ** 2 + 8 * curvature * slack) - slack * gamma) / (2 * curvature)
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "DSGHMC":
         """By bisection on the closed form."""
@@ -243,6 +269,11 @@ class DULA(AbstractDecentralised):
             return coupled - alpha * gradient + jnp.sqrt(2 * alpha) * xi
 
         return Advanced(self.moved(step, target, x, x - beta * apart, normals), memory)
+
+    def largest_step(self, curvature: float, num_agents: int) -> float:
+        """βℓ_max + nαh = 2; any where the coupling alone is unstable, which is then told of it."""
+        left = 2 - float(self.coupling) * self.links.largest_eigenvalue()
+        return left / (num_agents * curvature) if left > 0 else np.inf
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "DULA":
         """1/(1 − nαh/2) = 1 + ε, and βℓ_max = 1."""

@@ -46,7 +46,7 @@ from .decentralised import langevin
 from .law import Affine, affine
 from .planned import TINY, AbstractPlanned, Forecast
 from .prox import Quadratic
-from .tuning import MAX_ENTRIES, factorised
+from .tuning import MAX_ENTRIES, factorised, sharpest
 
 LENGTH, LONGEST_RUN = 100, 20_000
 """Mixing times of chains that tell what to expect, and iterations of them at most."""
@@ -285,7 +285,7 @@ class FALD(AbstractFederated):
 
     def bounded(self, found: Any) -> Self:
         """γ at most 1/h of the most curved share, whose agent takes its steps alone."""
-        return dataclasses.replace(self, step_size=min(float(self.step_size), 1 / max(_sharpest(found), TINY)))
+        return dataclasses.replace(self, step_size=min(float(self.step_size), 1 / max(sharpest(found), TINY)))
 
     def closed_form(self, values: np.ndarray, num_agents: int) -> tuple[float, float]:
         """Variance 1/(1 − γh/2), contraction 1 − γh, as if every step were averaged."""
@@ -307,15 +307,10 @@ class FALD(AbstractFederated):
 
     def foresee(self, found: Any) -> Forecast:
         """As others, if variances are finite: between two averages an agent's mode is multiplied by 1 − γh a step."""
-        alone = (1 - float(self.communication)) * (1 - float(self.step_size) * _sharpest(found)) ** 2
+        alone = (1 - float(self.communication)) * (1 - float(self.step_size) * sharpest(found)) ** 2
         if alone >= 1:
             self.stable(np.inf, found)
         return super().foresee(found)
-
-
-def _sharpest(found: Any) -> float:
-    """Largest curvature of a share."""
-    return float(jnp.linalg.eigvalsh(found.hessians).max())
 
 
 def _spread(factor: Float[Array, "d d"], xi: Float[Array, " d"]) -> Float[Array, " d"]:

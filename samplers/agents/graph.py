@@ -77,14 +77,12 @@ class Graph(eqx.Module):
 
     def largest_eigenvalue(self) -> float:
         """Of the Laplacian; on the host."""
-        from scipy.sparse import diags_array
-        from scipy.sparse.linalg import eigsh
+        return _largest_eigenvalue(self._sparse())
 
-        if self.num_agents <= FEW:
-            return float(np.linalg.eigvalsh(self.laplacian())[-1])
-        laplacian = diags_array(np.asarray(self.degrees, float)) - self._sparse()
-        start = np.cos(np.arange(self.num_agents))
-        return float(eigsh(laplacian.tocsr(), 1, v0=start, tol=1e-4, return_eigenvectors=False)[0])
+    def least_weight(self) -> float:
+        """The least eigenvalue of the Metropolis weights; on the host."""
+        larger = np.maximum(np.asarray(self.degrees)[self.receivers], np.asarray(self.degrees)[self.senders])
+        return 1.0 - _largest_eigenvalue(self._sparse(1.0 / (larger + 1)))  # W = I − a weighted Laplacian
 
     def metropolis(self) -> Float[np.ndarray, "n n"]:
         """Metropolis weights W, symmetric and doubly stochastic: W_ij = 1/(max(d_i, d_j) + 1) on edges; on the host."""
@@ -92,11 +90,11 @@ class Graph(eqx.Module):
         weights = self.adjacency() / (larger + 1)
         return weights + np.diag(1 - weights.sum(1))
 
-    def _sparse(self) -> Any:
+    def _sparse(self, weights: Any = 1.0) -> Any:
         from scipy.sparse import csr_array
 
         at = (np.asarray(self.receivers), np.asarray(self.senders))
-        return csr_array((np.ones(len(at[0])), at), (self.num_agents, self.num_agents))
+        return csr_array((np.broadcast_to(weights, at[0].shape), at), (self.num_agents, self.num_agents))
 
     def neighbour_sum(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """S_i, the sum of x_j over the neighbours j of i."""
@@ -122,6 +120,18 @@ class Graph(eqx.Module):
             return x + matrix @ x - jnp.sum(matrix, axis=1)[:, None] * x
         moved = weights[:, None] * (x[j] - x[i])
         return x + jax.ops.segment_sum(moved, i, self.num_agents, indices_are_sorted=True)
+
+
+def _largest_eigenvalue(weights: Any) -> float:
+    """Of the Laplacian of sparse symmetric weights."""
+    from scipy.sparse import diags_array
+    from scipy.sparse.linalg import eigsh
+
+    laplacian = diags_array(weights.sum(1)) - weights
+    if len(weights.sum(1)) <= FEW:
+        return float(np.linalg.eigvalsh(laplacian.toarray())[-1])
+    start = np.cos(np.arange(laplacian.shape[0]))
+    return float(eigsh(laplacian.tocsr(), 1, v0=start, tol=1e-4, return_eigenvectors=False)[0])
 
 
 def given_graph(given: Any) -> Any:

@@ -104,7 +104,7 @@ class AbstractPlanned(AbstractAgents):
         return 1.0
 
     def untempered(self) -> Self:
-        """What stands for it where settings are chosen, which cannot mend a temperature: the same without; or itself."""
+        """What settings are chosen for: itself, or the same at temperature 1, which they cannot bring about."""
         return self
 
     def bounded(self, found: Curvature) -> Self:
@@ -147,9 +147,10 @@ class AbstractPlanned(AbstractAgents):
     def _aimed(self, found: Curvature, left_open: bool) -> Self:
         """With settings for which the predicted error, unequal shares included, is about the tolerance."""
         aim = self.tolerance
+        given = {name: value for name in self.tunable() if not isinstance(value := getattr(self, name), str)}
         for _ in range(TRIES):
             chosen = self.choose(eigenvalues(found.hessians), found.hessians.shape[0], aim)
-            chosen = chosen.bounded(found) if left_open else chosen
+            chosen = dataclasses.replace(chosen.bounded(found), **given) if left_open else chosen
             judged = chosen.untempered() if left_open else chosen
             forecast = judged.foresee(found)
             if not left_open or forecast.variance <= ENOUGH * self.tolerance:

@@ -170,3 +170,8 @@ def eigenvalues(hessians: Float[Array, "n d d"]) -> np.ndarray:
     """Eigenvalues of the average Hessian, smallest first."""
     mean = np.asarray(jnp.mean(hessians, axis=0))
     return np.linalg.eigvalsh(0.5 * (mean + mean.T))
+
+
+def sharpest(found: Curvature) -> float:
+    """Largest curvature of a share."""
+    return float(np.linalg.eigvalsh(np.asarray(found.hessians)).max())

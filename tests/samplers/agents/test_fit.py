@@ -1,5 +1,6 @@
 """Fits: chains against exact laws, invariants, proximal steps, what is refused and what is warned of."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -15,8 +16,9 @@ from pushforward.infer.target.spread import spread_rows
 from pushforward.samplers.agents import law, prox
 from pushforward.samplers.agents.findings import PATIENCE, unsolved
 from pushforward.samplers.agents.graph import as_graph
+from pushforward.samplers.agents.law import QuadraticShares
 from pushforward.samplers.agents.prox import prox_chord, prox_newton
-from pushforward.samplers.agents.tuning import laplace
+from pushforward.samplers.agents.tuning import Curvature, laplace
 
 from .regression import linear_target, posterior
 
@@ -351,14 +353,44 @@ def test_what_samplers_on_agents_cannot_run_on_is_refused():
         pf.SplitGibbs(rho=1.0, plan=False).fix(wide.sharded(2))
 
 
-def test_one_sharp_share_bounds_the_step_of_federated_langevin():
-    """Of eighty agents one has 200 times the curvature of the others, of which the average says little."""
-    x = np.ones((80, 1))
+def sharp(agents):
+    """Of these agents one has 200 times the curvature of the others, of which the average says little."""
+    x = np.ones((agents, 1))
     x[0] = np.sqrt(200.0)
-    target = pf.Target.from_factors(
-        lambda b: -0.5 * b @ b, lambda b, row: -0.5 * (row[1] - row[0] @ b) ** 2, (x, np.ones(80)), np.zeros(1)
-    ).sharded(80)
+    return pf.Target.from_factors(
+        lambda b: -0.5 * b @ b, lambda b, row: -0.5 * (row[1] - row[0] @ b) ** 2, (x, np.ones(agents)), np.zeros(1)
+    ).sharded(agents)
+
+
+def test_one_sharp_share_bounds_the_step_of_federated_langevin():
+    target = sharp(80)
     with pytest.raises(pf.InvalidArgument, match=r"FALD with step_size=0.2 is unstable: .*lower step_size"):
         pf.FALD(step_size=0.2, precondition=None).predict(target)
     fitted = pf.fit(target, pf.FALD(), key=0, num_chains=2, num_samples=800, num_warmup=400, progress=False)
     assert np.abs(fitted.draws()["x"]).max() < 2  # 0.3 ± 0.06
+
+
+@pytest.mark.parametrize("graph", ["ring", "complete"])
+def test_one_sharp_share_bounds_the_steps_of_decentralised_samplers(graph):
+    """Up to the largest step the law's eigenvalues are below 1, far above they are not; a step that is given stays."""
+    n, h = 60, np.ones((60, 1, 1)) / 260
+    h[7] *= 200
+    found = Curvature(h, np.zeros((n, 1)), True)
+    with jax.enable_x64(True):
+        shares = QuadraticShares(jnp.asarray(h), jnp.zeros((n, 1)))
+        for given in (pf.DSGLD(graph), pf.DULA(graph), pf.DSGHMC(graph)):
+            made = given.placed(n)._aimed(found, True)
+            assert np.isfinite(made.forecast.mixing_time)
+            largest = made.largest_step(h.max(), n)
+            assert made.step_size <= made.largest_step(2 * h.max(), n) < largest
+            radius = [
+                np.abs(
+                    np.linalg.eigvals(
+                        law.affine(dataclasses.replace(made, step_size=step).fix(shares), shares).transition
+                    )
+                )
+                for step in (0.99 * largest, 4 * largest)
+            ]
+            assert radius[0].max() < 1 < radius[1].max()
+        held = dataclasses.replace(pf.DULA(graph), step_size=1e-3).placed(n)._aimed(found, True)
+    assert held.step_size == 1e-3

@@ -93,8 +93,8 @@ def combine(
     Raises
     ------
     InvalidArgument
-        There are fewer than two posteriors, they are of other sites, an agent is missing or there twice, or the prior
-        was not split as ``how`` needs it.
+        There are fewer than two posteriors, they are of other sites or shardings, an agent is missing or there twice,
+        or the prior was not split as ``how`` needs it.
     NonFinite
         A covariance is singular: too few draws, or a coordinate that did not move.
     """
@@ -102,7 +102,7 @@ def combine(
     posteriors = list(posteriors)
     _check_posteriors(posteriors, how)
     inner = posteriors[0].target if target is None else target
-    draws = _paired([_unconstrained(p) for p in posteriors])
+    draws = [_unconstrained(p) for p in posteriors]
     with precision(posteriors[0]._bits):
         moments = [_moments(i, x) for i, x in enumerate(draws)]
         remarks = _remarks(how, draws, moments)
@@ -110,9 +110,9 @@ def combine(
         if how == "parametric":
             return _parametric(moments, inner, target, num_samples, key, remarks)
         if how == "consensus":
-            u = consensus(draws, moments)
+            u = consensus(_paired(draws), moments)
         elif how == "swiss":
-            u = swiss(draws, moments)
+            u = swiss(_paired(draws), moments)
         else:
             rng = np.random.default_rng(np.asarray(read_key(key)[0]))
             count = 1000 if num_samples is None else check_count("num_samples", num_samples)
@@ -246,6 +246,16 @@ def _check_posteriors(posteriors: list[Any], how: str) -> None:
     if not parts:
         return
     agents, num_agents = sorted(part.agent for part in parts), parts[0].num_agents
+    if len({part.num_agents for part in parts}) > 1:
+        shown = ", ".join(
+            f"posteriors[{i}] is agent {p.target.agent} of {p.target.num_agents}"
+            for i, p in enumerate(posteriors)
+            if isinstance(p.target, SubPosterior)
+        )
+        raise InvalidArgument(
+            f"posteriors must be of one sharding, got parts of several: {shown}; some rows would count twice, others "
+            f"not at all. Take all from one target.sharded(n)."
+        )
     if agents != list(range(num_agents)) or len(parts) != len(posteriors):
         raise InvalidArgument(
             f"posteriors must be those of the agents 0 to {num_agents - 1}, each once, got agents {agents} and "
@@ -272,10 +282,14 @@ def _unconstrained(posterior: Posterior) -> np.ndarray:
 
 
 def _paired(draws: list[np.ndarray]) -> list[np.ndarray]:
-    """As many chains and draws of each; shifted against each other, as runs with one key share their noise."""
+    """As many chains and draws of each; shifted against each other, as runs with one key share their noise.
+
+    Where they differ in shape, all chains one after the other, evenly thinned to as many as the shortest has.
+    """
     if len({x.shape for x in draws}) > 1:
         least = min(x.shape[0] * x.shape[1] for x in draws)
-        draws = [x.reshape(1, -1, x.shape[-1])[:, :least] for x in draws]
+        pooled = [x.reshape(-1, x.shape[-1]) for x in draws]
+        draws = [x[None, np.arange(least) * len(x) // least] for x in pooled]
     length = draws[0].shape[1]
     return [np.roll(x, round(i * length / len(draws)), axis=1) for i, x in enumerate(draws)]
 
@@ -353,6 +367,13 @@ def _remarks(how: str, draws: list[np.ndarray], moments: list[Moments]) -> list[
         message += " Compare with fewer shards, or in few dimensions with how='semiparametric'."
     level = "warning" if large else "note"
     found = [{"level": level, "name": "combination", "message": message, "value": value, "threshold": SKEWED}]
+    counts = [x.shape[0] * x.shape[1] for x in draws]
+    if len(set(counts)) > 1 and how in ("consensus", "swiss"):
+        text = (
+            f"Sub-posteriors have from {min(counts)} to {max(counts)} draws: weights are from all of them, and "
+            f"combined are as many of each, {min(counts)}, evenly spread over its chains."
+        )
+        found.append({"level": "note", "name": "draws", "message": text, "value": float(min(counts))})
     shrunk = max(m.shrunk for m in moments)
     if shrunk > 0:
         text = (

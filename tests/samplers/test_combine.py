@@ -208,6 +208,31 @@ def test_a_heavy_tailed_prior_to_a_power_is_warned_of():
         whole.sharded(4).sub_posterior(1, inflated=True)
 
 
+@pytest.mark.parametrize("how", ["consensus", "swiss"])
+def test_all_chains_count_where_their_numbers_differ(dealt, how):
+    """Chains that are apart, as the one of agent 1 is from its others: a mean over the first alone would be off."""
+    parts = drawn(dealt, size=(4, 500), inflated=how == "swiss")
+    whole = combine(parts, how)
+    b = parts[1].draws()["b"] + np.array([3.0, -1.0, -1.0, -1.0])[:, None, None]
+    apart = pf.Posterior.from_draws({"b": b}, target=parts[1].target)
+    short = pf.Posterior.from_draws({"b": parts[2].draws()["b"][:2]}, target=parts[2].target)
+    found = combine([parts[0], apart, short], how)
+    assert found.draws()["b"].shape[1] == 1000
+    error = np.sqrt(np.diagonal(exact()[1]))
+    np.testing.assert_allclose(
+        (found.draws()["b"].mean((0, 1)) - whole.draws()["b"].mean((0, 1))) / error, 0, atol=0.25
+    )
+    assert "from 1000 to 2000 draws" in str(found.diagnose())
+
+
+def test_parts_of_several_shardings_are_refused(target, dealt):
+    """Agents 0, 1 and 2, of three and of four."""
+    parts = drawn(dealt, size=(1, 50))
+    other = pf.Posterior.from_draws({"b": parts[1].draws()["b"]}, target=target.sharded(4).sub_posterior(1))
+    with pytest.raises(InvalidArgument, match=r"of one sharding.*posteriors\[1\] is agent 1 of 4, posteriors\[2\] is"):
+        combine([parts[0], other, parts[2]])
+
+
 def test_bad_input(target, dealt):
     parts = drawn(dealt, size=(1, 50))
     with pytest.raises(InvalidArgument, match=r"how must be one of .*, got 'average'"):

@@ -10,7 +10,10 @@ import json
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +31,7 @@ HEARTBEAT = 60.0
 COORDINATOR, NUM_PROCESSES, PROCESS_ID = (
     f"PUSHFORWARD_{name}" for name in ("COORDINATOR", "NUM_PROCESSES", "PROCESS_ID")
 )
+PARTS = ("pushforward", "pushforward.infer", "pushforward.models", "pushforward.samplers")
 HEARTBEAT_VARIABLE, TIMEOUT_VARIABLE = "PUSHFORWARD_HEARTBEAT", "PUSHFORWARD_TIMEOUT"
 
 
@@ -81,13 +85,13 @@ def initialize(
         The port is in use, process 0 does not answer, or some process did not come in time: the message names them.
         Or JAX has been used before.
     InvalidArgument
-        Some of the arguments are missing, or contradict each other.
+        Some of the arguments are missing, or contradict each other; an environment variable is no number.
     """
     coordinator = coordinator or os.environ.get(COORDINATOR)
     num_processes = _given(num_processes, NUM_PROCESSES)
     process_id = _given(process_id, PROCESS_ID)
-    timeout = float(os.environ.get(TIMEOUT_VARIABLE, TIMEOUT)) if timeout is None else timeout
-    heartbeat = float(os.environ.get(HEARTBEAT_VARIABLE, HEARTBEAT)) if heartbeat is None else heartbeat
+    timeout = _given(timeout, TIMEOUT_VARIABLE, TIMEOUT)
+    heartbeat = _given(heartbeat, HEARTBEAT_VARIABLE, HEARTBEAT)
     check_positive("timeout", timeout)
     check_positive("heartbeat", heartbeat)
     if jax.distributed.is_initialized():
@@ -128,11 +132,21 @@ def versions() -> dict[str, str]:
     """What must be the same in all processes: versions, and the texts of this package and of the script."""
     from importlib.metadata import version
 
-    package = Path(__file__).resolve().parents[1]
     script = getattr(sys.modules["__main__"], "__file__", None)
     found = {name: version(name) for name in ("jax", "jaxlib", "numpyro", "blackjax")}
-    found["pushforward"] = f"{version('pushforward')} ({_digest(sorted(package.rglob('*.py')))})"
+    found["pushforward"] = f"{version('pushforward')} ({_digest(package_files())})"
     return found | {"script": _digest([Path(script)] if script and Path(script).is_file() else [])}
+
+
+def package_files() -> list[Path]:
+    """The Python files of this package, its parts one after the other, wherever each of them is installed."""
+    roots = [
+        Path(found) for name in PARTS for found in getattr(find_spec(name), "submodule_search_locations", None) or ()
+    ]
+    files: dict[Path, None] = {}  # in order, each once: parts may lie within the first one
+    for root in reversed(roots):
+        files |= dict.fromkeys(sorted(file.resolve() for file in root.rglob("*.py")))
+    return list(files)
 
 
 def _digest(files: list[Path]) -> str:
@@ -140,6 +154,21 @@ def _digest(files: list[Path]) -> str:
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def warn_of_copies() -> None:
+    """Warn where this script was started as one of several processes and has not joined the others."""
+    count = os.environ.get(NUM_PROCESSES, "")
+    if not count.isdigit() or int(count) < 2 or jax.distributed.is_initialized() or parent_process() is not None:
+        return
+    warnings.warn(
+        f"This is process {os.environ.get(PROCESS_ID, '?')} of {count} ({NUM_PROCESSES}), and "
+        f"pushforward.distributed.initialize() was not called: each of the {count} runs the whole fit by itself, as if "
+        f"it were alone. Call initialize() first in the script, before anything uses JAX; or, if copies are what is "
+        f"wanted, unset {NUM_PROCESSES}.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def num_processes() -> int:
@@ -249,8 +278,18 @@ def self_test() -> None:
             raise DistributedError(f"The self-test of sums, shifts and gathers failed in process {rank}: {other}.")
 
 
-def _given(value: int | None, variable: str) -> int | None:
-    return int(os.environ[variable]) if value is None and variable in os.environ else value
+def _given(value: Any, variable: str, default: float | None = None) -> Any:
+    """The argument, else the number that an environment variable has, else the default."""
+    if value is not None or variable not in os.environ:
+        return default if value is None else value
+    kind, read = ("a whole number", int) if default is None else ("a number", float)
+    try:
+        return read(os.environ[variable])
+    except ValueError:
+        raise InvalidArgument(
+            f"the environment variable {variable} must be {kind}, got {os.environ[variable]!r}; set it right, or unset "
+            f"it."
+        ) from None
 
 
 def _address(coordinator: str) -> tuple[str, int]:

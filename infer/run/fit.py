@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from ..distributed.mesh import DATA, PARTICLES, read_mesh
-from ..distributed.processes import barrier, check_same, is_first, num_processes
+from ..distributed.processes import barrier, check_same, is_first, num_processes, warn_of_copies
 from ..errors import InvalidArgument
 from ..method import AbstractMethod
 from ..target import Target
@@ -148,6 +148,7 @@ def fit(
     StoreError
         The store exists, cannot be written, or is full.
     """
+    warn_of_copies()
     method, choice = read_method(method, target, max_evaluations=max_evaluations, num_warmup=num_warmup)
     given = (num_samples, num_warmup, start, max_seconds, max_evaluations, target_ess, target_rhat, mesh)
     retry: dict[str, Any] | None = None

@@ -142,7 +142,8 @@ def given_graph(given: Any) -> Any:
     given
         A name; an adjacency matrix, dense or sparse, whose entries other than 0 are edges, whatever their weight; a
         NetworkX graph, whose nodes are agents by their number if they are numbered from 0, otherwise in its order; or
-        an array of edges, shape (m, 2), of agents numbered from 0.
+        an array of edges, shape (m, 2), of agents numbered from 0 (two edges each with the smaller agent first, since
+        [[0, 1], [1, 0]] is an adjacency matrix).
 
     Raises
     ------
@@ -163,6 +164,7 @@ def given_graph(given: Any) -> Any:
         n = int(pairs.max(initial=0)) + 1
         pairs = np.concatenate([pairs, pairs[:, ::-1]])
     else:
+        _refuse_unordered_edges(given)
         pairs, n = _of_matrix(given)
     return _checked(pairs, n)
 
@@ -191,6 +193,23 @@ def _are_edges(given: Any) -> bool:
         return False
     two_columns = array.ndim == 2 and array.shape[1] == 2 and np.issubdtype(array.dtype, np.integer)
     return bool(two_columns and (array >= 0).all() and (len(array) != 2 or (array[:, 0] < array[:, 1]).all()))
+
+
+def _refuse_unordered_edges(given: Any) -> None:
+    """Raise on two rows of two numbers that are no adjacency matrix, which edges with the larger agent first may be."""
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        return
+    if array.shape == (2, 2) and np.issubdtype(array.dtype, np.integer) and (array >= 0).all():
+        matrix = (array == array.T).all() and not np.diagonal(array).any()
+        if matrix or (array[:, 0] == array[:, 1]).any():
+            return
+        ordered = np.sort(array, axis=1).tolist()
+        raise InvalidArgument(
+            f"graph {array.tolist()} is no adjacency matrix of two agents, which is [[0, 1], [1, 0]]; if these are two "
+            f"edges, give each with the smaller agent first: {ordered}."
+        )
 
 
 def _of_networkx(graph: Any) -> tuple[Int[np.ndarray, "m 2"], int]:

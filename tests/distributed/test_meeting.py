@@ -5,7 +5,10 @@ import socket
 import sys
 import threading
 import time
+import warnings
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -108,9 +111,55 @@ def test_bad_arguments(monkeypatch):
     assert pf.distributed.initialize() == (0, 1, 1)  # nobody started it as one of several
 
 
-def test_what_is_exchanged_comes_back():
-    import numpy as np
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        (processes.NUM_PROCESSES, "two", "a whole number"),
+        (processes.PROCESS_ID, "0.5", "a whole number"),
+        (processes.TIMEOUT_VARIABLE, "soon", "a number"),
+        (processes.HEARTBEAT_VARIABLE, "", "a number"),
+    ],
+)
+def test_variables_that_are_no_numbers_are_named(name, value, kind, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(pf.InvalidArgument, match=f"variable {name} must be {kind}, got '{value}'; set it right"):
+        pf.distributed.initialize()
 
+
+def test_a_script_that_has_not_joined_the_others_is_told(monkeypatch):
+    """At its fit, in which otherwise each process does all the work by itself, in silence."""
+    target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(1))
+    short = {"num_samples": 2, "num_warmup": 2, "num_chains": 1, "progress": False}
+    monkeypatch.setenv(processes.NUM_PROCESSES, "3")
+    monkeypatch.setenv(processes.PROCESS_ID, "1")
+    with pytest.warns(RuntimeWarning, match=r"process 1 of 3 .*initialize\(\) was not called: each of the 3 runs"):
+        pf.fit(target, pf.NUTS(), **short)
+    for name, value in ((processes.NUM_PROCESSES, "1"), ("SOMETHING", "else")):
+        monkeypatch.setenv(name, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            processes.warn_of_copies()
+    monkeypatch.setenv(processes.NUM_PROCESSES, "3")
+    monkeypatch.setattr(processes, "parent_process", lambda: "the launched script")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        processes.warn_of_copies()  # a worker of a pool works alone
+
+
+def test_versions_tell_any_file_of_the_package(tmp_path, monkeypatch):
+    files = {file.as_posix() for file in processes.package_files()}
+    for part in ("pushforward/choose.py", "samplers/combine.py", "models/classics.py", "infer/distributed/silos.py"):
+        assert sum(file.endswith(part) for file in files) == 1, part
+    assert not [file for file in files if "/tests/" in file or "/benchmarks/" in file]
+    before = processes.versions()["pushforward"]
+    other = tmp_path / "combine.py"
+    other.write_text("changed = True")
+    changed = [other if file.name == "combine.py" else file for file in processes.package_files()]
+    monkeypatch.setattr(processes, "package_files", lambda: changed)
+    assert processes.versions()["pushforward"] != before
+
+
+def test_what_is_exchanged_comes_back():
     arrays = {"a": np.arange(6.0).reshape(2, 3)[:, ::-1], "b/c": np.array(True), "none": np.zeros((0, 2), np.uint32)}
     ((value, back),) = pf.distributed.exchange({"x": [1, None, "π"]}, arrays)
     assert value == {"x": [1, None, "π"]}

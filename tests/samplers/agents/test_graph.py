@@ -126,3 +126,14 @@ def test_a_prime_torus_and_a_lonely_agent_are_refused():
         as_graph("torus", 7)
     with pytest.raises(pf.InvalidArgument, match="at least 2 agents, got 1"):
         as_graph("ring", 1)
+
+
+@pytest.mark.parametrize("given", [[[1, 0], [2, 1]], np.array([[0, 1], [2, 1]])])
+def test_two_edges_that_look_like_a_matrix_are_told_how_to_be_given(given):
+    ordered = np.sort(given, axis=1).tolist()
+    with pytest.raises(
+        pf.InvalidArgument, match=r"if these are two edges, give each with the smaller .*\[\[0, 1\], \[1, 2"
+    ):
+        given_graph(given)
+    np.testing.assert_array_equal(given_graph(ordered), ordered)
+    np.testing.assert_array_equal(given_graph([[0, 1], [1, 0]]), [[0, 1]])

@@ -3,13 +3,12 @@
 import multiprocessing
 import os
 import time
-import traceback
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ..errors import DistributedError
 from ..validate import check_count
-from .silos import MakeStep, to_host
+from .silos import MakeStep, to_host, told
 
 START_SECONDS = 120.0
 READY = "ready"
@@ -157,9 +156,3 @@ def _serve(pipe: Connection, make_step: MakeStep) -> None:
         except Exception as error:
             answer = (None, told(error))
         pipe.send(answer)
-
-
-def told(error: Exception) -> str:
-    """An error in a line: kind, message, and where it was raised, if that is known."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__}: {error}" + (f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else "")

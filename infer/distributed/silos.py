@@ -9,7 +9,9 @@ What travels are dicts of arrays by name: states, what is sent, and messages. Wh
 iterate, its auxiliary variable) is therefore part of its message and of the server's state, which `send` gives back.
 """
 
+import hashlib
 import os
+import traceback
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -114,7 +116,14 @@ class InProcess:
     ) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
         """See `SiloRunner.ask`; all answer."""
         del timeout
-        return {silo: to_host(self._steps[silo](state, round, silo, seed)) for silo, state in sent.items()}, {}
+        messages = {}
+        for silo, state in sent.items():
+            try:
+                message = self._steps[silo](state, round, silo, seed)
+            except Exception as error:
+                raise DistributedError(f"The step of silo {silo} failed in round {round}: {told(error)}") from error
+            messages[silo] = to_host(message)
+        return messages, {}
 
     def close(self) -> None:
         """Nothing to let go."""
@@ -158,7 +167,8 @@ def federate(
     DistributedError
         A silo is missing for good, or its step raised; what was done is in the ``checkpoint``.
     InvalidArgument
-        An option is out of range, or the checkpoint is of another seed or number of silos.
+        An option is out of range, or the checkpoint is of another seed, number of silos or server (its class, and its
+        attributes that are numbers, texts or arrays).
     """
     check_choice("missing", missing, POLICIES)
     check_positive("timeout", timeout)
@@ -184,6 +194,7 @@ class _Rounds:
 
     def __init__(self, server: Server, runner: SiloRunner, seed: int) -> None:
         self.server, self.runner, self.seed = server, runner, seed
+        self.settings = settings_of(server)
         self.state = to_host(server.init(seed))
         self.done, self.missed = 0, []
         self.last: dict[int, dict[str, np.ndarray]] = {}
@@ -230,6 +241,7 @@ class _Rounds:
         arrays = {f"state/{name}": value for name, value in self.state.items()}
         arrays |= {f"draws/{name}": np.stack(values) for name, values in self.draws.items()}
         arrays |= {f"last/{silo}/{k}": v for silo, message in self.last.items() for k, v in message.items()}
+        arrays["server"] = np.array(self.settings)
         arrays["missed"] = np.array(self.missed, np.int64).reshape(-1, 2)
         arrays["about"] = np.array([self.seed, self.runner.num_silos, self.done, self.bytes_sent, self.bytes_received])
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,6 +258,7 @@ class _Rounds:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = dict(file)
             seed, num_silos, self.done, self.bytes_sent, self.bytes_received = arrays.pop("about").tolist()
+            settings = str(arrays.pop("server"))
             self.missed = [(int(r), int(s)) for r, s in arrays.pop("missed")]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InvalidArgument(f"checkpoint {path} is no checkpoint of federated rounds: {error}.") from error
@@ -253,6 +266,11 @@ class _Rounds:
             raise InvalidArgument(
                 f"checkpoint {path} is of seed {seed} and {num_silos} silos, not of seed {self.seed} and "
                 f"{self.runner.num_silos}; go on with those, or give another file."
+            )
+        if settings != self.settings:
+            raise InvalidArgument(
+                f"checkpoint {path} is of the server {settings}, not of {self.settings}; go on with that one, or give "
+                f"another file."
             )
         self.state = {}
         for name, value in arrays.items():
@@ -273,6 +291,25 @@ def to_host(arrays: Arrays) -> dict[str, np.ndarray]:
             f"what goes between server and silos must be a dict of arrays by name, got {type(arrays).__name__}."
         )
     return {str(name): np.asarray(value) for name, value in arrays.items()}
+
+
+def told(error: Exception) -> str:
+    """An error in a line: kind, message, and where it was raised, if that is known."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__}: {error}" + (f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else "")
+
+
+def settings_of(server: Any) -> str:
+    """Class and settings of a server in a line: its attributes that are numbers, texts or arrays, these by digest."""
+    shown = []
+    for name, value in sorted(getattr(server, "__dict__", {}).items()):
+        value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, int | float | str | None):
+            shown.append(f"{name}={value!r}")
+        elif isinstance(value, np.ndarray) and value.dtype != object:
+            digest = hashlib.sha256(f"{value.dtype} {value.shape}".encode() + value.tobytes()).hexdigest()[:12]
+            shown.append(f"{name}=array {digest}")
+    return f"{type(server).__name__}({', '.join(shown)})"
 
 
 def _size(arrays: dict[str, np.ndarray]) -> int:

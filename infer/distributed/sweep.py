@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..errors import NotAvailable
 from ..validate import check_choice, check_count, check_positive
-from .pool import told
+from .silos import told
 
 ENGINES = ("processes", "ray")
 DIED = "its process died"

@@ -33,6 +33,13 @@ class Absent(InProcess):
         return answers, missing
 
 
+class Weighted(Server):
+    """One with a setting."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+
 @pytest.fixture(scope="module")
 def alone():
     return federate(Server(), InProcess(make_step, 3), num_rounds=ROUNDS, seed=3).draws["x"]
@@ -70,8 +77,11 @@ def test_late_silo_is_kept_by_its_last_message():
 
 
 def test_a_step_that_raises_is_named():
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(
+        pf.DistributedError, match=r"silo 2 failed in round 3: ZeroDivisionError: no rows .*py"
+    ) as raised:
         federate(Server(), InProcess(failing_step, 3), num_rounds=ROUNDS)
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
     with (
         ProcessPool(failing_step, 3, num_workers=1) as pool,
         pytest.raises(pf.DistributedError, match=r"silo 2 failed in round 3: ZeroDivisionError: no rows"),
@@ -108,6 +118,9 @@ def test_checkpoints_go_on_with_the_same_bits(alone, tmp_path):
     assert whole.bytes_sent == ROUNDS * 3 * 8
     with pytest.raises(pf.InvalidArgument, match="seed 3 and 3 silos, not of seed 4"):
         federate(Server(), InProcess(make_step, 3), num_rounds=ROUNDS, seed=4, checkpoint=path)
+    for other, said in ((Weighted(2.0), r"Weighted\(weight=2.0\)"), (Weighted(np.ones(2)), r"Weighted\(weight=array")):
+        with pytest.raises(pf.InvalidArgument, match=rf"is of the server Server\(\), not of {said}"):
+            federate(other, InProcess(make_step, 3), num_rounds=ROUNDS, seed=3, checkpoint=path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(pf.InvalidArgument, match="no checkpoint of federated rounds"):
         federate(Server(), InProcess(make_step, 3), num_rounds=ROUNDS, seed=3, checkpoint=path)

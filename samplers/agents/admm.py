@@ -42,10 +42,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ...infer.distributed.rows import vmap_rows
 from ...infer.errors import InvalidArgument
 from ...infer.target.shards import ShardedTarget
-from ...infer.validate import check_choice, check_positive
+from ...infer.validate import check_choice
 from .common import OWN, Advanced, agent_normals, shared_normals
-from .graph import agents_in, as_graph, given_graph
-from .planned import TINY, AbstractPlanned
+from .on_graph import AbstractOnGraph
+from .planned import TINY
 from .prox import Quadratic, Solved, prox_chord, prox_newton, prox_quadratic
 from .tuning import factorised
 
@@ -55,7 +55,7 @@ SOLVED = 0.01
 TEMPERATURE = 0.1
 
 
-class DistributedADMM(AbstractPlanned):
+class DistributedADMM(AbstractOnGraph):
     """Noisy consensus ADMM on any connected graph of agents, each of which holds its data. Approximate.
 
     Parameters
@@ -101,11 +101,9 @@ class DistributedADMM(AbstractPlanned):
     Tzikas, Romao, Pilanci, Abate & Kochenderfer (2024), arXiv:2401.15838.
     """
 
-    graph: Any = eqx.field(default="ring", converter=given_graph)
     rho: Any = OWN
     noise: Any = eqx.field(static=True, default="shared")
     prox: str = eqx.field(static=True, default="exact")
-    links: Any = eqx.field(default=None, kw_only=True)
     solvers: Quadratic | None = eqx.field(default=None, kw_only=True)
 
     source: ClassVar[str] = "Tzikas et al. 2024"
@@ -115,10 +113,6 @@ class DistributedADMM(AbstractPlanned):
 
     def __check_init__(self) -> None:
         check_choice("prox", self.prox, PROXES)
-        if isinstance(self.rho, str):
-            check_choice("rho", self.rho, (OWN,))
-        else:
-            check_positive("rho", self.rho)
         if isinstance(self.noise, str):
             check_choice("noise", self.noise, NOISES)
         elif not isinstance(self.noise, Real) or isinstance(self.noise, bool) or not 0 <= self.noise <= 1:
@@ -193,10 +187,6 @@ class DistributedADMM(AbstractPlanned):
 
     # -- before a run -------------------------------------------------------------------------------------------------
 
-    def agents(self) -> int | None:
-        """As many as the graph has, if it says."""
-        return agents_in(self.graph)
-
     def fix(self, target: ShardedTarget) -> "DistributedADMM":
         """Factorise the shares' curvature."""
         method = super().fix(target)
@@ -209,14 +199,6 @@ class DistributedADMM(AbstractPlanned):
     def tunable(cls) -> tuple[str, ...]:
         """ρ."""
         return ("rho",)
-
-    def placed(self, num_agents: int) -> "DistributedADMM":
-        """With the graph."""
-        return (
-            self
-            if self.graph is None
-            else dataclasses.replace(self, graph=None, links=as_graph(self.graph, num_agents))
-        )
 
     def choose(self, values: np.ndarray, num_agents: int, aim: float) -> "DistributedADMM":
         """With ρ such that n h_max/(4ρΣd) is the tolerance."""

@@ -23,51 +23,30 @@ import abc
 import dataclasses
 from typing import Any, ClassVar, Self
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...infer.target.shards import ShardedTarget
-from ...infer.validate import check_choice, check_nonnegative, check_positive
+from ...infer.validate import check_nonnegative, check_positive
 from .common import OWN, Advanced, agent_normals
-from .graph import agents_in, as_graph, given_graph
-from .planned import TINY, AbstractPlanned
+from .on_graph import AbstractOnGraph
+from .planned import TINY
 from .tuning import Curvature, sharpest
 
 MARGIN = 0.5
 """Share of the largest curvature for which a step is stable that a chosen step uses."""
 
 
-class AbstractDecentralised(AbstractPlanned):
+class AbstractDecentralised(AbstractOnGraph):
     """A graph and a step size; see the concrete classes."""
 
-    graph: Any = eqx.field(default="ring", converter=given_graph)
     step_size: Any = OWN
-    links: Any = eqx.field(default=None, kw_only=True)
-
-    def __check_init__(self) -> None:
-        for name in self.tunable():
-            value = getattr(self, name)
-            if isinstance(value, str):
-                check_choice(name, value, (OWN,))
-            else:
-                check_positive(name, value)
 
     @classmethod
     def tunable(cls) -> tuple[str, ...]:
         """The step size."""
         return ("step_size",)
-
-    def agents(self) -> int | None:
-        """As many as the graph has, if it says."""
-        return agents_in(self.graph)
-
-    def placed(self, num_agents: int) -> Self:
-        """With the graph."""
-        if self.graph is None:
-            return self
-        return dataclasses.replace(self, graph=None, links=as_graph(self.graph, num_agents))
 
     def normals(self, key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> Float[Array, "n d"]:
         """The agents' own."""

@@ -40,7 +40,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ...infer.distributed.rows import vmap_rows
 from ...infer.errors import InvalidArgument, UnsupportedTarget
 from ...infer.target.shards import ShardedTarget
-from ...infer.validate import check_choice, check_count, check_nonnegative, check_positive
+from ...infer.validate import check_count, check_nonnegative
 from .common import OWN, Advanced, agent_normals, shared_normals
 from .decentralised import langevin
 from .law import Affine, affine
@@ -62,12 +62,6 @@ class AbstractFederated(AbstractPlanned):
     def __check_init__(self) -> None:
         if self.num_agents is not None:
             check_count("num_agents", self.num_agents, 2)
-        for name in self.tunable():
-            value = getattr(self, name)
-            if isinstance(value, str):
-                check_choice(name, value, (OWN,))
-            else:
-                check_positive(name, value)
 
     def agents(self) -> int | None:
         """As given."""

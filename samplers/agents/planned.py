@@ -22,7 +22,7 @@ from ...infer.distributed.mesh import alone
 from ...infer.errors import InvalidArgument
 from ...infer.run.precision import precision
 from ...infer.target.shards import ShardedTarget
-from ...infer.validate import check_fraction
+from ...infer.validate import check_choice, check_fraction, check_positive
 from .common import OWN, AbstractAgents
 from .law import Affine, Law, QuadraticShares, affine, average_map, contrasted, growth, mixed, mixing_time, stationary
 from .tuning import AroundMode, Curvature, eigenvalues, mode_curvature, whitening
@@ -78,7 +78,12 @@ class AbstractPlanned(AbstractAgents):
     def __check_init__(self) -> None:
         check_fraction("tolerance", self.tolerance)
         for name in self.tunable():
-            if not self.plan and isinstance(getattr(self, name), str):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                check_choice(name, value, (OWN,))
+            else:
+                check_positive(name, value)
+            if not self.plan and isinstance(value, str):
                 raise InvalidArgument(f"plan=False needs a number for {name}, got {name}={OWN!r}, chosen by planning.")
 
     # -- what a sampler writes ----------------------------------------------------------------------------------------

@@ -100,6 +100,5 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
 for axis, scale in zip(axes, (0.05, 0.5), strict=True):
     axis.barh(names[::-1], [rows[name, scale][3] for name in names[::-1]], color="steelblue")
     axis.axvline(1, color="black", linewidth=1)
-    axis.set_xscale("log")
     axis.set(title=f"length scale {scale}", xlabel="sd of errors over their stated sd")
 plt.show()

@@ -16,6 +16,7 @@ from ...run.precision import precision
 from ...target import Target
 from . import families
 from .families import Flow
+from .picture import draw_curve
 
 UNRELIABLE, DOUBTFUL = 0.1, 1e-3
 """Nats by which log densities at given points may be off: above the first they mean nothing, below the second fine."""
@@ -55,6 +56,8 @@ class Curve(NamedTuple):
     skew
         Skewness of the trajectories' bounds: below −1 the standard error is too small, since rare trajectories with a
         very low bound are missing among few.
+    paired
+        Standard error of the difference from the bound at the length of the flow, over the same trajectories.
     """
 
     lengths: Int[Array, " g"]
@@ -63,6 +66,7 @@ class Curve(NamedTuple):
     lost: Int[Array, " g"]
     filled: Int[Array, ""]
     skew: Float[Array, " g"]
+    paired: Float[Array, " g"]
 
 
 class MixFlowApproximation(Augmented):
@@ -167,6 +171,14 @@ class MixFlowApproximation(Augmented):
         means = jax.vmap(one)(jax.random.split(key, n))
         error = lambda x: jnp.std(x, axis=0, ddof=1) / jnp.sqrt(n)  # noqa: E731
         return jax.tree.map(lambda x: x.mean(0), means), jax.tree.map(error, means)
+
+    def pictures(self) -> list[tuple[str, str, Callable[[Any], Any]]]:
+        """See `Approximation.pictures`: the bound by length."""
+        text = (
+            "Evidence bound by length N of the flow, all from the same orbits: mean over trajectories and two standard "
+            "errors. The vertical line is the length of the flow; at N = 1 it is the reference."
+        )
+        return [("Evidence bound", text, lambda plt: draw_curve(plt, self.curve, int(self.length)))]
 
     def inversion(self, key: PRNGKeyArray | None = None) -> Inversion:
         """How far orbits that are run there and back end from their start, and what that does to densities."""

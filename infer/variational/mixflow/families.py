@@ -11,7 +11,8 @@ mixture over b ≤ n < N of the push-forwards of q₀ by
 (Xu & Campbell 2025, arXiv:2506.02162.) Random maps need a kernel that is irreducible, not a map that is ergodic.
 
 Of a draw by the first two, s = T_1 ⋯ T_K s₀, all that the inverse pass from s would meet is known: the points between
-s₀ and s, and what lies behind s₀. So a draw with its density costs N − 1 maps, and no draw is inverted.
+s₀ and s, and what lies behind s₀. So a draw with its density costs N − 1 maps, and no draw is inverted. Draws of a
+batch differ in K: they run on and back in one loop, as two would cost the largest K and N − 1 less the smallest.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .maps import AbstractMap, LogDensity
+from .maps import AbstractMap, LogDensity, Moved, choose
 from .orbit import Reference, Tally, look, no_maps, start
 
 FAMILIES = ("homogeneous", "backward_irf", "forward_irf", "ensemble")
@@ -120,14 +121,18 @@ def walk(
     move = flow.flow_map.forward if ahead else flow.flow_map.inverse
 
     def one(j: Array, at: Walk) -> Walk:
-        moved = move(at.state, log_density, flow.shift(index(j), member))
-        log_jacobian = at.log_jacobian
-        if not flow.flow_map.measure_preserving:
-            log_jacobian = log_jacobian + (moved.log_det if ahead else -moved.log_det)
-        new = Walk(moved.state, log_jacobian, at.total, at.tally.add(moved.energy_error))
+        new = _moved(at, move(at.state, log_density, flow.shift(index(j), member)), flow, 1.0 if ahead else -1.0)
         return new if counts is None else meet(new, flow, counts(j))
 
     return jax.lax.fori_loop(1, steps + 1, one, at)
+
+
+def _moved(at: Walk, moved: Moved, flow: Flow, sign: Any) -> Walk:
+    """The walk after a map (sign 1) or its inverse (−1)."""
+    log_jacobian = at.log_jacobian
+    if not flow.flow_map.measure_preserving:
+        log_jacobian = log_jacobian + sign * moved.log_det
+    return Walk(moved.state, log_jacobian, at.total, at.tally.add(moved.energy_error))
 
 
 def pull(at: Walk, steps: Int[Array, ""], flow: Flow, log_density: LogDensity, member: Any = 0) -> Float[Array, ""]:
@@ -177,7 +182,7 @@ class Draw(NamedTuple):
     tally: Tally
 
 
-def choose(place: Float[Array, ""], length: Int[Array, ""], flow: Flow) -> Int[Array, ""]:
+def component(place: Float[Array, ""], length: Int[Array, ""], flow: Flow) -> Int[Array, ""]:
     """The component at this place in [0, 1)."""
     count = flow.components(length)
     return jnp.minimum((place * count).astype(count.dtype), count - 1)
@@ -185,20 +190,31 @@ def choose(place: Float[Array, ""], length: Int[Array, ""], flow: Flow) -> Int[A
 
 def draw(begin: Any, place: Float[Array, ""], flow: Flow, log_density: LogDensity, length: Int[Array, ""]) -> Draw:
     """The draw from a start and a uniform number, which chooses the component, with its density."""
-    c = choose(place, length, flow)
+    c = component(place, length, flow)
     at = begin_walk(begin, flow)
     if flow.family in NESTED:
-        k = c + flow.burn_in
-        there = walk(
-            meet(at, flow, True), k, flow, log_density, lambda j: k + 1 - j, ahead=True,
-            counts=lambda j: k - j >= flow.burn_in,
-        )  # fmt: skip
-        behind = at._replace(total=there.total, tally=there.tally)
-        behind = walk(behind, length - 1 - k, flow, log_density, lambda j: k + j, ahead=False, counts=lambda _: True)
+        there, behind = _on_and_back(meet(at, flow, True), c + flow.burn_in, flow, log_density, length)
         return Draw(there.state, _normalised(behind.total, there, flow, length), behind.tally)
     there = _arrive(at, c, flow, log_density, length)
     total = each_component(there, length, flow, log_density, own=(c, seen(at, flow)))
     return Draw(there.state, _normalised(total, there, flow, length), there.tally)
+
+
+def _on_and_back(
+    begin: Walk, k: Array, flow: Flow, log_density: LogDensity, length: Int[Array, ""]
+) -> tuple[Walk, Walk]:
+    """Where k maps lead, and the end of N − 1 − k inverse ones from the same start, with all components met."""
+
+    def one(j: Array, carry: tuple[Walk, Walk]) -> tuple[Walk, Walk]:
+        at, there = carry
+        ahead = j <= k
+        at = choose(j == k + 1, begin._replace(total=at.total, tally=at.tally), at)
+        moved = flow.flow_map.either(at.state, ahead, log_density, flow.shift(jnp.where(ahead, k + 1 - j, j)))
+        at = meet(_moved(at, moved, flow, jnp.where(ahead, 1.0, -1.0)), flow, ~ahead | (k - j >= flow.burn_in))
+        return at, choose(ahead, at, there)
+
+    at, there = jax.lax.fori_loop(1, length, one, (begin, begin))
+    return there, at
 
 
 def _arrive(at: Walk, c: Array, flow: Flow, log_density: LogDensity, length: Int[Array, ""]) -> Walk:
@@ -208,6 +224,14 @@ def _arrive(at: Walk, c: Array, flow: Flow, log_density: LogDensity, length: Int
     k = c + flow.burn_in
     order = (lambda j: j) if flow.family == "forward_irf" else (lambda j: k + 1 - j)
     return walk(at, k, flow, log_density, order, ahead=True)
+
+
+def maps_per_draw(flow: Flow, length: Int[Array, ""]) -> Int[Array, ""]:
+    """What a draw with its density costs in a batch, where each runs as far as the longest."""
+    on, burnt = length - 1, flow.burn_in
+    if flow.family in NESTED:
+        return on
+    return on + (flow.members * on if flow.family == "ensemble" else (length * on - burnt * (burnt - 1)) // 2)
 
 
 def sample(key: PRNGKeyArray, flow: Flow, log_density: LogDensity, length: Int[Array, ""]) -> Draw:
@@ -233,7 +257,7 @@ def average(
         return jax.tree.map(lambda y: jnp.asarray(y, state.at.x.dtype), f(state.at.x))
 
     if flow.family not in AVERAGED:
-        return value(_arrive(at, choose(place, length, flow), flow, log_density, length).state)
+        return value(_arrive(at, component(place, length, flow), flow, log_density, length).state)
     at = walk(at, jnp.asarray(flow.burn_in), flow, log_density, lambda j: j, ahead=True)
 
     def move(j: Array, carry: tuple) -> tuple:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .approximation import DOUBTFUL, UNRELIABLE, MixFlowApproximation
-from .trajectories import half_of
+from .trajectories import half_of, lower_limit
 
 if TYPE_CHECKING:
     from .method import MixFlow, MixFlowState
@@ -45,36 +45,54 @@ def _step_size(method: "MixFlow") -> list[dict[str, Any]]:
 def _length(method: "MixFlow", flow: MixFlowApproximation) -> list[dict[str, Any]]:
     """Where the bound is largest, and why orbits stopped to grow."""
     curve, filled = flow.curve, int(flow.curve.filled)
-    elbo, se, lengths = (np.asarray(x)[:filled] for x in (curve.elbo, curve.se, curve.lengths))
-    best = int(np.searchsorted(lengths, int(flow.length)).clip(0, filled - 1))
-    text = f"The bound is {elbo[best]:.4g} ± {se[best]:.2g} at length {lengths[best]:,}"
-    note = {"level": "note", "name": "length", "value": float(lengths[best])}
-    skew = float(np.asarray(curve.skew)[best])
-    ending = "."
-    if skew < SKEWED and se[best] > method.tolerance / 2:
-        ending = (
-            f". Its trajectories' bounds are skewed ({skew:.1f}; threshold {SKEWED:g}), so that the error is too small "
-            f"and the bound rather too high: elbo() has it of more draws, num_trajectories={method.num_trajectories} "
-            f"may be raised."
-        )
-    fall = elbo[best] - elbo[-1]
-    if fall > max(method.tolerance, 2 * np.hypot(se[best], se[-1])):
-        text += (
-            f" and falls to {elbo[-1]:.4g} at {lengths[-1]:,}: the step size is too large for longer flows. A smaller "
-            f"step_size with a larger max_length goes higher"
-        )
-        return [note | {"message": text + ending}]
-    if method.length is None and lengths[-1] < method.max_length:
+    elbo, se, paired, lengths = (np.asarray(x)[:filled] for x in (curve.elbo, curve.se, curve.paired, curve.lengths))
+    at = int(np.searchsorted(lengths, int(flow.length)).clip(0, filled - 1))
+    top = at if method.length is None else int(np.argmax(lower_limit(elbo, se)))
+    text = f"The bound is {elbo[top]:.4g} ± {se[top]:.2g} at length {lengths[top]:,}"
+    found = {"level": "ok", "name": "length", "value": float(lengths[at])}
+    # Differences are from the bound at the length of the flow, which is the last one where the user gave it.
+    if elbo[top] - elbo[-1] > max(method.tolerance, 2 * max(paired[top], paired[-1])):
+        found |= _falling(flow, f"{text} and falls to {elbo[-1]:.4g} at {lengths[-1]:,}", int(lengths[top]))
+        text = found["message"]
+    elif method.length is None and lengths[-1] < method.max_length:
         text += (
             f"; growth stopped at {lengths[-1]:,} of {method.max_length:,}, where it had risen by less than "
             f"{method.tolerance:g} since half of it"
         )
-        return [note | {"level": "ok", "message": text + ending}]
-    gain = elbo[best] - elbo[int(half_of(lengths, len(lengths) - 1))]
-    if gain > max(method.tolerance, 2 * se[best]):
-        text += f" and still rises (by {gain:.2g} in the second half): raise max_length"
-        return [note | {"message": text + ending}]
-    return [note | {"level": "ok", "message": text + ending}]
+    else:
+        half = int(half_of(lengths, len(lengths) - 1))
+        gain = elbo[at] - elbo[half]
+        if gain > max(method.tolerance, 2 * paired[half]):
+            text += f" and still rises (by {gain:.2g} in the second half): raise max_length"
+            found["level"] = "note"
+    return [found | _with_skew(method, flow, at, text, found["level"])]
+
+
+def _falling(flow: MixFlowApproximation, text: str, largest: int) -> dict[str, Any]:
+    """That the bound falls: for want of precision of the map, or of trajectories where the map has none to lose."""
+    if flow.flow.flow_map.measure_preserving and flow.flow.family == "homogeneous":
+        text += ", as that of an exact map does by the luck of few trajectories alone: raise num_trajectories"
+        return {"level": "note", "message": text}
+    if flow.flow.flow_map.measure_preserving:
+        return {"level": "note", "message": f"{text}: give length={largest}, or raise num_trajectories"}
+    text += (
+        f": the step size is too large for longer flows, and {largest:,} is the largest useful length. A smaller "
+        f"step_size with a larger max_length goes higher"
+    )
+    return {"level": "warning", "message": text}
+
+
+def _with_skew(method: "MixFlow", flow: MixFlowApproximation, at: int, text: str, level: str) -> dict[str, Any]:
+    """The message and its level, with a word on the error of the bound where that is too small."""
+    skew, se = float(np.asarray(flow.curve.skew)[at]), float(np.asarray(flow.curve.se)[at])
+    if not (skew < SKEWED and se > method.tolerance / 2):
+        return {"message": text + ".", "level": level}
+    text += (
+        f". Its trajectories' bounds are skewed ({skew:.1f}; threshold {SKEWED:g}), so that the error is too small "
+        f"and the bound rather too high: elbo() has it of more draws, num_trajectories={method.num_trajectories} "
+        f"may be raised."
+    )
+    return {"message": text, "level": level if level == "warning" else "note"}
 
 
 def _lost(flow: MixFlowApproximation) -> list[dict[str, Any]]:

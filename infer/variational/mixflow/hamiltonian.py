@@ -8,13 +8,14 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .maps import (
     AbstractMap,
     LogDensity,
     Moved,
     Phase,
+    choose,
     clip_unit,
     leapfrog,
     log_normal,
@@ -81,6 +82,14 @@ class HamiltonianMap(AbstractMap):
         run = lambda at, rho, sign: self._leapfrog(at, rho, log_density, sign)  # noqa: E731
         ahead, behind = side_by_side(run, (front.at, front.rho, 1.0), (back.at, rho, -1.0))
         return self._refreshed(front, *ahead, None), self._undone(back, rho, *behind)
+
+    def either(
+        self, state: HamiltonianState, ahead: Bool[Array, ""], log_density: LogDensity, shift: Any = None
+    ) -> Moved:
+        """One leapfrog serves both ways."""
+        rho = jnp.where(ahead, state.rho, self._unrefreshed(state, shift))
+        at, moved = self._leapfrog(state.at, rho, log_density, jnp.where(ahead, 1.0, -1.0).astype(rho.dtype))
+        return choose(ahead, self._refreshed(state, at, moved, shift), self._undone(state, rho, at, moved))
 
     def _refreshed(self, state: HamiltonianState, at: Phase, rho: Array, shift: Array | None) -> Moved:
         """T(s), given where its leapfrog ends."""

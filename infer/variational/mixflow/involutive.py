@@ -8,13 +8,14 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .maps import (
     AbstractMap,
     LogDensity,
     Moved,
     Phase,
+    choose,
     clip_unit,
     leapfrog,
     log_normal,
@@ -97,6 +98,14 @@ class InvolutiveMap(AbstractMap):
         ahead, behind = side_by_side(propose, (front.at, v), (back.at, back.v))
         return self._accepted(front, v, *ahead, None), self._undone(back, *behind, None)
 
+    def either(
+        self, state: InvolutiveState, ahead: Bool[Array, ""], log_density: LogDensity, shift: Any = None
+    ) -> Moved:
+        """One proposal serves both ways."""
+        v = jnp.where(ahead, self._refreshed(state, shift), state.v)
+        proposal = self.involution(state.at, v, log_density)
+        return choose(ahead, self._accepted(state, v, *proposal, shift), self._undone(state, *proposal, shift))
+
     def _refreshed(self, state: InvolutiveState, shift: Array | None) -> Float[Array, " d"]:
         """The momentum of the next proposal."""
         return normal_quantile(clip_unit((state.w + self._shifts(shift)[0]) % 1.0))
@@ -106,7 +115,7 @@ class InvolutiveMap(AbstractMap):
         a = (state.a + self._shifts(shift)[1]) % 1.0
         log_r = _joint(there, flipped) - _joint(state.at, v)
         accept = jnp.log(a) <= log_r
-        at, momentum = _select(accept, (there, flipped), (state.at, v))
+        at, momentum = choose(accept, (there, flipped), (state.at, v))
         new = InvolutiveState(at, momentum, normal_cdf(state.v), jnp.where(accept, a * jnp.exp(-log_r), a))
         return Moved(new, _joint(state.at, state.v) - _joint(at, momentum), -log_r)
 
@@ -115,7 +124,7 @@ class InvolutiveMap(AbstractMap):
         shift_w, shift_a = self._shifts(shift)
         log_r = _joint(state.at, state.v) - _joint(there, flipped)
         accepted = jnp.log(state.a) + log_r <= 0
-        at, v = _select(accepted, (there, flipped), (state.at, state.v))
+        at, v = choose(accepted, (there, flipped), (state.at, state.v))
         a = jnp.where(accepted, state.a * jnp.exp(log_r), state.a)
         before = normal_quantile(clip_unit(state.w))
         old = InvolutiveState(at, before, (normal_cdf(v) - shift_w) % 1.0, (a - shift_a) % 1.0)
@@ -155,7 +164,3 @@ class InvolutiveMap(AbstractMap):
 
 def _joint(at: Phase, v: Array) -> Array:
     return at.log_density + log_normal(v)
-
-
-def _select(condition: Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), yes, no)

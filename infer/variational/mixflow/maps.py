@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import erfc
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 LogDensity = Callable[[Float[Array, " d"]], Float[Array, ""]]
 DIVERGENT = 1000.0
@@ -89,6 +89,13 @@ class AbstractMap(eqx.Module):
         """T of one state and T⁻¹ of another; side by side where that is faster."""
         return self.forward(front, log_density), self.inverse(back, log_density)
 
+    def either(
+        self, state: Any, ahead: Bool[Array, ""], log_density: LogDensity, shift: Float[Array, " e"] | None = None
+    ) -> Moved:
+        """T(s) where ``ahead``, else T⁻¹(s); for the price of one where that is possible."""
+        there, back = self.forward(state, log_density, shift), self.inverse(state, log_density, shift)
+        return choose(ahead, there, back)
+
     @abc.abstractmethod
     def log_auxiliary(self, state: Any) -> Float[Array, ""]:
         """Log density of the auxiliary variables."""
@@ -118,6 +125,11 @@ class Phase(NamedTuple):
 def phase(x: Float[Array, " d"], log_density: LogDensity) -> Phase:
     """The point x with what is known there."""
     return Phase(x, *jax.value_and_grad(log_density)(x))
+
+
+def choose(condition: Bool[Array, ""], yes: Any, no: Any) -> Any:
+    """One of two pytrees."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), yes, no)
 
 
 def side_by_side(f: Callable[..., Any], one: tuple, two: tuple) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
-from ...approximation import Approximation, as_approximation
+from ...approximation import Approximation
 from ...errors import NonFinite
 from ...linalg import Triangular
 from ...method import AbstractMethod, Budget, Stage
@@ -34,7 +34,7 @@ from .families import Flow
 from .hamiltonian import HamiltonianMap
 from .involutive import InvolutiveMap
 from .maps import AbstractMap
-from .trajectories import MixFlowInfo, MixFlowState, lower_limit, mean_over_trajectories
+from .trajectories import MixFlowInfo, MixFlowState, largest_gain, lower_limit, mean_over_trajectories
 from .tuning import check_starts, tune
 
 FIRST_LOOK = 4
@@ -50,7 +50,7 @@ class MixFlow(AbstractMethod):
         ``"hmc"``, ``"mala"`` or ``"rwmh"``: involutive maps that preserve the target exactly; ``"hamiltonian"``: the
         uncorrected map of the first paper, whose bound falls again beyond some length.
     num_leapfrog
-        Leapfrog steps per map, for ``"hmc"`` and ``"hamiltonian"``.
+        Leapfrog steps per map, for ``"hmc"`` and ``"hamiltonian"``; None: 20.
     step_size
         In units of the reference's standard deviations, a number or one per coordinate (of the whitened ones, for a
         full ``covariance``); None: the one of ``grid`` with the largest bound, less two standard errors.
@@ -73,24 +73,26 @@ class MixFlow(AbstractMethod):
     overdispersion
         Factor on the reference's standard deviations.
     reference_steps
-        Steps of its fit; 0: the reference is N(start, 1).
+        Steps of its fit; 0: the reference is N(start, 1); None: 3,000.
     momentum
-        For ``"hamiltonian"``: ``"gaussian"``, or ``"laplace"``, whose orbits invert with fewer lost digits.
+        For ``"hamiltonian"``: ``"gaussian"``, or ``"laplace"``, whose orbits invert with fewer lost digits; None:
+        ``"gaussian"``.
     shift
         Of the refreshment: ``"stream"`` (for ``"hamiltonian"`` alone) or an irrational number in (0, 1); None:
-        ``"stream"``, or π / 8 for involutive maps.
+        ``"stream"``, or π / 8 for involutive maps. Random maps draw their own.
     family
         ``"homogeneous"``: one map; random maps: ``"backward_irf"`` (density by N − 1 maps), ``"forward_irf"`` (by
         N² / 2, for short flows) or ``"ensemble"`` (the ends of ``num_members`` sequences, by M N).
     burn_in
         First component of the mixture, which has N − ``burn_in`` of them.
     num_members
-        M, for ``"ensemble"``.
+        M, for ``"ensemble"``; None: 10.
 
     Raises
     ------
     InvalidArgument
-        A setting is out of range, or ``reference`` has no density or another dimension.
+        A setting is out of range, or has no effect beside the others; ``reference`` has no mean and covariance, or
+        another dimension.
     NonFinite
         The log density or its gradient is not finite at draws of the reference; or no step size of the grid, or no
         length, gave a finite bound.
@@ -102,22 +104,22 @@ class MixFlow(AbstractMethod):
     """
 
     kernel: str = eqx.field(static=True, default="hmc")
-    num_leapfrog: int = eqx.field(static=True, default=20)
+    num_leapfrog: int | None = eqx.field(static=True, default=None)
     step_size: Any = None
     grid: Any = eqx.field(default=None, converter=settings.as_grid)
     max_length: int = eqx.field(static=True, default=1000)
     length: int | None = eqx.field(static=True, default=None)
     num_trajectories: int = eqx.field(static=True, default=64)
     tolerance: float = 0.01
-    reference: Any = eqx.field(default=None, converter=lambda given: as_approximation("reference", given))
+    reference: Any = eqx.field(default=None, converter=settings.as_reference)
     covariance: str = eqx.field(static=True, default="full")
     overdispersion: float = 1.0
-    reference_steps: int = 3000
-    momentum: str = eqx.field(static=True, default="gaussian")
+    reference_steps: int | None = None
+    momentum: str | None = eqx.field(static=True, default=None)
     shift: Any = eqx.field(static=True, default=None, converter=settings.as_number)
     family: str = eqx.field(static=True, default="homogeneous")
     burn_in: int = eqx.field(static=True, default=0)
-    num_members: int = eqx.field(static=True, default=10)
+    num_members: int | None = eqx.field(static=True, default=None)
     tuned: Any = None
 
     kind: ClassVar = "approximation"
@@ -143,19 +145,20 @@ class MixFlow(AbstractMethod):
         """The reference, then the orbits."""
         del budget
         orbits = Stage("orbits", self, len(self.lengths))
-        if self.reference is not None or self.reference_steps == 0:
+        steps = settings.usual(self, "reference_steps")
+        if self.reference is not None or steps == 0:
             return (orbits,)
-        reference = ADVI(num_steps=self.reference_steps, covariance="full", whiten="auto")
-        return (Stage("reference", reference, self.reference_steps, keep=False), orbits)
+        return (Stage("reference", ADVI(num_steps=steps, covariance="full", whiten="auto"), steps, keep=False), orbits)
 
     def prepare(self, key: PRNGKeyArray, target: Target, start: Any) -> "MixFlow":
         """Look at the reference of the first chain's start, and choose the step size for it, on the host."""
-        first = start[0] if isinstance(start, list | tuple) else start
+        groups = start if isinstance(start, list | tuple) else [start]
+        first = groups[0]
         if isinstance(first, GaussianState) and np.any(np.asarray(first.failure) != FINITE):
             warnings.warn(
                 f"MixFlow: the fit of its reference broke off at step {np.max(np.asarray(first.failed_at))} of "
-                f"{self.reference_steps:,}, and the last good one is used; look at the model with target.check(), or "
-                f"give a reference=.",
+                f"{settings.usual(self, 'reference_steps'):,}, and the last good one is used; look at the model with "
+                f"target.check(), or give a reference=.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -164,16 +167,18 @@ class MixFlow(AbstractMethod):
         reference = first_reference(self, first)
         settings.check_dimension(self, reference, target.dim)
         check_starts(key, target, reference)
-        return dataclasses.replace(self, tuned=tune(self, key, target, reference))
+        tuned, chains = tune(self, key, target, reference), sum(map(num_chains, groups))
+        shared = dataclasses.replace(tuned, num_evaluations=-(-tuned.num_evaluations // chains))
+        return dataclasses.replace(self, tuned=shared)
 
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> MixFlowState:
         """Orbits of length one."""
         key_orbits, key_shifts, key_places = jax.random.split(key, 3)
         reference = first_reference(self, start)
         flow_map = self.map(reference, self.tuned.step_size.astype(reference.loc.dtype))
-        members, shifts = self.num_members if self.family == "ensemble" else 1, None
+        members, shifts = settings.usual(self, "num_members") if self.family == "ensemble" else 1, None
         if self.family != "homogeneous":
-            shifts = families.random_shifts(key_shifts, reference, members, self.max_length)
+            shifts = families.random_shifts(key_shifts, reference, members, self._longest)
         flow = Flow(flow_map, reference, shifts, self.family, self.burn_in, members)
         room = self._longest if self.family == "homogeneous" else 1
         log_density = reference.density(target.log_density)
@@ -201,7 +206,7 @@ class MixFlow(AbstractMethod):
             lost=jnp.sum(~jnp.isfinite(reached)),
             divergences=jnp.sum(orbits.tally.divergences),
             num_evaluations=self.num_trajectories * maps * state.flow.flow_map.gradients
-            + jnp.where(t == 0, self.tuned.num_evaluations, 0),
+            + jnp.where(t == 0, self.num_trajectories + self.tuned.num_evaluations, 0),
         )
 
     def done(self, state: MixFlowState) -> Bool[Array, ""] | bool:
@@ -212,9 +217,8 @@ class MixFlow(AbstractMethod):
         now = jnp.maximum(state.filled - 1, 0)
         lengths = jnp.asarray(self.lengths, jnp.int32)
         half = trajectories.half_of(lengths, now)
-        mean, se, lost = mean_over_trajectories((state.bounds[:, now] - state.bounds[:, half])[:, None])
-        gone = (state.filled > 0) & (lost[0] == self.num_trajectories)
-        flat = (now >= FIRST_LOOK) & (mean[0] + 2.0 * se[0] < self.tolerance)
+        gone = (state.filled > 0) & ~jnp.isfinite(state.bounds[:, now]).any()
+        flat = (now >= FIRST_LOOK) & (largest_gain(state.bounds[:, half], state.bounds[:, now]) < self.tolerance)
         return gone | flat if self.length is None else gone
 
     def result(self, state: MixFlowState, target: Target) -> Approximation:
@@ -237,7 +241,10 @@ class MixFlow(AbstractMethod):
         whole = jnp.where(lost == 0, value, -jnp.inf)
         best = jnp.where(jnp.isfinite(whole).any(), jnp.argmax(whole), jnp.argmax(value))
         length = lengths[best] if self.length is None else jnp.asarray(self.length, jnp.int32)
-        return MixFlowApproximation(state.flow, length, target, Curve(lengths, elbo, se, lost, state.filled, skew))
+        own = best if self.length is None else jnp.asarray(state.filled) - 1
+        paired = trajectories.paired_errors(state.bounds, own)
+        curve = Curve(lengths, elbo, se, lost, state.filled, skew, paired)
+        return MixFlowApproximation(state.flow, length, target, curve)
 
     def remarks(self, state: MixFlowState, target: Target, result: Any) -> list[dict[str, Any]]:
         """Step size and length chosen, a falling bound, lost trajectories, energy errors, digits lost by inversion."""
@@ -250,12 +257,18 @@ class MixFlow(AbstractMethod):
 
     def map(self, reference: orbit.Reference, step_size: Any) -> AbstractMap:
         """The map in units of the reference's standard deviations (without its overdispersion)."""
-        scale = reference.scale / self.overdispersion
+        scale, leapfrogs = reference.scale / self.overdispersion, settings.usual(self, "num_leapfrog")
         if self.kernel == "hamiltonian":
             shift = "stream" if self.shift is None else self.shift
-            return HamiltonianMap(step_size, scale, self.num_leapfrog, self.momentum, shift)
+            return HamiltonianMap(step_size, scale, leapfrogs, settings.usual(self, "momentum"), shift)
         shift = jnp.pi / 8 if self.shift is None else self.shift
-        return InvolutiveMap(step_size, scale, self.kernel, self.num_leapfrog, shift)
+        return InvolutiveMap(step_size, scale, self.kernel, leapfrogs, shift)
+
+
+def num_chains(start: Any) -> int:
+    """Of a group: its states have a leading axis, or are those of a single one."""
+    here = start.mean if isinstance(start, GaussianState) else jax.tree.leaves(start)[0]
+    return len(here) if jnp.ndim(here) > 1 else 1
 
 
 def first_reference(method: MixFlow, start: Any) -> orbit.Reference:

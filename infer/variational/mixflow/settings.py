@@ -7,7 +7,8 @@ import jax
 import jax.core
 import numpy as np
 
-from ...errors import InvalidArgument
+from ...approximation import Approximation
+from ...errors import InvalidArgument, NotAvailable
 from ...validate import check_choice, check_count, check_fraction, check_nonnegative, check_positive
 from .families import FAMILIES
 from .orbit import Reference
@@ -20,24 +21,60 @@ MOMENTA = ("gaussian", "laplace")
 COVARIANCES = ("full", "diagonal")
 DENOMINATOR = 1000
 """Largest denominator of a shift that counts as rational."""
+USUAL = {"num_leapfrog": 20, "momentum": "gaussian", "reference_steps": 3000, "num_members": 10}
+"""What None stands for, in settings that only some maps, families or references have."""
+
+
+def usual(method: "MixFlow", name: str) -> Any:
+    """A setting, or what None stands for."""
+    given = getattr(method, name)
+    return USUAL[name] if given is None else given
 
 
 def check(method: "MixFlow") -> None:
-    """Raise `InvalidArgument` for a setting out of its range."""
+    """Raise `InvalidArgument` for a setting out of its range, or without effect beside the others."""
     check_choice("kernel", method.kernel, KERNELS)
-    check_choice("momentum", method.momentum, MOMENTA)
+    check_choice("momentum", usual(method, "momentum"), MOMENTA)
     check_choice("family", method.family, FAMILIES)
     check_choice("covariance", method.covariance, COVARIANCES)
-    for name in ("num_leapfrog", "max_length"):
-        check_count(name, getattr(method, name))
+    check_count("max_length", method.max_length)
     check_count("num_trajectories", method.num_trajectories, 2)
-    check_count("reference_steps", method.reference_steps, 0)
-    check_count("num_members", method.num_members)
+    for name, least in (("num_leapfrog", 1), ("reference_steps", 0), ("num_members", 1)):
+        check_count(name, usual(method, name), least)
     check_positive("overdispersion", method.overdispersion)
     check_nonnegative("tolerance", method.tolerance)
     _check_shift(method)
     _check_step_sizes(method)
     _check_lengths(method)
+    _check_effects(method)
+
+
+def _check_effects(method: "MixFlow") -> None:
+    """Raise for a setting that does nothing beside the others: of another map or family, or of a step left out."""
+    kernel, family = f"kernel={method.kernel!r}", f"family={method.family!r}"
+    refused = (
+        ("momentum", method.kernel != "hamiltonian", f"{kernel}, whose momenta are normal", "kernel='hamiltonian'"),
+        ("num_leapfrog", method.kernel in ("mala", "rwmh"), f"{kernel}, of one step a map", "kernel='hmc'"),
+        ("shift", method.family != "homogeneous", f"{family}, whose maps draw their own", "family='homogeneous'"),
+        ("num_members", method.family != "ensemble", f"{family}, which has no members", "family='ensemble'"),
+        ("grid", method.step_size is not None, "a step_size, which is not searched for then", "no step_size"),
+        ("reference_steps", method.reference is not None, "a reference, which is not fitted then", "no reference"),
+    )
+    for name, idle, beside, instead in refused:
+        if idle and getattr(method, name) is not None:
+            raise InvalidArgument(
+                f"{name} has no effect with {beside}, got {getattr(method, name)!r}; leave it out, or give {instead}."
+            )
+    if method.burn_in and method.family == "ensemble":
+        raise InvalidArgument(
+            f"burn_in has no effect with family='ensemble', which mixes ends of sequences alone, got {method.burn_in}; "
+            f"leave it out, or give another family."
+        )
+    if method.covariance == "diagonal" and method.reference_steps == 0:
+        raise InvalidArgument(
+            "covariance has no effect with reference_steps=0, where the reference is N(start, 1), got 'diagonal'; "
+            "leave it out, or let a reference be fitted."
+        )
 
 
 def _check_shift(method: "MixFlow") -> None:
@@ -56,6 +93,33 @@ def _check_shift(method: "MixFlow") -> None:
             f"shift must be irrational, or orbits are periodic and miss most of the space, got {shift} = {near}; use "
             f"pi / 16."
         )
+
+
+def as_reference(given: Any) -> Any:
+    """The approximation of a posterior, which must have a mean and a covariance; None as it is.
+
+    Raises
+    ------
+    InvalidArgument
+        It is neither an approximation nor a posterior with one, or an approximation without them.
+    """
+    if given is None:
+        return None
+    found, fix = getattr(given, "approximation", given), "give what ADVI, FBGVI or Laplace found"
+    if not isinstance(found, Approximation):
+        raise InvalidArgument(
+            f"reference must be an approximation with a mean and a covariance, or a posterior with one, got a "
+            f"{type(given).__name__} without; {fix}."
+        )
+    try:
+        with jax.enable_x64(True):
+            jax.eval_shape(lambda q: (q.mean(), q.covariance()), found)
+    except NotAvailable:
+        raise InvalidArgument(
+            f"reference must have a mean and a covariance in closed form, got a {type(found).__name__}, which has "
+            f"none; {fix}."
+        ) from None
+    return found
 
 
 def as_grid(given: Any) -> Any:
@@ -90,10 +154,6 @@ def _check_lengths(method: "MixFlow") -> None:
     shortest = method.max_length if method.length is None else method.length
     if check_count("burn_in", method.burn_in, 0) >= shortest:
         raise InvalidArgument(f"burn_in must be below the length of the flow, {shortest}, got {method.burn_in}.")
-    if method.burn_in and method.family == "ensemble":
-        raise InvalidArgument(
-            f"burn_in has no meaning for family='ensemble', which mixes ends of sequences alone, got {method.burn_in}."
-        )
 
 
 def check_dimension(method: "MixFlow", reference: Reference, dim: int) -> None:

@@ -93,8 +93,7 @@ def draw(state: MixFlowState, target: Target, length: Array) -> tuple[orbit.Orbi
     drawn = jax.vmap(one)(state.orbits.front, state.place)
     tally = jax.tree.map(jnp.add, state.orbits.tally, drawn.tally)
     orbits = eqx.tree_at(lambda o: (o.tally, o.length), state.orbits, (tally, length))
-    maps = {"backward_irf": length - 1, "forward_irf": length * (length - 1) // 2}
-    return orbits, drawn.state.at.log_density - drawn.log_q, maps.get(flow.family, flow.members * (length - 1))
+    return orbits, drawn.state.at.log_density - drawn.log_q, families.maps_per_draw(flow, length)
 
 
 def mean_over_trajectories(
@@ -106,6 +105,17 @@ def mean_over_trajectories(
     mean = jnp.where(finite.any(0), jnp.where(finite, bounds, 0.0).sum(0) / count, jnp.nan)
     square = jnp.where(finite, (bounds - mean) ** 2, 0.0).sum(0) / jnp.maximum(count - 1, 1)
     return mean, jnp.sqrt(square / count), jnp.sum(~finite, axis=0)
+
+
+def largest_gain(before: Float[Array, " batch"], after: Float[Array, " batch"]) -> Float[Array, ""]:
+    """Of the bound between two lengths: the mean over trajectories, and two standard errors of the difference more."""
+    mean, se, _ = mean_over_trajectories((after - before)[:, None])
+    return mean[0] + 2.0 * se[0]
+
+
+def paired_errors(bounds: Float[Array, "batch g"], at: Int[Array, ""]) -> Float[Array, " g"]:
+    """Standard errors of the bound of each length less that of one of them, over the same trajectories."""
+    return mean_over_trajectories(bounds - bounds[:, at][:, None])[1]
 
 
 def half_of(lengths: Any, now: Any) -> Any:

@@ -13,7 +13,7 @@ from ...errors import NonFinite
 from ...target import Target
 from . import orbit
 from .maps import phase
-from .trajectories import lower_limit
+from .trajectories import largest_gain, lower_limit, mean_over_trajectories
 
 if TYPE_CHECKING:
     from .method import MixFlow
@@ -40,7 +40,7 @@ class Tuned(eqx.Module):
     step_size
         That of the largest bound, or the user's.
     num_evaluations
-        Gradients that the search took.
+        Gradients that the look at the reference and the search took; of a prepared method each restart's share.
     """
 
     step_sizes: Float[Array, " g"]
@@ -84,13 +84,15 @@ def tune(method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.
     dtype = reference.loc.dtype
     if method.step_size is not None:
         given, none = jnp.asarray(method.step_size, dtype), jnp.zeros(0, dtype)
-        return Tuned(none, none, none, given, 0)
-    room, maps = min(LONG, method.max_length), 0
+        return Tuned(none, none, none, given, STARTS)
+    longest = method.max_length if method.length is None else method.length
+    room, evaluations = min(LONG, longest), STARTS
+    gradients = method.map(reference, 0.1).gradients
     tried: dict[float, Look] = {}
 
     def look(step_size: float, length: int) -> None:
-        nonlocal maps
-        maps += 2 * TRAJECTORIES * (length - 1)
+        nonlocal evaluations
+        evaluations += TRAJECTORIES * (1 + 2 * (length - 1) * gradients)
         given = jnp.asarray(step_size, dtype), jnp.asarray(length)
         tried[step_size] = Look(*map(float, _search(method, key, target, reference, *given, room=room)))
 
@@ -117,14 +119,13 @@ def tune(method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.
         first = max(finalists, key=lambda step_size: tried[step_size].lower)
     steps = sorted(tried)
     elbo, se = (jnp.asarray([getattr(tried[step], name) for step in steps], dtype) for name in ("elbo", "se"))
-    evaluations = maps * method.map(reference, 0.1).gradients
     return Tuned(jnp.asarray(steps, dtype), elbo, se, jnp.asarray(first, dtype), evaluations)
 
 
 class Look(NamedTuple):
-    """The largest bound over lengths, its standard error, and the gain of the second half, two standard errors added.
+    """The largest bound over lengths that lost no trajectory, its standard error, and the most of the last half's gain.
 
-    All NaN where a trajectory was lost.
+    NaN where there is none: all lengths had lost one; for the gain, the last.
     """
 
     elbo: float
@@ -155,7 +156,8 @@ def _search(
     orbits = orbit.begin(key, flow_map, reference, log_density, TRAJECTORIES, room)
     orbits = orbit.grow(orbits, flow_map, reference, log_density, length - 1)
     bounds = orbit.bounds(orbits, lengths)
-    elbo, se = bounds.mean(0), bounds.std(0, ddof=1) / jnp.sqrt(TRAJECTORIES)
+    elbo, se, lost = mean_over_trajectories(bounds)
+    elbo = jnp.where(lost == 0, elbo, jnp.nan)
     best = jnp.argmax(lower_limit(elbo, se))
-    rise = bounds[:, -1] - bounds[:, LOOKS // 2 - 1]
-    return elbo[best], se[best], rise.mean() + 2.0 * rise.std(ddof=1) / jnp.sqrt(TRAJECTORIES)
+    gain = jnp.where(lost[-1] == 0, largest_gain(bounds[:, LOOKS // 2 - 1], bounds[:, -1]), jnp.nan)
+    return elbo[best], se[best], gain

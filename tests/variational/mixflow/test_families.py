@@ -131,7 +131,7 @@ def test_averages_are_those_of_the_points_of_a_trajectory(family, burn_in):
             at = move(q.flow_map, at, q.shift(jnp.asarray(n + 1)), ahead=True, density=cross).state
         expected = np.mean(points, axis=0)
     else:
-        maps_, member = order(family, int(families.choose(place, length, q)) + burn_in)
+        maps_, member = order(family, int(families.component(place, length, q)) + burn_in)
         at = begin
         for n in maps_:
             at = move(q.flow_map, at, q.shift(jnp.asarray(n), member), ahead=True, density=cross).state

@@ -1,7 +1,6 @@
 """`pf.MixFlow` through `fit`: bounds, lengths, augmented densities, expectations, refusals."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -15,7 +14,6 @@ from pushforward.infer.approximation import Approximation
 from pushforward.infer.linalg import Triangular
 from pushforward.infer.variational.gaussian.approximation import GaussianApproximation
 from pushforward.infer.variational.mixflow import findings, orbit, tuning
-from pushforward.infer.variational.mixflow.approximation import Curve
 from pushforward.infer.variational.mixflow.hamiltonian import HamiltonianMap
 from pushforward.infer.variational.mixflow.involutive import InvolutiveMap
 from pushforward.infer.variational.mixflow.trajectories import mean_over_trajectories
@@ -31,15 +29,21 @@ def log_density(x):
     return -0.5 * jnp.sum(((x - MEAN) / SD) ** 2)
 
 
+NORMAL = GaussianApproximation(MEAN, Triangular(np.eye(2)))
+
+
 @pytest.fixture(scope="module")
 def target():
     return pf.Target.from_log_density(log_density, np.zeros(2))
 
 
 def fit(target, **settings):
+    idle = {"num_leapfrog"} if settings.get("kernel") in ("mala", "rwmh") else set()
+    idle |= {"reference_steps"} if "reference" in settings else set()
+    settings = {name: value for name, value in SMALL.items() if name not in idle} | settings
     options = {"start": settings.pop("start", MEAN), "key": 0, "num_samples": 400, "progress": False}
     bits = {"precision": settings.pop("precision")} if "precision" in settings else {}
-    return pf.fit(target, pf.MixFlow(**SMALL | settings), **options | bits)
+    return pf.fit(target, pf.MixFlow(**settings), **options | bits)
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +85,22 @@ STORED = {
     "cross, Laplace": (cross, STORED_CROSS, (60, "laplace", 0.0035), {100: -0.512, 200: -0.422, 500: -0.279}),
     "banana, Laplace": (banana, STORED_BANANA, (50, "laplace", 0.02), {100: -0.665, 200: -0.562, 500: -0.407}),
     "cross, Gaussian": (cross, STORED_CROSS, (60, "gaussian", 0.02), {100: -0.17, 500: -0.03}),
+    "cross, involutive": (cross, STORED_CROSS, (20, "hmc", 0.1), {100: -0.10, 500: -0.009}),
+    "cross, involutive, L = 60": (cross, STORED_CROSS, (60, "hmc", 0.02), {100: -0.13, 500: -0.03}),
+    "banana, involutive": (banana, STORED_BANANA, (200, "hmc", 0.02), {100: -0.07, 500: -0.015}),
 }
+LONG = ("cross, involutive, L = 60", "banana, involutive")
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", [slow(name) if name in LONG else name for name in STORED])
 def test_bounds_are_those_of_the_paper(name):
-    """Stored by the authors (Laplace), and found by another implementation (Gaussian), to ± 0.03."""
+    """Stored by the authors (Laplace), and found by another implementation (the others), to ± 0.03."""
     density, reference, (leapfrogs, momentum, step), expected = STORED[name]
     with jax.enable_x64(True):
-        flow_map = HamiltonianMap(step, np.ones(2), leapfrogs, momentum)
+        if momentum == "hmc":
+            flow_map = InvolutiveMap(step, np.ones(2), "hmc", leapfrogs)
+        else:
+            flow_map = HamiltonianMap(step, np.ones(2), leapfrogs, momentum)
         mean, se = curve(density, reference, flow_map, list(expected))
     for found, error, stored in zip(mean, se, expected.values(), strict=True):
         assert abs(found - stored) < 3 * np.hypot(error, 0.03)
@@ -182,7 +193,7 @@ def test_the_search_for_a_step_size(monkeypatch, best, settings, gain, chosen, c
         assert np.all(np.diff(tuned.step_sizes) > 0)
     short = min(tuning.SHORT, method.max_length)
     assert (lengths.count(short), lengths.count(tuning.LONG)) == counts
-    assert tuned.num_evaluations == 2 * 32 * 20 * (sum(lengths) - len(lengths))
+    assert tuned.num_evaluations == 256 + 32 * (len(lengths) + 2 * 20 * (sum(lengths) - len(lengths)))
     message = findings._step_size(dataclasses.replace(method, tuned=tuned))[0]["message"]
     assert ("first or last" in message) == (best == 100.0)
 
@@ -227,6 +238,9 @@ def test_a_bound_that_falls_is_said(target):
     curve = posterior.approximation.curve
     elbo = np.asarray(curve.elbo)[: int(curve.filled)]
     assert elbo[-1] < elbo.max()
+    said = posterior.diagnose()["length"]
+    assert said.level == "warning"
+    assert f"the step size is too large for longer flows, and {said.value:.0f} is the largest useful" in said.message
     lower = elbo - 2 * np.asarray(curve.se)[: len(elbo)]
     assert int(posterior.approximation.length) == int(curve.lengths[int(lower.argmax())])
     assert "energy" in posterior.diagnose()["energy error"].message
@@ -334,31 +348,6 @@ def test_digits_lost_in_the_momentum_count():
     assert told.distance > 1e-5  # 1e-6 in x
 
 
-def test_orbits_grow_to_a_length_that_is_given():
-    flat = SimpleNamespace(bounds=jnp.zeros((64, 26)), filled=jnp.asarray(20))
-    given, free = pf.MixFlow(length=30, max_length=60), pf.MixFlow(max_length=60)
-    assert (given.lengths[-1], free.lengths[-1]) == (30, 60)
-    assert not bool(given.done(flat))
-    assert bool(free.done(flat))
-
-
-def test_findings_of_a_curve():
-    """Falls and rises count from the tolerance on; a skewed bound is said to have too small an error."""
-
-    def said(elbo, skew=0.0, length=None, se=0.01):
-        lengths, n = np.array([1, 10, 20, 30, 40]), 5
-        curve = Curve(lengths, np.asarray(elbo), np.full(n, se), np.zeros(n, int), np.asarray(n), np.full(n, skew))
-        flow = SimpleNamespace(curve=curve, length=lengths[int(np.argmax(elbo))])
-        method = SimpleNamespace(max_length=40, tolerance=0.01, length=length, num_trajectories=64)
-        return findings._length(method, flow)[0]
-
-    assert "falls to 0.3 at 40" in said([0.0, 0.5, 0.6, 0.5, 0.3])["message"]
-    assert said([0.0, 0.5, 0.6, 0.6, 0.6 - 4e-8], se=1e-9)["level"] == "ok"
-    assert "still rises (by 0.4 in the second half)" in said([0.0, 0.1, 0.2, 0.4, 0.6])["message"]
-    assert "are skewed (-3.0" in said([0.0, 0.5, 0.6, 0.6, 0.6], skew=-3.0)["message"]
-    assert "skewed" not in said([0.0, 0.5, 0.6, 0.6, 0.6], skew=-0.5)["message"]
-
-
 def test_auxiliary_variables_of_other_shapes_are_refused(plain):
     drawn = plain.sample(3, augmented=True)
     without = drawn | {"auxiliary": {k: v for k, v in drawn["auxiliary"].items() if k != "momentum"}}
@@ -432,7 +421,26 @@ def test_expectations_have_honest_errors(target, plain, laplace):
         ({"length": 2000}, "length must be at most max_length=1000, got 2000"),
         ({"burn_in": 1000}, "burn_in must be below the length of the flow, 1000, got 1000"),
         ({"burn_in": 10, "length": 10}, "burn_in must be below the length of the flow, 10, got 10"),
-        ({"burn_in": 1, "family": "ensemble"}, "burn_in has no meaning for family='ensemble'"),
+        ({"burn_in": 1, "family": "ensemble"}, "burn_in has no effect with family='ensemble', .*, got 1; leave it out"),
+        ({"momentum": "laplace"}, "momentum has no effect with kernel='hmc', .*, got 'laplace'; leave it out"),
+        ({"momentum": "gaussian", "kernel": "rwmh"}, "momentum has no effect with kernel='rwmh', .* got 'gaussian'"),
+        ({"num_leapfrog": 20, "kernel": "mala"}, "num_leapfrog has no effect with kernel='mala', .*, got 20; leave it"),
+        ({"num_leapfrog": 3, "kernel": "rwmh"}, "num_leapfrog has no effect .* or give kernel='hmc'"),
+        (
+            {"shift": np.pi / 8, "family": "backward_irf"},
+            "shift has no effect with family='backward_irf', .* got 0.39",
+        ),
+        ({"shift": "stream", "family": "ensemble", "kernel": "hamiltonian"}, "shift has no effect .*'ensemble'"),
+        ({"num_members": 10}, "num_members has no effect with family='homogeneous', .*, got 10; leave it out, or give"),
+        ({"grid": (0.1, 0.2), "step_size": 0.1}, r"grid has no effect with a step_size, .* got \(0.1, 0.2\); leave it"),
+        (
+            {"reference_steps": 0, "reference": NORMAL},
+            "reference_steps has no effect with a reference, .* got 0",
+        ),
+        (
+            {"reference_steps": 0, "covariance": "diagonal"},
+            "covariance has no effect with reference_steps=0",
+        ),
         ({"num_members": 0}, "num_members must be a whole number >= 1, got 0"),
         ({"num_trajectories": 1}, "num_trajectories must be a whole number >= 2, got 1"),
         ({"overdispersion": -1.0}, "overdispersion must be a finite number > 0, got -1.0"),
@@ -443,7 +451,7 @@ def test_expectations_have_honest_errors(target, plain, laplace):
         ({"shift": 1 / 3, "kernel": "hamiltonian"}, "shift must be irrational, .* = 1/3"),
         ({"shift": "stream"}, "shift must be a number in .* for kernel='hmc', got 'stream'"),
         ({"shift": "steam", "kernel": "hamiltonian"}, "shift must be 'stream', a number"),
-        ({"reference": 3.0}, "reference must be an Approximation"),
+        ({"reference": 3.0}, "reference must be an approximation with a mean and .*, got a float without; give what"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, says):
@@ -464,6 +472,16 @@ class Flat(Approximation):
         return jnp.diag(jnp.array([1.0, 0.0]))
 
 
+def test_references_without_moments_are_refused(target, plain):
+    """Words, not the failure of a mean that is asked for later."""
+    with pytest.raises(pf.InvalidArgument, match="closed form, got a MixFlowApproximation, which has none; give what"):
+        pf.MixFlow(reference=plain)
+    chains = pf.Posterior.from_draws({"x": np.zeros((2, 10, 2))})
+    with pytest.raises(pf.InvalidArgument, match="or a posterior with one, got a Posterior without; give what ADVI"):
+        pf.MixFlow(reference=chains)
+    assert isinstance(pf.MixFlow(reference=NORMAL).reference, GaussianApproximation)
+
+
 def test_references_that_do_not_fit_are_refused(target):
     other = pf.fit(
         pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(3)), pf.Laplace(), num_samples=30,
@@ -477,8 +495,13 @@ def test_references_that_do_not_fit_are_refused(target):
         fit(target, reference=Flat())
 
 
-def test_a_target_that_is_not_finite_at_the_reference_is_refused():
-    half = lambda x: jnp.where(x[0] > 0.0, -0.5 * jnp.sum(x**2), -jnp.inf)  # noqa: E731
+@pytest.mark.parametrize("of", ["value", "gradient"])
+def test_a_target_that_is_not_finite_at_the_reference_is_refused(of):
+    """Half of it has no density; or a density whose gradient is NaN there, by the root of zero."""
+    if of == "value":
+        half = lambda x: jnp.where(x[0] > 0.0, -0.5 * jnp.sum(x**2), -jnp.inf)  # noqa: E731
+    else:
+        half = lambda x: -0.5 * jnp.sum(x**2) - jnp.sqrt(jnp.maximum(x[0], 0.0))  # noqa: E731
     with pytest.raises(pf.NonFinite, match=r"not finite at [45]\d\.\d% of 256 draws of the reference"):
         pf.fit(
             pf.Target.from_log_density(half, np.zeros(2)), pf.MixFlow(**SMALL), start=np.array([0.01, 0.0]),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 from jax.flatten_util import ravel_pytree
 
 from pushforward.infer.linalg import Triangular
@@ -24,6 +25,10 @@ from .cases import NAMES, REFERENCE, cross, maps
 def double():
     with jax.enable_x64(True):
         yield
+
+
+def slow(name):
+    return pytest.param(name, marks=pytest.mark.slow)
 
 
 def flow_of(flow_map, reference=REFERENCE):
@@ -70,7 +75,10 @@ def test_inverse_undoes_forward(name):
         assert name != "rwmh" or not moved.all()
 
 
-@pytest.mark.parametrize("name", ["hmc", "rwmh", "gaussian", "laplace"])
+@pytest.mark.parametrize(
+    "name",
+    ["hmc", "rwmh", "gaussian", "laplace", slow("mala"), slow("constant")],
+)
 def test_log_jacobian_is_autodiffs(name):
     flow_map = maps()[name]
 
@@ -92,6 +100,47 @@ def test_log_jacobian_is_autodiffs(name):
 
     found, expected = log_dets(states(flow_map))
     np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["hmc", "mala", "rwmh"])
+def test_involutive_maps_are_undone_to_rounding(name):
+    """To a few units of the last place, where a momentum's place in (0, 1) is known so well: also after a rejection."""
+    begin, (there, _, _), (back, _, _) = there_and_back(name)
+    fine = np.all((np.asarray(begin.w) > 0.01) & (np.asarray(begin.w) < 0.99), axis=1)
+    assert fine.sum() > 10
+    for x, y in zip(coordinates(begin), coordinates(back), strict=True):
+        assert np.max(np.abs(np.asarray(x - y))[fine]) < 3e-14
+    stayed = np.all(np.asarray(there.at.x == begin.at.x), axis=1)
+    assert name != "rwmh" or (stayed & fine).any()
+
+
+@pytest.mark.parametrize("name", ["hmc", "laplace", slow("rwmh")])
+def test_either_way_is_that_way(name):
+    flow_map = maps()[name]
+    begin, there, back = there_and_back(name)
+    either = jax.jit(jax.vmap(lambda s, ahead: flow_map.either(s, ahead, cross)))
+    odd = np.arange(20) % 2 == 1
+    at = jax.tree.map(lambda x, y: jnp.where(odd.reshape(-1, *[1] * (x.ndim - 1)), x, y), begin, there.state)
+    found = either(at, odd)
+    for x, ahead, behind in zip(*map(jax.tree.leaves, (found, there, back)), strict=True):
+        np.testing.assert_allclose(x, np.where(odd.reshape(-1, *[1] * (x.ndim - 1)), ahead, behind), atol=1e-10)
+
+
+@pytest.mark.parametrize("momentum", ["laplace", "gaussian"])
+def test_the_refreshment_is_a_sweep_over_coordinates(momentum):
+    """Coordinate after coordinate with u moved on by π / 16 after each, as in the paper; parallel in the package."""
+    flow_map, dim = HamiltonianMap(0.0, np.ones(5), 1, momentum), 5
+    x, rho, u = np.linspace(-1.0, 1.3, dim), np.linspace(-2.0, 1.5, dim), 0.3
+    state = HamiltonianState(phase(jnp.asarray(x), lambda x: -jnp.sum(x**2)), jnp.asarray(rho), jnp.asarray(u), 0)
+    law = scipy.stats.norm if momentum == "gaussian" else scipy.stats.laplace
+    forward = jax.jit(lambda s: flow_map.forward(s, lambda x: -jnp.sum(x**2)).state)
+    for _ in range(3):
+        for i in range(dim):
+            rho[i] = law.ppf((law.cdf(rho[i]) + 0.5 * np.sin(2 * x[i] + u) + 0.5) % 1.0)
+            u = (u + np.pi / 16) % 1.0
+        state = forward(state)
+        np.testing.assert_allclose(state.rho, rho, atol=1e-10)
+        np.testing.assert_allclose(flow_map.auxiliary(state)["phase"], u, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["hmc", "mala", "rwmh"])
@@ -162,9 +211,7 @@ def test_the_curve_is_that_of_separate_flows(name):
     np.testing.assert_allclose(curve[:, -1], terms.mean(1), atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "name", ["hmc", "laplace", *(pytest.param(n, marks=pytest.mark.slow) for n in ("rwmh", "gaussian"))]
-)
+@pytest.mark.parametrize("name", ["hmc", "laplace", slow("rwmh"), slow("gaussian")])
 def test_a_flow_of_length_one_is_the_reference(name):
     flow_map = maps()[name]
     orbits = grown(flow_map, 1)
@@ -182,6 +229,30 @@ def test_a_reference_that_is_the_target_has_the_exact_bound(name):
     density = lambda x: REFERENCE.log_prob(x) + 3.5  # noqa: E731
     orbits = grown(maps(step=0.5)[name], 25, density=density)
     np.testing.assert_allclose(bounds(orbits, jnp.array([1, 5, 25])), 3.5, atol=1e-10)
+
+
+DOUBLED = (1, 2, 4, 8, 16, 32, 64)
+
+
+def rises(flow_map, batch=256):
+    """The bound at lengths that double, its errors, and rises from each to the next in their paired standard errors."""
+    found = np.asarray(bounds(grown(flow_map, 64, batch=batch), jnp.array(DOUBLED)))
+    steps = np.diff(found, axis=1)
+    error = lambda x: x.std(0, ddof=1) / np.sqrt(batch)  # noqa: E731
+    return found.mean(0), error(found), steps.mean(0) / error(steps)
+
+
+@pytest.mark.parametrize("name", ["hmc", slow("mala"), slow("rwmh")])
+def test_bounds_of_exact_maps_do_not_fall(name):
+    """q₂ₙ mixes q_N with its image under a map that preserves the target: no further from it, and no better than it."""
+    mean, se, steps = rises(maps(step=0.1, leapfrogs=10)[name])
+    assert np.all(steps > -4.0)
+    assert steps.max() > 5.0, "what falls could be seen"
+    assert np.all(mean < 4 * se)
+
+
+def test_bounds_of_uncorrected_maps_may_fall():
+    assert rises(maps(step=0.25, leapfrogs=10)["laplace"])[2].min() < -5.0
 
 
 @pytest.mark.parametrize("name", ["laplace", "hmc"])
@@ -222,6 +293,7 @@ def test_weights_of_draws_have_mean_one(name):
     for log_p in known if name == "hmc" else known[:1]:
         weights = np.exp(np.asarray(log_p - log_q))
         assert abs(weights.mean() - 1.0) < 4 * weights.std() / np.sqrt(len(weights)) + 1e-3
+        assert log_p is not known[0] or weights.max() < 20 * (1 + 1e-9)
 
 
 def test_the_normal_quantile_is_scipys():

@@ -81,6 +81,30 @@ def ratio_twice(monkeypatch):
     monkeypatch.setattr(InvolutiveMap, "forward", forward)
 
 
+def times_ratio(monkeypatch):
+    """a' = a r for an accepted move."""
+    right = InvolutiveMap.forward
+
+    def forward(self, state, *args):
+        moved = right(self, state, *args)
+        accepted = jnp.any(moved.state.at.x != state.at.x)
+        a = jnp.where(accepted, moved.state.a * jnp.exp(-2.0 * moved.energy_error), moved.state.a)
+        return moved._replace(state=moved.state._replace(a=a))
+
+    monkeypatch.setattr(InvolutiveMap, "forward", forward)
+
+
+def not_swapped(monkeypatch):
+    """w that goes on shifting by itself, where v should come to be it."""
+    right = InvolutiveMap.forward
+
+    def forward(self, state, *args):
+        moved = right(self, state, *args)
+        return moved._replace(state=moved.state._replace(w=(state.w + self.shift_w) % 1.0))
+
+    monkeypatch.setattr(InvolutiveMap, "forward", forward)
+
+
 def not_flipped(monkeypatch):
     """A momentum that is not negated, so that the proposal is no involution."""
     right = InvolutiveMap.involution
@@ -99,6 +123,8 @@ WRONG = [
     (ratio_twice, undone, "hmc"),
     (ratio_twice, undone, "mala"),
     (not_flipped, undone, "hmc"),
+    (times_ratio, undone, "hmc"),
+    (not_swapped, undone, "hmc"),
 ]
 
 

@@ -1,6 +1,7 @@
 """The experiments of MixFlows run again: bounds by length, real data, stability of orbits, cost against NUTS and flows.
 
-    python -m benchmarks.papers.mixflow [PART]... [--uci FOLDER] [--posteriordb FOLDER]
+    python -m benchmarks.papers.mixflow [PART]... [--only NAME...]
+        [--uci FOLDER] [--posteriordb FOLDER] [--authors FOLDER]
 
 Parts, each with its own entry of ``results/mixflow.json``; without names, those that have none yet:
 
@@ -9,9 +10,12 @@ Parts, each with its own entry of ``results/mixflow.json``; without names, those
 * ``default``: what ``pf.fit(target, pf.MixFlow())`` makes of each synthetic target
 * ``references``: the default reference, a full-covariance normal, against mean-field ones; means over four keys
 * ``boston``: Boston housing (``--uci``), the bound against the stored one and against bridge sampling of NUTS draws
+* ``regressions``: the paper's others (``--authors``, a clone of its code), likewise
 * ``posteriordb``: six posteriors (``--posteriordb``), the bound against bridge sampling of NUTS draws
 * ``stability``: median distance of an orbit's start from where it comes to lie after N maps and their inverses
 * ``cost``: effective draws per gradient and discrepancies (KSD) of MixFlows, NUTS, planar and RealNVP flows; bounds
+
+``--only`` restricts a part to some of its targets; what is in the file already is not run again.
 
 All in 64 bits but for half of ``stability``. ``figure`` draws what there is.
 """
@@ -20,6 +24,7 @@ import argparse
 import json
 import time
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +181,7 @@ def summary(posterior):
 def default(options):
     """What a user gets without settings; log Z = 0."""
     found = options["found"].get("default", {})
-    for name in targets.SYNTHETIC:
+    for name in options["among"](targets.SYNTHETIC):
         if name not in found:
             posterior = pf.fit(target_of(name), pf.MixFlow(), key=0, num_samples=1000, progress=False)
             found[name] = summary(posterior)
@@ -253,6 +258,24 @@ def boston(options):
             print("boston", step, row, flush=True)
             options["keep"]("boston", found)
     return found | {"stored": targets.BOSTON["stored"], "stored_gradients": 30 * 1500}
+
+
+def regressions(options):
+    """Bounds of the paper's regressions against the stored ones and bridge sampling of NUTS draws."""
+    if options["authors"] is None:
+        return None
+    found = options["found"].get("regressions", {})
+    for name in options["among"](targets.REGRESSIONS):
+        if name not in found:
+            density, load, dim = targets.REGRESSIONS[name]["density"]
+            data = load(Path(options["authors"]) / "example")
+            target = pf.Target.from_log_density(density, np.zeros(dim), data=data)
+            leapfrogs, _, length = targets.REGRESSIONS[name]["paper"]
+            row = against_nuts(target, pf.MixFlow(num_leapfrog=10, max_length=500))
+            found[name] = row | {"stored": targets.REGRESSIONS[name]["stored"], "stored_gradients": leapfrogs * length}
+            print(name, found[name], flush=True)
+            options["keep"]("regressions", found)
+    return found
 
 
 def posteriordb(options):
@@ -337,7 +360,8 @@ def cost(options):
         from pushforward.models.posteriordb import load
 
         cases |= {name: load(name, options["posteriordb"]).target() for name in POSTERIORS[1:4]}
-    for name, target in cases.items():
+    for name in options["among"](cases):
+        target = cases[name]
         row = found.setdefault(name, {})
         if "nuts" not in row:
             nuts = pf.fit(target, pf.NUTS(), key=0, num_samples=1000, num_chains=4, progress=False)
@@ -407,7 +431,8 @@ def figure(found):
         fig.savefig(RESULTS / "mixflow_stability.png", dpi=100)
 
 
-PARTS = {f.__name__: f for f in (paper, best, stability, default, references, cost, posteriordb, boston)}
+PARTS = (paper, best, stability, default, references, cost, posteriordb, boston, regressions)
+PARTS = {part.__name__: part for part in PARTS}
 
 
 def main():
@@ -415,6 +440,8 @@ def main():
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}, figure")
     parser.add_argument("--uci", help="folder of the UCI regression sets")
     parser.add_argument("--posteriordb", help="folder of posteriordb")
+    parser.add_argument("--authors", help="clone of the authors' Ergodic-variational-flow-code")
+    parser.add_argument("--only", nargs="+", help="names of targets")
     given = parser.parse_args()
     path = RESULTS / "mixflow.json"
     found = json.loads(path.read_text()) if path.exists() else {}
@@ -423,7 +450,11 @@ def main():
         found[part] = value
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
-    options = {"uci": given.uci, "posteriordb": given.posteriordb, "found": found, "keep": keep}
+    def among(names):
+        return [name for name in names if given.only is None or name in given.only]
+
+    places = {"uci": given.uci, "posteriordb": given.posteriordb, "authors": given.authors}
+    options = places | {"found": found, "keep": keep, "among": among}
     for part in given.parts or [name for name in PARTS if name not in found]:
         if part in PARTS:
             with jax.enable_x64(True):

@@ -37,7 +37,15 @@ from pushforward.samplers.agents import law
 from pushforward.samplers.agents.graph import as_graph
 from tests.samplers.agents.regression import linear_target, posterior, wasserstein
 
-SETTINGS = (("ring", 5, 50, 100), ("complete", 5, 50, 100), ("ring", 20, 10, 100), ("complete", 20, 50, 100))
+SETTINGS = (
+    ("ring", 5, 50, 100),
+    ("complete", 5, 50, 100),
+    ("ring", 20, 10, 100),
+    ("complete", 20, 50, 100),
+    ("ring", 100, 200, 50),
+    ("complete", 100, 200, 30),
+)
+"""Graph, agents, rows of each, iterations."""
 CHAINS = 100
 RHOS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
 GOLD_RHO = {1: (0.487, 0.025), 5: (0.068, 0.104), 10: (0.151, 0.189), 20: (0.812, 0.809), 50: (2.342, 2.336)}
@@ -108,7 +116,8 @@ def regression():
                 for k in range(steps)
             ]
             rows.append({"graph": graph, "agents": agents, "method": name, "law": curve, "chains": seen})
-            print(graph, agents, name, np.round(curve[49], 4), np.round(seen[49], 4), flush=True)
+            last = min(49, steps - 1)
+            print(graph, agents, name, np.round(curve[last], 4), np.round(seen[last], 4), flush=True)
     return {"rows": rows, "chains": CHAINS}
 
 
@@ -355,14 +364,15 @@ def figure(results):
 
     if "regression" not in results:
         return
-    fig, axes = plt.subplots(2, len(SETTINGS), figsize=(14, 6), layout="constrained", sharex=True)
+    fig, axes = plt.subplots(2, len(SETTINGS), figsize=(20, 6), layout="constrained")
     for column, (graph, agents, size, _) in enumerate(SETTINGS):
         rows = [r for r in results["regression"]["rows"] if (r["graph"], r["agents"]) == (graph, agents)]
         for row, what in enumerate(("one agent", "average")):
             ax = axes[row, column]
             for k, r in enumerate(rows):
                 ax.plot(np.array(r["law"])[:, row], f"C{k}", lw=1.3, label=r["method"])
-                ax.plot(np.arange(0, 100, 7), np.array(r["chains"])[::7, row], f"C{k}.", ms=4)
+                seen = np.array(r["chains"])[:, row]
+                ax.plot(np.arange(len(seen))[::7], seen[::7], f"C{k}.", ms=4)
             ax.set(yscale="log", ylim=(2e-3, 6))
             ax.set_title(f"{graph}, {agents} agents × {size}: {what}", fontsize=9)
     axes[1, 0].set_xlabel("iteration")

@@ -10,6 +10,7 @@ from pushforward.models import posteriordb
 DATABASE = Path(__file__).resolve().parents[2].parent / "shared" / "posteriordb"
 pytestmark = pytest.mark.skipif(not DATABASE.is_dir(), reason="needs a posteriordb beside the repository")
 
+NUTS = pf.NUTS()
 CENTRED = "eight_schools-eight_schools_centered"
 QUICK = {
     CENTRED,
@@ -24,9 +25,9 @@ QUICK = {
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in posteriordb.names()]
 
 
-def fitted(name, key=0):
+def fitted(name, key=0, method=NUTS):
     reference = posteriordb.load(name, DATABASE)
-    posterior = pf.fit(reference.target(), key=key, progress=False)
+    posterior = pf.fit(reference.target(), method, key=key, progress=False)
     return posteriordb.compare(posterior, reference), posterior.diagnose()
 
 
@@ -41,6 +42,12 @@ def test_right_or_flagged(name):
         assert comparison.within_tolerance(mean=0.1, sd=0.1), repr(comparison)
         assert comparison.within_mc_error, repr(comparison)
         assert not diagnosis.flagged, str(diagnosis)
+
+
+def test_without_a_method_the_centred_schools_are_repaired():
+    comparison, diagnosis = fitted(CENTRED, method=None)
+    assert comparison.within_tolerance(mean=0.1, sd=0.1), repr(comparison)
+    assert not diagnosis.flagged, str(diagnosis)
 
 
 @pytest.mark.slow

@@ -203,6 +203,8 @@ class AbstractGaussianVI(AbstractMethod):
             suited = self.first_size(curvature, target.dim)
             size = jnp.where(t < 0.5 * self.num_steps, suited, jnp.minimum(size, suited))
         used = size * self.decay(state)
+        if self.step_size is None:
+            used = jnp.minimum(used, _largest(state.factor, estimate.push))
         mean, factor, extra = self.move(state, estimate, used, t)
 
         push = jax.tree.map(jnp.subtract, estimate.push, state.factor.push_inverse())
@@ -309,6 +311,16 @@ class AbstractGaussianVI(AbstractMethod):
     @property
     def _triangular(self) -> bool:
         return self.triangular or getattr(self, "geometry", "bures") == "cholesky"
+
+
+def _largest(factor: AbstractFactor, push: Any) -> Float[Array, ""]:
+    """The step size at which η S C is as large as C.
+
+    Steps suit the mean curvature; draws far out, where it grows without bounds (as exp(2 log τ) in a hierarchy), would
+    otherwise throw the covariance farther out in one step than the next draws can bring it back.
+    """
+    norm = jnp.sqrt(sum(jnp.sum(a**2) for a in jax.tree.leaves(push)))
+    return jnp.sqrt(factor.trace()) / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
 
 
 def _all_finite(tree: Any) -> Array:

@@ -44,7 +44,8 @@ class FBGVI(AbstractGaussianVI):
     num_steps
         Steps.
     step_size
-        η. None: half of 1/λ_max of the mean curvature, followed along the run, in its second half downwards only.
+        η. None: half of 1/λ_max of the mean curvature, followed along the run, in its second half downwards only; at
+        most what changes the factor C by its own size, which draws far out would exceed.
     expectation
         ``"price"`` (Hessian–vector products), ``"stein"`` (gradients alone), or ``"gauss_hermite"`` (no noise, for
         targets of `glm_target`).

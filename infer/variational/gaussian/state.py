@@ -18,6 +18,8 @@ FINITE, NOT_FINITE, DIVERGED, LOST = 0, 1, 2, 3
 FINAL_DRAWS = 1024
 MEMORY = 0.1
 """Weight of the newest estimate in the running curvature and ELBO."""
+OUTLYING = 10.0
+"""Times the running curvature that one estimate counts for at most."""
 
 
 class GaussianState(eqx.Module):
@@ -97,9 +99,10 @@ def in_u(state: GaussianState, y: Float[Array, " d"]) -> Float[Array, " d"]:
 def tracked(state: GaussianState, image: Float[Array, " d"]) -> tuple[Float[Array, ""], Float[Array, " d"]]:
     """Running curvature and direction from S × direction: one step of power iteration.
 
-    The direction does not depend on the draws of this step, so that its Rayleigh quotient is unbiased, noise or not.
+    The direction does not depend on the draws of this step, so that its Rayleigh quotient is unbiased, noise or not, up
+    to `OUTLYING` times what it was: of a draw far out, a thousand times more curved, the steps would shrink for long.
     """
-    quotient = jnp.abs(jnp.vdot(state.direction, image))
+    quotient = jnp.minimum(jnp.abs(jnp.vdot(state.direction, image)), OUTLYING * state.curvature)
     curvature = state.curvature + MEMORY * (quotient - state.curvature)
     norm = jnp.linalg.norm(image)
     return curvature, jnp.where(norm > 0, image / jnp.where(norm > 0, norm, 1.0), state.direction)

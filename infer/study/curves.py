@@ -40,7 +40,12 @@ def curves(results: "Results", metric: str, against: str) -> Any:
                 _curve(axis, one[against].values, one[metric].values, COLOURS[number % len(COLOURS)], method)
             if info.floor and np.isfinite(floor := float(data[f"floor_{metric}"].sel(target=target))):
                 axis.axhline(floor, color="#5b6875", ls="--", lw=1, label=f"{NUM_COMPARED} independent draws")
-            axis.set(xscale="log", yscale="log", title=target, xlabel=against, ylabel=info.label)
+            axis.set(title=target, xlabel=against, ylabel=info.label)
+            if not any(np.any(line.get_ydata() > 0) for line in axis.lines):
+                axis.set(xticks=[], yticks=[])
+                axis.text(0.5, 0.5, "no positive values", transform=axis.transAxes, ha="center", va="center")
+                continue
+            axis.set(xscale="log", yscale="log")
             for side in (axis.xaxis, axis.yaxis):  # the style takes dollar signs literally, for names' sake
                 side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
                 side.set_major_formatter(lambda value, _: f"{value:g}")

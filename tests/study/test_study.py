@@ -179,6 +179,14 @@ def test_tables_pictures_and_page(results, tmp_path):
         results.plot("mean", "hours")
 
 
+def test_a_metric_without_values_has_an_empty_picture(results, tmp_path):
+    """Approximations have no ESS; nor may a page of them alone end in matplotlib's error."""
+    laplace = Results(results.data.sel({"method": ["laplace"]}))
+    assert laplace.report(tmp_path / "r.html").read_text().count("<img") == 5
+    figure = laplace.plot("ess_per_evaluation")
+    assert [text.get_text() for axis in figure.axes for text in axis.texts] == ["no positive values"]
+
+
 def test_nothing_is_run_twice_and_more_is_added(study, results, target, tmp_path_factory, monkeypatch):
     store = next(tmp_path_factory.getbasetemp().glob("study*/s"))
     lines = (store / "jobs.jsonl").read_text().splitlines()

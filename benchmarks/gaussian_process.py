@@ -30,7 +30,8 @@ import numpy as np
 
 import pushforward as pf
 from benchmarks.papers.where import results_of
-from pushforward.models.gaussian_process import kernels, likelihoods
+from pushforward.infer.variational.sparse_cholesky.factor import Structure
+from pushforward.models.gaussian_process import kernels, likelihoods, scores
 
 FILE = results_of(__file__) / "gaussian_process.json"
 SETTINGS = ("what", "name", "n", "seed", "rho", "response", "learned")

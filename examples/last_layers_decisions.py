@@ -72,7 +72,7 @@ grid = qmc.Sobol(2, seed=0).random(512)
 
 def minimise(choose, seed):
     x = qmc.Sobol(2, seed=seed).random(10)
-    y = branin(x)
+    y, q = branin(x), None
     for i in range(30):
         q = learn(x, y, 100 * seed + i, noise=0.2) if i % 10 == 0 else q.condition(x[-1:], y[-1:])
         new = np.asarray(choose(q, y.min(), i))

@@ -247,7 +247,7 @@ def minimise(function, policy, seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # numbers of Sobol points that are no power of 2
         x, grid = qmc.Sobol(d, seed=seed).random(first), qmc.Sobol(d, seed=100 + seed).random(512)
-    y = f(x)
+    y, q = f(x), None
     for i in range(CHOSEN):
         points = np.vstack([grid, np.clip(x[np.argmin(y)] + 0.02 * rng.normal(size=(16, d)), 0, 1)])
         if policy == "random":

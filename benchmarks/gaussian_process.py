@@ -3,7 +3,10 @@
 ``python -m benchmarks.gaussian_process simulated``: the first setting of Cao et al. (2023): inputs uniform on [0, 1]^5,
 Matérn-3/2 with length scales .25 (.25) 1.25, variance 1, nugget 1e-4; responses normal with variance .01, or binary
 through the logistic function. Scores are those of f without noise, as in the paper: RMSE, and NLL without ½ log 2π, at
-the data and at new inputs (32 neighbours).
+the data and at new inputs (32 neighbours), and CRPS there. ``--learn`` learns all hyper-parameters, from length scales
+of .25. ``--method gpboost`` is GPBoost's Vecchia likelihood (for binary responses with Laplace's approximation, both
+with 20 neighbours), which always learns them, where GPBoost is installed. ``race`` runs both, learning, each in a
+process of its own.
 
 ``growth``: n uniform inputs on [0, 1]², Matérn-3/2 of length scale 0.1 (by 4,000 random frequencies), noise variance
 0.1, ρ = 2, all hyper-parameters learned from length scales of 0.3; and at 2,000 new inputs the same scores.
@@ -20,8 +23,11 @@ to be measured must come first.
 """
 
 import argparse
+import itertools
 import json
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -34,7 +40,7 @@ from pushforward.infer.variational.sparse_cholesky.factor import Structure
 from pushforward.models.gaussian_process import kernels, likelihoods, scores
 
 FILE = results_of(__file__) / "gaussian_process.json"
-SETTINGS = ("what", "name", "n", "seed", "rho", "response", "learned")
+SETTINGS = ("what", "name", "method", "n", "seed", "rho", "size", "num_neighbors", "response", "learned")
 SCALES = 0.25 * np.arange(1, 6)
 NOISE = 0.01
 RHO = {"elevators": 1.25, "bike": 1.75, "kin40k": 1.25, "protein": 1.5, "keggdirected": 1.5}
@@ -101,25 +107,60 @@ def fit(gp: Any, method: Any, seed: int) -> tuple[Any, dict[str, Any]]:
     return q, cost
 
 
-def simulated(n: int, new: int, seed: int, rho: float, response: str, *, learn: bool) -> dict:
+def simulated(n: int, seed: int, rho: float, response: str, asked: Any) -> dict:
     """A fit of the paper's first setting and its scores."""
-    x, f, responses = simulate(n + new, seed)
-    y = responses[response][:n]
+    x, f, responses = simulate(n + asked.new, seed)
+    y, new = responses[response][:n], x[n:]
+    row = {"what": "simulated", "method": asked.method, "n": n, "seed": seed, "response": response}
+    if asked.method == "gpboost":
+        found, cost = by_gpboost(x[:n], y, new, response)
+        row |= {"learned": True}
+    else:
+        q, cost = fit(
+            setting(x[:n], y, response, asked.learn), method_of(asked.method, rho, asked.inducing, asked.learn), seed
+        )
+        begun = time.perf_counter()
+        prediction = q.predict(new, num_neighbors=asked.num_neighbors)
+        cost["predict_seconds"] = round(time.perf_counter() - begun, 1)
+        found = (prediction.mean, prediction.variance)
+        row |= {
+            "rho": rho,
+            "learned": asked.learn,
+            "in_rmse_nll": score(np.asarray(q.loc), np.asarray(q.variance), f[:n]),
+        }
+    crps = scores.crps_normal(found[0], np.sqrt(found[1]), f[n:])
+    return row | {"out_rmse_nll": score(*found, f[n:]), "out_crps": round(float(np.mean(crps)), 4), **cost}
+
+
+def setting(x: np.ndarray, y: np.ndarray, response: str, learn: bool) -> Any:
+    """The model of the paper's first setting, with its true hyper-parameters or with those that learning begins at."""
     if learn:
         kernel, noise = kernels.Matern32(np.full(5, 0.25), 0.5), likelihoods.Gaussian(0.25)
     else:
         kernel, noise = kernels.Matern32(SCALES, 1.0), likelihoods.Gaussian(NOISE)
     likelihood = noise if response == "gaussian" else likelihoods.BernoulliLogit()
-    gp = pf.models.LatentGP(kernel, likelihood, x[:n], y, nugget=1e-4)
-    q, cost = fit(gp, pf.DoubleKL(rho=rho, learn=learn), seed)
-    begun = time.perf_counter()
-    found = q.predict(x[n:])
-    return {
-        "what": "simulated", "n": n, "seed": seed, "rho": rho, "response": response, "learned": learn,
-        "in_rmse_nll": score(np.asarray(q.loc), np.asarray(q.variance), f[:n]),
-        "out_rmse_nll": score(found.mean, found.variance, f[n:]),
-        "predict_seconds": round(time.perf_counter() - begun, 1), **cost,
+    return pf.models.LatentGP(kernel, likelihood, x, y, nugget=1e-4)
+
+
+def by_gpboost(x: np.ndarray, y: np.ndarray, new: np.ndarray, response: str) -> tuple[Any, dict[str, Any]]:
+    """Mean and variance of f at new inputs, and what they cost."""
+    import gpboost
+
+    begun, cpu = time.perf_counter(), time.process_time()
+    model = gpboost.GPModel(
+        gp_coords=x, cov_function="matern_ard", cov_fct_shape=1.5, gp_approx="vecchia", num_neighbors=20,
+        likelihood="gaussian" if response == "gaussian" else "bernoulli_logit",
+    )  # fmt: skip
+    model.fit(y=y)
+    fitted = time.perf_counter()
+    cost = {"fit_seconds": round(fitted - begun, 1), "cpu_seconds": round(time.process_time() - cpu, 1)}
+    found = model.predict(gp_coords_pred=new, predict_var=True, predict_response=False)
+    cost |= {
+        "predict_seconds": round(time.perf_counter() - fitted, 1),
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "parameters": np.round(np.ravel(model.get_cov_pars()), 4).tolist(),
     }  # fmt: skip
+    return (found["mu"], found["var"]), cost
 
 
 def growth(n: int, seed: int, rho: float) -> dict:
@@ -140,19 +181,19 @@ def growth(n: int, seed: int, rho: float) -> dict:
     begun = time.perf_counter()
     found = q.predict(x[n:])
     return {
-        "what": "growth", "n": n, "seed": seed, "rho": rho, "order_seconds": ordering,
+        "what": "growth", "method": "doublekl", "n": n, "seed": seed, "rho": rho, "order_seconds": ordering,
         "in_rmse_nll": score(np.asarray(q.loc), np.asarray(q.variance), f[:n]),
         "out_rmse_nll": score(found.mean, found.variance, f[n:]),
         "predict_seconds": round(time.perf_counter() - begun, 1), **cost,
     }  # fmt: skip
 
 
-def method_of(name: str, rho: float, num_inducing: int) -> Any:
+def method_of(name: str, rho: float, num_inducing: int, learn: bool = True) -> Any:
     """The method of a name on the command line."""
     return {
-        "doublekl": lambda: pf.DoubleKL(rho=rho),
-        "vecchia-laplace": lambda: pf.VecchiaLaplace(rho=rho),
-        "svgp": lambda: pf.SVGP(num_inducing),
+        "doublekl": lambda: pf.DoubleKL(rho=rho, learn=learn),
+        "vecchia-laplace": lambda: pf.VecchiaLaplace(rho=rho, learn=learn),
+        "svgp": lambda: pf.SVGP(num_inducing, learn=learn),
     }[name]()
 
 
@@ -187,6 +228,15 @@ def uci(folder: Path, name: str, rho: float, asked: Any) -> dict:
     }  # fmt: skip
 
 
+def race(asked: Any) -> None:
+    """Each method and response in a process of its own, which it begins cold."""
+    for n, seed, response in itertools.product(asked.n, range(asked.seeds), asked.response):
+        for method in ("gpboost", "doublekl"):
+            words = ["simulated", "--learn", "--method", method, "--n", n, "--new", asked.new, "--rho", 1.5]
+            words += ["--first-seed", seed, "--response", response, "--num-neighbors", 40]  # as GPBoost's
+            subprocess.run([sys.executable, "-m", "benchmarks.gaussian_process", *map(str, words)], check=True)
+
+
 def show(row: dict) -> None:
     """Print a row and keep it; one row a line in the file."""
     print(json.dumps(row), flush=True)
@@ -199,26 +249,31 @@ def show(row: dict) -> None:
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["simulated", "growth", "uci"])
+    parser.add_argument("what", choices=["simulated", "race", "growth", "uci"])
     parser.add_argument("names", nargs="*", help="folder and sets, for uci")
     parser.add_argument("--n", type=int, nargs="+", default=[2000])
     parser.add_argument("--new", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--num-neighbors", type=int, default=32, help="of the data, for a prediction")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rho", type=float, nargs="+")
     parser.add_argument("--response", nargs="+", default=["gaussian", "logit"])
     parser.add_argument("--learn", action="store_true")
-    parser.add_argument("--method", choices=["doublekl", "svgp", "vecchia-laplace"], default="doublekl")
+    parser.add_argument("--method", choices=["doublekl", "svgp", "vecchia-laplace", "gpboost"], default="doublekl")
     parser.add_argument("--inducing", type=int, default=500)
     parser.add_argument("--rows", type=int)
     asked = parser.parse_args()
-    for seed in range(asked.seeds if asked.what != "uci" else 0):
+    if asked.what == "race":
+        race(asked)
+        return
+    for seed in range(asked.first_seed, asked.first_seed + asked.seeds if asked.what != "uci" else 0):
         for n in asked.n:
             for rho in asked.rho or ([2.0] if asked.what == "growth" else [1.5, 2.0]):
                 if asked.what == "growth":
                     show(growth(n, seed, rho))
                     continue
                 for response in asked.response:
-                    show(simulated(n, asked.new, seed, rho, response, learn=asked.learn))
+                    show(simulated(n, seed, rho, response, asked))
     if asked.what == "uci":
         folder, *names = asked.names
         for name in names:

@@ -164,6 +164,17 @@ def _mixflow(found: dict) -> Iterator[Race]:
         yield Race(setting, "BlackJAX's leapfrog", row["millions"]["package"], row["millions"]["blackjax"], larger=True)
 
 
+def _processes(found: list) -> Iterator[Race]:
+    learned = [row for row in found if row["what"] == "simulated" and row["learned"]]
+    peers = {(r["n"], r["seed"], r["response"]): r for r in learned if r["method"] == "gpboost"}
+    for row in learned:
+        peer = peers.get((row["n"], row["seed"], row["response"]))
+        if row["method"] == "doublekl" and peer:
+            setting = f"{row['response']}, n = {row['n']:,}, ρ = {row['rho']:g}"
+            yield Race(f"{setting}: CRPS", "GPBoost", row["out_crps"], peer["out_crps"])
+            yield Race(f"{setting}: seconds", "GPBoost", row["fit_seconds"], peer["fit_seconds"])
+
+
 NUTS = ("benchmarks.nuts",)
 COMPARISONS = {
     "compiled": Comparison(
@@ -197,5 +208,10 @@ COMPARISONS = {
     "mixflow": Comparison(
         "Leapfrog steps of MixFlows", "millions of leapfrog steps a second",
         ("benchmarks.mixflow", "leapfrog"), "mixflow.json", _mixflow,
+    ),
+    "gaussian_process": Comparison(
+        "Latent Gaussian processes in five inputs, hyper-parameters learned",
+        "CRPS of f at new inputs; seconds of the whole fit, compiling included",
+        ("benchmarks.gaussian_process", "race"), "gaussian_process.json", _processes, ("gpboost",),
     ),
 }  # fmt: skip

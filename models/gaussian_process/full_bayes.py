@@ -1,15 +1,10 @@
 """`FullGP`: hyper-parameters of a latent process with priors, as a target for `pushforward.NUTS`.
 
-Where the likelihood is Gaussian the process is integrated out: log p̂(y | θ) = Σ log W_ii − ½ |Wᵀ (y − μ)|², with W the
-KL-optimal factor ([1]_, as `LatentGP.columns`) of the covariance of *y*, K + σ² I: O(n m³) a gradient, and no other
-determinant. For each draw of θ the process at the data is drawn afterwards from N(ν, P⁻¹), P = U Uᵀ + I / σ², under the
-sparse prior of the process itself: f = μ + P⁻¹ ((y − μ) / σ² + U ε₁ + ε₂ / σ), by conjugate gradients.
+Where the likelihood is Gaussian the process is integrated out (`evidence`). For each draw of θ the process at the data
+is drawn afterwards from N(ν, P⁻¹), P = U Uᵀ + I / σ², under the sparse prior of the process itself:
+f = μ + P⁻¹ ((y − μ) / σ² + U ε₁ + ε₂ / σ), by conjugate gradients.
 
 Else u holds θ and w ~ N(0, I), and f = μ + U(θ)⁻ᵀ w: whitened by the sparse prior.
-
-References
-----------
-.. [1] F. Schäfer, M. Katzfuss, H. Owhadi (2021). SIAM J. Sci. Comput. 43.
 """
 
 from collections.abc import Mapping
@@ -34,10 +29,10 @@ from ...infer.variational.sparse_cholesky.factor import (
     forward,
     incomplete_cholesky,
     precision_on_pattern,
-    prior_columns,
     times,
     times_transpose,
 )
+from .evidence import log_evidence
 from .latent import LatentGP
 from .likelihoods import Gaussian
 from .pattern import Extent, build_pattern
@@ -130,16 +125,10 @@ class FullGP(LabelledTarget):
         """Log prior plus log p̂(y | θ), or plus Σ log p(y_i | f_i, θ)."""
         values = self.coordinates.constrain(u)[0]
         gp = self.at(values)
-        y = jnp.asarray(self.gp.y, u.dtype)
         if not self.marginal:
             f = self._process(gp, values[self.white])
-            return self.log_prior(u) + jnp.sum(jax.vmap(gp.likelihood.log_prob)(f, y))
-        s, noise = self._pattern(), cast("Gaussian", gp.likelihood).variance
-        covariance = lambda x: gp.covariance(x) + noise * jnp.eye(x.shape[0])  # noqa: E731
-        factor = prior_columns(covariance, jnp.asarray(gp.X)[s.order], s.columns)
-        white = times_transpose(s, factor, (y - gp.mean.at(jnp.asarray(gp.X)))[s.order])
-        evidence = jnp.sum(jnp.log(factor[:, -1])) - 0.5 * jnp.sum(white**2 + jnp.log(2 * jnp.pi))
-        return self.log_prior(u) + evidence
+            return self.log_prior(u) + jnp.sum(jax.vmap(gp.likelihood.log_prob)(f, jnp.asarray(self.gp.y, u.dtype)))
+        return self.log_prior(u) + log_evidence(gp, self._pattern())
 
     def _process(self, gp: LatentGP, w: Float[Array, " n"]) -> Float[Array, " n"]:
         """μ + U⁻ᵀ w, in the order of the data."""

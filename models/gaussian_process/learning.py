@@ -20,7 +20,7 @@ from ...infer.validate import check_count, check_positive
 from .latent import LatentGP
 
 INNER = 3
-"""Iterations of q per evaluation, unless the likelihood is Gaussian."""
+"""Iterations of q per evaluation of the ELBO."""
 
 
 def process_reached(method: Any, target: Target, start: Any) -> LatentGP:

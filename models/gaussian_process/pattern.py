@@ -132,6 +132,12 @@ def pairs_within(z: np.ndarray, radius: np.ndarray) -> np.ndarray:
     return KDTree(z).query_ball_point(z, radius * (1 + ROUNDING), return_length=True)
 
 
+def mean_width(z: np.ndarray, rho: float) -> float:
+    """About how many entries a column has within ρ: half of the pairs, the others being their mirror images."""
+    order, reach = maximin(z)
+    return float(pairs_within(z[order], rho * reach).mean() / 2)
+
+
 def check_memory(setting: str, widths: np.ndarray, num_pairs: int, limit: int | None = None) -> None:
     """Refuse a pattern that does not fit in memory.
 

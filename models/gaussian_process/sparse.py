@@ -1,6 +1,9 @@
 """Learning with a sparse factor of the prior's precision: what `DoubleKL` and `VecchiaLaplace` share.
 
-Hyper-parameters maximise the ELBO: its gradient at the optimal q is the gradient of the ELBO with q held fixed, of
+Under Gaussian noise hyper-parameters maximise the evidence of y by a factor of its own covariance (`evidence`), from
+few nearest observations and then from more: no q is needed, and the sparse prior of the process biases nothing.
+
+Else they maximise the ELBO: its gradient at the optimal q is the gradient of the ELBO with q held fixed, of
 which everything is exact but tr(Uᵀ Σ U), by probes z of random signs on points that are far apart (`pattern.colours`):
 ∂ ½ zᵀ Uᵀ Σ U z = (Σ U z)ᵀ ∂(U z), two solves in O(n m) each. The probes stay the same over a stage, so that BFGS climbs
 a smooth function of the hyper-parameters' logarithms (`climb`).
@@ -39,6 +42,7 @@ from ...infer.variational.sparse_cholesky.factor import (
     times_transpose,
 )
 from .climb import Climb
+from .evidence import log_evidence
 from .fixed_point import (
     Iteration,
     Problem,
@@ -52,7 +56,7 @@ from .fixed_point import (
 from .latent import LatentGP
 from .learning import INNER, AbstractLatentMethod, process_reached, unbounded
 from .likelihoods import Gaussian
-from .pattern import Extent, build_pattern, colours, make_problem
+from .pattern import Extent, build_pattern, colours, make_problem, mean_width
 from .sparse_posterior import SparsePosterior
 
 SPARSE = (
@@ -63,6 +67,8 @@ CAUSE = (
     "a covariance of neighbours is not positive definite, or a factor broke down; raise the nugget, lower rho, or look "
     "for inputs that nearly coincide."
 )
+NEIGHBORS_OF_Y = (10, 20)
+"""Under Gaussian noise, the nearest earlier observations given which each counts, under the first and second order."""
 MOVED = 0.2
 """Change of a log length scale up to which an order and its pattern serve on."""
 
@@ -150,8 +156,11 @@ class AbstractSparse(AbstractLatentMethod):
         if isinstance(start[0], SparseState):
             last = np.reshape(np.asarray(start[0].scales), (-1, len(scales)))[0]
             scales = last if drift(last, scales) <= MOVED else scales
-        structure = build_pattern(gp, self.extent(), scales)
-        found = colours((np.asarray(gp.X) / scales)[np.asarray(structure.order)], self.num_probes)
+        of_y = not self.last and isinstance(gp.likelihood, Gaussian)
+        structure = build_pattern(gp, self.extent_of_y(gp, scales) if of_y else self.extent(), scales)
+        inputs = (np.asarray(gp.X) / scales)[np.asarray(structure.order)]
+        probed = not self.last and not of_y
+        found = colours(inputs, self.num_probes) if probed else np.zeros(len(inputs), np.int32)
         return eqx.tree_at(
             lambda m: (m.pattern, m.colours, m.scales),
             self,
@@ -162,6 +171,17 @@ class AbstractSparse(AbstractLatentMethod):
     def extent(self) -> Extent:
         """How the pattern is chosen."""
         return Extent(self.rho, self.neighbors)
+
+    def extent_of_y(self, gp: LatentGP, scales: np.ndarray) -> Extent:
+        """Of the factor of the covariance of y: few neighbours first, then more, as many as the prior's at least."""
+        if self.phase == 0:
+            return Extent(None, min(NEIGHBORS_OF_Y[0], gp.dim - 1))
+        count = NEIGHBORS_OF_Y[1]
+        if self.neighbors is not None:
+            count = max(count, self.neighbors)
+        elif isinstance(self.rho, int | float):
+            count = max(count, round(mean_width(np.asarray(gp.X) / scales, float(self.rho))))
+        return Extent(None, min(count, gp.dim - 1))
 
     def result(self, state: SparseState, target: Target) -> SparsePosterior:
         """Q and the learned hyper-parameters."""
@@ -222,7 +242,8 @@ class AbstractSparse(AbstractLatentMethod):
         """One step of learning, or one iteration of the fixed point."""
         del key, t
         gp = cast("LatentGP", target)
-        new = self._iterate(state, gp) if self.last else self._learn(state, gp)
+        learn = self._learn_from_y if isinstance(gp.likelihood, Gaussian) else self._learn
+        new = self._iterate(state, gp) if self.last else learn(state, gp)
         evaluations = jnp.ones((), jnp.int32)
         return new, SparseInfo(new.elbo, new.change, new.step_size, new.shift, evaluations)
 
@@ -232,6 +253,15 @@ class AbstractSparse(AbstractLatentMethod):
         gp = gp.with_free(state.climb.point)
         problem = make_problem(gp, s, gp.columns(s), self.rule)
         return self._put(state, s, iterate(problem, state.mean[s.order], state.variance[s.order], self.rule))
+
+    def _learn_from_y(self, state: SparseState, gp: LatentGP) -> SparseState:
+        """The evidence and its gradient at the hyper-parameters asked for; q waits."""
+        s, free = self._structure(), state.climb.asked()
+        value, gradient = jax.value_and_grad(lambda free: log_evidence(gp.with_free(free), s))(free)
+        change = jnp.max(jnp.abs(free - state.climb.point), initial=0.0)
+        climb = state.climb.told(value, gradient * jnp.asarray(gp.learned(), free.dtype))
+        new = (climb, state.num_steps + 1, value, change)
+        return eqx.tree_at(lambda n: (n.climb, n.num_steps, n.elbo, n.change), state, new)
 
     def _learn(self, state: SparseState, gp: LatentGP) -> SparseState:
         """The best q at the hyper-parameters asked for, and the ELBO and its gradient there."""
@@ -258,9 +288,8 @@ class AbstractSparse(AbstractLatentMethod):
             moved, beta = move_mean(problem, full, precision, mean, variance, 1e-6)
             return (moved, variance), (v, full, precision, beta, shift)
 
-        rounds = 1 if isinstance(problem.likelihood, Gaussian) else INNER
         first = (state.mean[s.order], state.variance[s.order])
-        (mean, variance), found = jax.lax.scan(improve, first, None, rounds)
+        (mean, variance), found = jax.lax.scan(improve, first, None, INNER)
         v, full, precision, beta, shift = jax.tree.map(lambda x: x[-1], found)
 
         sign = jax.random.rademacher(key_trace, (gp.dim,), u.dtype)

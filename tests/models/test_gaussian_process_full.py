@@ -15,6 +15,7 @@ import pushforward as pf
 from pushforward.infer.variational.sparse_cholesky.ordering import maximin, nearest_pattern
 from pushforward.models import LatentGP, posteriordb
 from pushforward.models.gaussian_process import kernels, likelihoods, means
+from pushforward.models.gaussian_process.evidence import log_conditional
 
 DATABASE = Path(__file__).resolve().parents[2].parent / "shared" / "posteriordb"
 SCALE, NOISE = dist.LogNormal(-1.0, 0.5), dist.HalfNormal(0.5)
@@ -188,3 +189,22 @@ def test_reference_posteriors(name):
         sd = expected.std(0)
         assert np.all(abs(value.mean(0) - expected.mean(0)) < 0.1 * sd), key
         np.testing.assert_allclose(value.std(0), sd, rtol=0.1, err_msg=key)
+
+
+def test_derivatives_of_a_conditional_are_those_of_the_dense_one():
+    """First and second, by hand-written products, against a difference of two multivariate normals."""
+    rng = np.random.default_rng(0)
+    a, moved = rng.normal(size=(2, 5, 5))
+    r, shift = rng.normal(size=(2, 5))
+
+    def dense(k, r):
+        return -0.5 * (r @ jnp.linalg.solve(k, r) + jnp.linalg.slogdet(k)[1] + len(r) * jnp.log(2 * jnp.pi))
+
+    def along(t, f):
+        return f(a @ a.T + jnp.eye(5) + t * (moved + moved.T), r + t * shift)
+
+    with jax.enable_x64(True):
+        for order in (lambda f: f, jax.grad, lambda f: jax.grad(jax.grad(f))):
+            found = order(lambda t: along(t, log_conditional))(0.1)
+            expected = order(lambda t: along(t, lambda k, r: dense(k, r) - dense(k[:-1, :-1], r[:-1])))(0.1)
+            assert float(found) == pytest.approx(float(expected), rel=1e-9)

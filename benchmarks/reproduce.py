@@ -24,7 +24,10 @@ from .machine import machine
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = (ROOT / "benchmarks" / "papers" / "results", ROOT / "benchmarks" / "results")
 REFERENCES = ROOT / "benchmarks" / "papers" / "references.toml"
-PLACES = {"posteriordb": "posteriordb", "uci": "uci", "german": "german.pp.gz", "credit": "UCI_Credit_Card.csv"}
+PLACES = {
+    "posteriordb": "posteriordb", "uci": "uci", "german": "german.pp.gz", "credit": "UCI_Credit_Card.csv",
+    "authors": "Ergodic-variational-flow-code",
+}  # fmt: skip
 """What a command may ask for, and where it is in the folder of ``--data``."""
 MARKS = {True: "within", False: "OUTSIDE", None: "not run"}
 

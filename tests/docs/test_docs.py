@@ -10,15 +10,18 @@ from docs_helpers import ROOT, blocks, load_tables
 import pushforward as pf
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-LONG = ("diffusion", "flows", "gaussian", "gaussian_processes", "last_layers", "mixflow", "stein")
-"""Pages that fit for half a minute and more: one of them each day, all of them among the slow tests."""
-TURN = LONG[date.today().toordinal() % len(LONG)]
+LONG = (
+    "agents", "calibration", "coming_from", "diffusion", "distributed", "flows", "gaussian", "gaussian_processes",
+    "gradients", "last_layers", "mixflow", "sgmcmc", "stein",
+)  # fmt: skip
+"""Pages that fit for a quarter of a minute and more: two of them each day, all of them among the slow tests."""
+TURNS = [LONG[(date.today().toordinal() + after) % len(LONG)] for after in (0, len(LONG) // 2)]
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.slow if page.stem in LONG and page.stem != TURN else ())
+        pytest.param(page, marks=pytest.mark.slow if page.stem in LONG and page.stem not in TURNS else ())
         for page in PAGES
         if blocks(page.read_text(encoding="utf-8"))
     ],

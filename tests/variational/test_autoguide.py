@@ -41,7 +41,12 @@ def conjugate(y):
 
 
 @pytest.mark.parametrize(
-    "guide", ["AutoMultivariateNormal", "AutoLowRankMultivariateNormal", "AutoLaplaceApproximation"]
+    "guide",
+    [
+        "AutoMultivariateNormal",
+        "AutoLaplaceApproximation",
+        pytest.param("AutoLowRankMultivariateNormal", marks=pytest.mark.slow),
+    ],
 )
 def test_a_family_that_holds_the_posterior_finds_it(guide: str) -> None:
     options = {"rank": 2} if "LowRank" in guide else {}

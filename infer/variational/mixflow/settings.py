@@ -72,8 +72,8 @@ def _check_effects(method: "MixFlow") -> None:
         )
     if method.covariance == "diagonal" and method.reference_steps == 0:
         raise InvalidArgument(
-            "covariance has no effect with reference_steps=0, where the reference is N(start, 1), got 'diagonal'; "
-            "leave it out, or let a reference be fitted."
+            f"covariance has no effect with reference_steps=0, where the reference is N(start, 1), got "
+            f"{method.covariance!r}; leave it out, or let a reference be fitted."
         )
 
 

@@ -20,7 +20,7 @@ from ...infer.validate import check_count, check_positive
 from .latent import LatentGP
 
 INNER = 3
-"""Iterations of q per evaluation of the ELBO."""
+"""Iterations of q per evaluation, unless the likelihood is Gaussian."""
 
 
 def process_reached(method: Any, target: Target, start: Any) -> LatentGP:
@@ -63,7 +63,7 @@ class AbstractLatentMethod(AbstractMethod):
         Number of the stage.
     """
 
-    learn: eqx.AbstractVar[bool]
+    learn: eqx.AbstractVar[bool | str]
     num_steps: eqx.AbstractVar[int]
     gain: eqx.AbstractVar[float]
     max_iterations: eqx.AbstractVar[int]

@@ -4,8 +4,7 @@ Prior and posterior of the process at the data get sparse Cholesky factors of th
 Kullback–Leibler divergence ([1]_), or, for the posterior, by its curvature at the mode ([2]_).
 
 Differs from the released code of [1]_: natural gradients instead of Adam on (ν, V), quasi-Newton steps instead of Adam
-on hyper-parameters, quadrature instead of 5,000 draws, all columns in each step; hyper-parameters under Gaussian noise
-by the evidence of y.
+on hyper-parameters, quadrature instead of 5,000 draws, all columns in each step.
 
 References
 ----------
@@ -35,16 +34,17 @@ class DoubleKL(AbstractSparse):
     neighbors
         Instead of ``rho``: each column has this many nearest earlier points.
     learn
-        Whether hyper-parameters are learned; else they stay those of the target. Under `Gaussian` noise they maximise
-        the evidence of y, each observation given its 20 nearest earlier ones, or as many as the pattern has where those
-        are more; else the ELBO.
+        Whether hyper-parameters are learned, by the ELBO; else they stay those of the target. "observations", under
+        `Gaussian` noise: by the evidence of y, each observation given its 20 nearest earlier ones, or as many as the
+        pattern has where those are more. That is faster and does not make length scales too short; but it looks only
+        at what is near, and where a trend runs over all the data the ELBO predicts better (or give a linear mean).
     num_steps
         Evaluations of the evidence or the ELBO, and its gradient, under each order at most.
     gain
         Nats that a further step must promise for learning to go on.
     num_probes
-        Random vectors for the ELBO's trace and the variances. 32 move hyper-parameters by 0.03 to 0.2 of what the data leave
-        open, most where observations say little.
+        Random vectors for the ELBO's trace and the variances. 32 move hyper-parameters by 0.03 to 0.2 of what the data
+        leave open, most where observations say little.
     max_iterations
         Of the fixed point in the end.
     tolerance
@@ -69,7 +69,7 @@ class DoubleKL(AbstractSparse):
 
     rho: float | Literal["auto"] | None = eqx.field(static=True, default=None)
     neighbors: int | None = eqx.field(static=True, default=None)
-    learn: bool = eqx.field(static=True, default=True)
+    learn: bool | Literal["observations"] = eqx.field(static=True, default=True)
     num_steps: int = eqx.field(static=True, default=40)
     gain: float = 0.01
     num_probes: int = eqx.field(static=True, default=32)
@@ -119,7 +119,7 @@ class VecchiaLaplace(AbstractSparse):
 
     rho: float | Literal["auto"] | None = eqx.field(static=True, default=None)
     neighbors: int | None = eqx.field(static=True, default=None)
-    learn: bool = eqx.field(static=True, default=True)
+    learn: bool | Literal["observations"] = eqx.field(static=True, default=True)
     num_steps: int = eqx.field(static=True, default=40)
     gain: float = 0.01
     num_probes: int = eqx.field(static=True, default=32)

@@ -10,8 +10,14 @@ from jaxtyping import Array, Float, Int
 
 from ...infer.errors import InvalidArgument
 from ...infer.validate import check_count
-from ...infer.variational.sparse_cholesky.factor import Structure, build_structure
-from ...infer.variational.sparse_cholesky.ordering import ROUNDING, maximin, nearest_pattern, radius_pattern
+from ...infer.variational.sparse_cholesky.factor import Structure, build_structure, columns_alone
+from ...infer.variational.sparse_cholesky.ordering import (
+    ROUNDING,
+    maximin,
+    nearest_columns,
+    nearest_pattern,
+    radius_pattern,
+)
 from .fixed_point import Problem, Rule
 from .latent import LatentGP
 from .likelihoods import AtMean
@@ -130,6 +136,13 @@ def pairs_within(z: np.ndarray, radius: np.ndarray) -> np.ndarray:
     from scipy.spatial import KDTree
 
     return KDTree(z).query_ball_point(z, radius * (1 + ROUNDING), return_length=True)
+
+
+def nearest_observations(gp: LatentGP, scales: np.ndarray, count: int) -> Structure:
+    """Maximin order, and the nearest ``count`` earlier points of each: what `evidence` takes; on the host."""
+    z = np.asarray(gp.X) / scales
+    order, _ = maximin(z)
+    return columns_alone(order, nearest_columns(z[order], min(count, len(z) - 1)))
 
 
 def mean_width(z: np.ndarray, rho: float) -> float:

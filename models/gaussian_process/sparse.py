@@ -1,9 +1,6 @@
 """Learning with a sparse factor of the prior's precision: what `DoubleKL` and `VecchiaLaplace` share.
 
-Under Gaussian noise hyper-parameters maximise the evidence of y by a factor of its own covariance (`evidence`), from
-few nearest observations and then from more: no q is needed, and the sparse prior of the process biases nothing.
-
-Else they maximise the ELBO: its gradient at the optimal q is the gradient of the ELBO with q held fixed, of
+Hyper-parameters maximise the ELBO: its gradient at the optimal q is the gradient of the ELBO with q held fixed, of
 which everything is exact but tr(Uᵀ Σ U), by probes z of random signs on points that are far apart (`pattern.colours`):
 ∂ ½ zᵀ Uᵀ Σ U z = (Σ U z)ᵀ ∂(U z), two solves in O(n m) each. The probes stay the same over a stage, so that BFGS climbs
 a smooth function of the hyper-parameters' logarithms (`climb`).
@@ -11,6 +8,10 @@ a smooth function of the hyper-parameters' logarithms (`climb`).
 Laplace's approximation, Σ log p(y_i | f_i) − ½ |Uᵀ (f − μ)|² + Σ log U_ii − ½ log det P at the mode f, has the same
 trace in its gradient, − ½ Σ v_i ∂λ_i for parameters of the likelihood, and, since λ depends on the mode and the mode on
 all parameters, wᵀ ∂(∂ log p − U Uᵀ (f − μ)) with w = P⁻¹ (− ½ v ∘ ∂λ / ∂f): one more solve.
+
+With ``learn="observations"``, under Gaussian noise, they maximise the evidence of y by a factor of its own covariance
+(`evidence`), from few nearest observations and then from more: no q is needed, and the sparse prior of the process
+biases nothing.
 
 Order and pattern are found on the host between stages, for the length scales reached: "order 1" and "order 2" learn,
 "posterior" brings q to its fixed point. Where no length scale has moved by a fifth, the last order serves on: another
@@ -29,9 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ...infer.errors import NotAvailable
+from ...infer.errors import InvalidArgument, NotAvailable
 from ...infer.target import Target
-from ...infer.validate import check_count
+from ...infer.validate import check_choice, check_count
 from ...infer.variational.sparse_cholesky.factor import (
     Structure,
     backward,
@@ -56,7 +57,7 @@ from .fixed_point import (
 from .latent import LatentGP
 from .learning import INNER, AbstractLatentMethod, process_reached, unbounded
 from .likelihoods import Gaussian
-from .pattern import Extent, build_pattern, colours, make_problem, mean_width
+from .pattern import Extent, build_pattern, colours, make_problem, mean_width, nearest_observations
 from .sparse_posterior import SparsePosterior
 
 SPARSE = (
@@ -68,7 +69,7 @@ CAUSE = (
     "for inputs that nearly coincide."
 )
 NEIGHBORS_OF_Y = (10, 20)
-"""Under Gaussian noise, the nearest earlier observations given which each counts, under the first and second order."""
+"""Of ``learn="observations"``: how many nearest earlier ones each is given, under the first and second order."""
 MOVED = 0.2
 """Change of a log length scale up to which an order and its pattern serve on."""
 
@@ -139,6 +140,7 @@ class AbstractSparse(AbstractLatentMethod):
 
     def __check_init__(self) -> None:
         self.extent().check()
+        check_choice("learn", self.learn, (True, False, "observations"))
         check_count("num_probes", self.num_probes)
 
     @property
@@ -156,11 +158,16 @@ class AbstractSparse(AbstractLatentMethod):
         if isinstance(start[0], SparseState):
             last = np.reshape(np.asarray(start[0].scales), (-1, len(scales)))[0]
             scales = last if drift(last, scales) <= MOVED else scales
-        of_y = not self.last and isinstance(gp.likelihood, Gaussian)
-        structure = build_pattern(gp, self.extent_of_y(gp, scales) if of_y else self.extent(), scales)
-        inputs = (np.asarray(gp.X) / scales)[np.asarray(structure.order)]
-        probed = not self.last and not of_y
-        found = colours(inputs, self.num_probes) if probed else np.zeros(len(inputs), np.int32)
+        of_y = not self.last and self.learn == "observations"
+        if of_y and not isinstance(gp.likelihood, Gaussian):
+            name = type(gp.likelihood).__name__
+            raise InvalidArgument(f'learn="observations" takes a Gaussian likelihood, got {name}; use learn=True.')
+        if of_y:
+            structure = nearest_observations(gp, scales, self.neighbors_of_y(gp, scales))
+            found = np.zeros(gp.dim, np.int32)
+        else:
+            structure = build_pattern(gp, self.extent(), scales)
+            found = colours((np.asarray(gp.X) / scales)[np.asarray(structure.order)], self.num_probes)
         return eqx.tree_at(
             lambda m: (m.pattern, m.colours, m.scales),
             self,
@@ -172,16 +179,15 @@ class AbstractSparse(AbstractLatentMethod):
         """How the pattern is chosen."""
         return Extent(self.rho, self.neighbors)
 
-    def extent_of_y(self, gp: LatentGP, scales: np.ndarray) -> Extent:
-        """Of the factor of the covariance of y: few neighbours first, then more, as many as the prior's at least."""
+    def neighbors_of_y(self, gp: LatentGP, scales: np.ndarray) -> int:
+        """Given how many nearest observations each counts: few first, then more, as many as the prior's at least."""
+        few, many = NEIGHBORS_OF_Y
         if self.phase == 0:
-            return Extent(None, min(NEIGHBORS_OF_Y[0], gp.dim - 1))
-        count = NEIGHBORS_OF_Y[1]
+            return few
         if self.neighbors is not None:
-            count = max(count, self.neighbors)
-        elif isinstance(self.rho, int | float):
-            count = max(count, round(mean_width(np.asarray(gp.X) / scales, float(self.rho))))
-        return Extent(None, min(count, gp.dim - 1))
+            return max(many, self.neighbors)
+        wide = mean_width(np.asarray(gp.X) / scales, float(self.rho)) if isinstance(self.rho, int | float) else 0
+        return max(many, round(wide))
 
     def result(self, state: SparseState, target: Target) -> SparsePosterior:
         """Q and the learned hyper-parameters."""
@@ -242,7 +248,7 @@ class AbstractSparse(AbstractLatentMethod):
         """One step of learning, or one iteration of the fixed point."""
         del key, t
         gp = cast("LatentGP", target)
-        learn = self._learn_from_y if isinstance(gp.likelihood, Gaussian) else self._learn
+        learn = self._learn_from_y if self.learn == "observations" else self._learn
         new = self._iterate(state, gp) if self.last else learn(state, gp)
         evaluations = jnp.ones((), jnp.int32)
         return new, SparseInfo(new.elbo, new.change, new.step_size, new.shift, evaluations)
@@ -288,8 +294,9 @@ class AbstractSparse(AbstractLatentMethod):
             moved, beta = move_mean(problem, full, precision, mean, variance, 1e-6)
             return (moved, variance), (v, full, precision, beta, shift)
 
+        rounds = 1 if isinstance(problem.likelihood, Gaussian) else INNER
         first = (state.mean[s.order], state.variance[s.order])
-        (mean, variance), found = jax.lax.scan(improve, first, None, INNER)
+        (mean, variance), found = jax.lax.scan(improve, first, None, rounds)
         v, full, precision, beta, shift = jax.tree.map(lambda x: x[-1], found)
 
         sign = jax.random.rademacher(key_trace, (gp.dim,), u.dtype)

@@ -98,6 +98,14 @@ def build_structure(order: np.ndarray, pattern: Rows, ancestors: Rows, *, round_
     return Structure(*(jnp.asarray(x) for x in arrays))
 
 
+def columns_alone(order: np.ndarray, pattern: Rows) -> Structure:
+    """Order and columns, for what takes no ancestors and solves nothing; the rest is empty."""
+    n, columns = len(order), pattern.padded(int(pattern.widths().max()))
+    none = jnp.zeros((0, 0), jnp.int32)
+    columns = jnp.asarray(np.where(columns < 0, n, columns).astype(np.int32))
+    return Structure(jnp.asarray(order.astype(np.int32)), columns, jnp.zeros((n, 0), jnp.int32), none, none, none, none)
+
+
 def _pairs(pattern: Rows, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All j ≤ k in S_i ∖ i with j in S_k: their slots in column i, i, and the flat position of (j, k)."""
     n, m = columns.shape

@@ -141,6 +141,26 @@ def nearest_pattern(z: np.ndarray, count: int) -> tuple[Rows, Rows]:
     """
     from scipy.spatial import KDTree
 
+    n, (row, column, reach) = len(z), _nearest_before(z, count)
+    balls = KDTree(z).query_ball_point(z, reach * (1 + ROUNDING))
+    centre = np.repeat(np.arange(n), [len(ball) for ball in balls])
+    other = np.fromiter((j for ball in balls for j in ball), np.int64, len(centre))
+    after = other >= centre
+    descendant = np.concatenate([other[after], row, np.arange(1, n)])
+    ancestor = np.concatenate([centre[after], column, np.zeros(n - 1, np.int64)])
+    return _rows(n, row, column), _rows(n, descendant, ancestor)
+
+
+def nearest_columns(z: np.ndarray, count: int) -> Rows:
+    """S of `nearest_pattern` alone."""
+    row, column, _ = _nearest_before(z, count)
+    return _rows(len(z), row, column)
+
+
+def _nearest_before(z: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs (i, j) of each point and its ``count`` nearest earlier ones, itself included, and how far these reach."""
+    from scipy.spatial import KDTree
+
     n = len(z)
     row, column, reach = [np.arange(n)], [np.arange(n)], np.zeros(n)
     for i in range(1, min(n, count + 1)):
@@ -163,14 +183,7 @@ def nearest_pattern(z: np.ndarray, count: int) -> tuple[Rows, Rows]:
             reach[left[enough]] = np.where(chosen, found_at, 0.0)[enough].max(1)
             left, width = left[~enough], 2 * width
         begin = end
-    row, column = np.concatenate(row), np.concatenate(column)
-    balls = KDTree(z).query_ball_point(z, reach * (1 + ROUNDING))
-    centre = np.repeat(np.arange(n), [len(ball) for ball in balls])
-    other = np.fromiter((j for ball in balls for j in ball), np.int64, len(centre))
-    after = other >= centre
-    descendant = np.concatenate([other[after], row, np.arange(1, n)])
-    ancestor = np.concatenate([centre[after], column, np.zeros(n - 1, np.int64)])
-    return _rows(n, row, column), _rows(n, descendant, ancestor)
+    return np.concatenate(row), np.concatenate(column), reach
 
 
 def levels(pattern: Rows) -> np.ndarray:

@@ -329,6 +329,7 @@ def test_densities_that_rounding_has_destroyed_are_refused():
     assert np.isfinite(chaotic.elbo()[0])
 
 
+@pytest.mark.slow
 def test_digits_lost_in_the_momentum_count():
     """Laplace velocities are ±1: x returns to its lattice exactly, while the momentum, and with it log q, do not."""
     posterior = pf.fit(

@@ -10,7 +10,7 @@ import numpy as np
 from ..report.figures import STYLE
 from ..report.skeleton import section, write_page
 from .metrics import METRICS, NUM_COMPARED
-from .pages import picture, table
+from .pages import new_figure, picture, table
 
 if TYPE_CHECKING:
     from .results import Results
@@ -22,7 +22,6 @@ COLOURS = ("#2a5db0", "#b3261e", "#1f6b43", "#8a5a00", "#6b3fa0", "#0f7c8a", "#c
 def curves(results: "Results", metric: str, against: str) -> Any:
     """See `Results.plot`."""
     import matplotlib
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     data, info = results.data, METRICS[metric]
@@ -30,7 +29,7 @@ def curves(results: "Results", metric: str, against: str) -> Any:
     columns = min(COLUMNS, len(targets))
     rows = -(-len(targets) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(5.5, 3.6 * columns + 0.4), 2.8 * rows + 0.6), layout="constrained")
+        figure = new_figure(figsize=(max(5.5, 3.6 * columns + 0.4), 2.8 * rows + 0.6), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis in axes.flat[len(targets) :]:
             axis.axis("off")

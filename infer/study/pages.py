@@ -33,11 +33,26 @@ def calibration_page(calibration: "Calibration", path: Path) -> Path:
     return write_page(path, title=title, subtitle=subtitle, verdict=verdict, level=level, body=body)
 
 
+def new_figure(**options: Any) -> Any:
+    """A matplotlib figure that a notebook shows also where pyplot, which would teach it to, is not in use."""
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            return _png(self)
+
+    return Shown(**options)
+
+
 def picture(figure: Any, title: str) -> str:
     """A matplotlib figure as an image in the page."""
+    return f"<figure>{image(_png(figure), title)}</figure>"
+
+
+def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
-    return f"<figure>{image(buffer.getvalue(), title)}</figure>"
+    return buffer.getvalue()
 
 
 def table(frame: Any, digits: int = 4) -> str:

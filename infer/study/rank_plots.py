@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..report.figures import STYLE
+from .pages import new_figure
 from .uniformity import band
 
 if TYPE_CHECKING:
@@ -18,14 +19,13 @@ BLUE, RED, GREY = "#2a5db0", "#b3261e", "#d5dae1"
 def rank_figure(calibration: "Calibration", names: list[str]) -> Any:
     """Two rows of panels for each four scalars: histograms above, differences of distribution functions below."""
     import matplotlib
-    from matplotlib.figure import Figure
 
     n, draws = calibration.num_fits, calibration.num_draws
     low, high = band(n, draws, calibration.level / len(calibration.tests))
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.7 * columns, 3.6 * rows), layout="constrained")
+        figure = new_figure(figsize=(2.7 * columns, 3.6 * rows), layout="constrained")
         axes = figure.subplots(2 * rows, columns, squeeze=False)
         for axis in axes.flat:
             axis.axis("off")

@@ -179,6 +179,13 @@ def test_tables_pictures_and_page(results, tmp_path):
         results.plot("mean", "hours")
 
 
+def test_notebooks_show_pictures_without_pyplot(results):
+    from IPython.core.formatters import DisplayFormatter
+
+    shown, _ = DisplayFormatter().format(results.plot("mean"))
+    assert shown["image/png"].startswith(b"\x89PNG")
+
+
 def test_a_metric_without_values_has_an_empty_picture(results, tmp_path):
     """Approximations have no ESS; nor may a page of them alone end in matplotlib's error."""
     laplace = Results(results.data.sel({"method": ["laplace"]}))

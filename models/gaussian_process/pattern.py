@@ -63,6 +63,15 @@ class Extent(NamedTuple):
             return 2.0 if z.shape[1] <= 3 else 1.5
         return choose_radius(gp, z, order, reach) if self.rho == "auto" else float(self.rho)
 
+    def width(self, z: np.ndarray, reach: np.ndarray) -> int:
+        """About how many entries a column has, of points in maximin order; 0 where that is not given.
+
+        Within ρ these are half of the pairs, the others being their mirror images.
+        """
+        if self.neighbors is not None:
+            return self.neighbors
+        return round(pairs_within(z, self.rho * reach).mean() / 2) if isinstance(self.rho, int | float) else 0
+
 
 def make_problem(gp: LatentGP, s: Structure, u: Float[Array, "n m"], rule: Rule = "kl") -> Problem:
     """The problem of a process whose prior has this factor."""
@@ -138,17 +147,16 @@ def pairs_within(z: np.ndarray, radius: np.ndarray) -> np.ndarray:
     return KDTree(z).query_ball_point(z, radius * (1 + ROUNDING), return_length=True)
 
 
-def nearest_observations(gp: LatentGP, scales: np.ndarray, count: int) -> Structure:
-    """Maximin order, and the nearest ``count`` earlier points of each: what `evidence` takes; on the host."""
+def nearest_observations(gp: LatentGP, scales: np.ndarray, least: int, extent: Extent | None = None) -> Structure:
+    """Maximin order, and the nearest earlier points of each, what `evidence` takes; on the host.
+
+    At least so many of them, and as many as columns of ``extent`` have on average.
+    """
     z = np.asarray(gp.X) / scales
-    order, _ = maximin(z)
-    return columns_alone(order, nearest_columns(z[order], min(count, len(z) - 1)))
-
-
-def mean_width(z: np.ndarray, rho: float) -> float:
-    """About how many entries a column has within ρ: half of the pairs, the others being their mirror images."""
     order, reach = maximin(z)
-    return float(pairs_within(z[order], rho * reach).mean() / 2)
+    z = z[order]
+    count = least if extent is None else max(least, extent.width(z, reach))
+    return columns_alone(order, nearest_columns(z, min(count, len(z) - 1)))
 
 
 def check_memory(setting: str, widths: np.ndarray, num_pairs: int, limit: int | None = None) -> None:

@@ -57,7 +57,7 @@ from .fixed_point import (
 from .latent import LatentGP
 from .learning import INNER, AbstractLatentMethod, process_reached, unbounded
 from .likelihoods import Gaussian
-from .pattern import Extent, build_pattern, colours, make_problem, mean_width, nearest_observations
+from .pattern import Extent, build_pattern, colours, make_problem, nearest_observations
 from .sparse_posterior import SparsePosterior
 
 SPARSE = (
@@ -162,12 +162,15 @@ class AbstractSparse(AbstractLatentMethod):
         if of_y and not isinstance(gp.likelihood, Gaussian):
             name = type(gp.likelihood).__name__
             raise InvalidArgument(f'learn="observations" takes a Gaussian likelihood, got {name}; use learn=True.')
+        found = np.zeros(gp.dim, np.int32)  # of the probes, which learning by the ELBO alone has
         if of_y:
-            structure = nearest_observations(gp, scales, self.neighbors_of_y(gp, scales))
-            found = np.zeros(gp.dim, np.int32)
+            few, more = NEIGHBORS_OF_Y
+            first = self.phase == 0
+            structure = nearest_observations(gp, scales, few if first else more, None if first else self.extent())
         else:
             structure = build_pattern(gp, self.extent(), scales)
-            found = colours((np.asarray(gp.X) / scales)[np.asarray(structure.order)], self.num_probes)
+            if not self.last:
+                found = colours((np.asarray(gp.X) / scales)[np.asarray(structure.order)], self.num_probes)
         return eqx.tree_at(
             lambda m: (m.pattern, m.colours, m.scales),
             self,
@@ -178,16 +181,6 @@ class AbstractSparse(AbstractLatentMethod):
     def extent(self) -> Extent:
         """How the pattern is chosen."""
         return Extent(self.rho, self.neighbors)
-
-    def neighbors_of_y(self, gp: LatentGP, scales: np.ndarray) -> int:
-        """Given how many nearest observations each counts: few first, then more, as many as the prior's at least."""
-        few, many = NEIGHBORS_OF_Y
-        if self.phase == 0:
-            return few
-        if self.neighbors is not None:
-            return max(many, self.neighbors)
-        wide = mean_width(np.asarray(gp.X) / scales, float(self.rho)) if isinstance(self.rho, int | float) else 0
-        return max(many, round(wide))
 
     def result(self, state: SparseState, target: Target) -> SparsePosterior:
         """Q and the learned hyper-parameters."""

@@ -318,6 +318,7 @@ def real(x, y, agents, num_samples, chains=8, burn_in=400):
             target, method, num_chains=chains, num_samples=num_samples, num_warmup=burn_in, thin=10, progress=False
         )
         seconds = time.perf_counter() - begun
+        said = float(method.predict(target).mixing_time)
         z = np.asarray(fit.draws()["x"]).swapaxes(0, 1)
         if sent is None:
             sent = 2 * as_graph("random", agents).num_edges
@@ -325,6 +326,7 @@ def real(x, y, agents, num_samples, chains=8, burn_in=400):
             off, ratio, mcse = moment_errors(z[:kept], mean, sd)
             rounds = burn_in + 10 * kept
             row = {"method": name, "rounds": rounds, "megabytes": 8e-6 * dim * sent * rounds, "seconds": seconds}
+            row["mixing_time"] = said
             row |= {"mean": float(np.sqrt(np.mean(off**2))), "sd": float(np.sqrt(np.mean((ratio - 1) ** 2)))}
             rows.append(row | {"mcse": float(np.sqrt(np.mean(mcse**2)))})
         print(rows[-1], flush=True)

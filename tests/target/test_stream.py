@@ -177,7 +177,7 @@ target = pf.Target.from_stream(
     lambda p: -0.5 * jnp.sum(p**2), lambda p, row: -0.5 * (row[0] - p @ row[1:3]) ** 2, data, np.zeros(2),
     block_rows=block,
 )
-pf.fit(target, pf.SGLD(batch_size=32), num_samples=200, num_warmup=20, num_chains=1, progress=False)
+pf.fit(target, pf.SGLD(batch_size=32), num_samples=rows // 32, num_warmup=0, num_chains=1, progress=False)
 # Not ru_maxrss, which a child begins with its parent's.
 print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 """
@@ -185,21 +185,19 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 def test_memory_stays_far_below_the_data(tmp_path):
-    """192 MB of rows against 12 MB, in blocks of 2 MB: the peak of the process grows by less than 60 MB."""
+    """A pass over 768 MB of rows against 24 MB, in blocks of 2 MB: the peak of the process grows by less than 200 MB.
+
+    Compiling and the allocator alone make peaks differ by up to a hundred.
+    """
     peaks = []
-    for name, rows in (("small", 3072), ("large", 49152)):
+    for name, rows in (("small", 6144), ("large", 196608)):
         path = tmp_path / name
-        data = np.memmap(path, np.float64, mode="w+", shape=(rows, 512))
-        for a in range(0, rows, 3072):
-            data[a : a + 3072] = np.random.default_rng(a).normal(size=(3072, 512))
-        data.flush()
+        np.memmap(path, np.float64, mode="w+", shape=(rows, 512)).flush()  # zeros, which take no room on the disk
         out = subprocess.run(
             [sys.executable, "-c", CHILD, str(path), str(rows), "512"], capture_output=True, text=True, check=True
         )
         peaks.append(int(out.stdout.split()[-1]) / 1024)
-        del data
-        path.unlink()
-    assert peaks[1] - peaks[0] < 60, peaks
+    assert peaks[1] - peaks[0] < 200, peaks
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------

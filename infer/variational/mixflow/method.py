@@ -56,6 +56,9 @@ class MixFlow(AbstractMethod):
         full ``covariance``); None: the one of ``grid`` with the largest bound, less two standard errors.
     grid
         Step sizes that are tried; None: seven from 0.01 to 0.5, and up to three more beyond an end that is best.
+    search_lengths
+        N on which all of them are compared, and a longer one for the best three, if the bound still rises; one number
+        for no second look; None: 50 and 200.
     max_length
         N, at most; orbits stop growing once the bound no longer rises by ``tolerance``.
     length
@@ -78,8 +81,9 @@ class MixFlow(AbstractMethod):
         For ``"hamiltonian"``: ``"gaussian"``, or ``"laplace"``, whose orbits invert with fewer lost digits; None:
         ``"gaussian"``.
     shift
-        Of the refreshment: ``"stream"`` (for ``"hamiltonian"`` alone) or an irrational number in (0, 1); None:
-        ``"stream"``, or π / 8 for involutive maps. Random maps draw their own.
+        Of the refreshment: ``"stream"`` (for ``"hamiltonian"`` alone) or an irrational number in (0, 1); for involutive
+        maps also a pair, θ_w of the momenta and θ_a of the acceptance. None: ``"stream"``, or π / 8 and π / 7 for
+        involutive maps. Random maps draw their own.
     family
         ``"homogeneous"``: one map; random maps: ``"backward_irf"`` (density by N − 1 maps), ``"forward_irf"`` (by
         N² / 2, for short flows) or ``"ensemble"`` (the ends of ``num_members`` sequences, by M N).
@@ -107,6 +111,7 @@ class MixFlow(AbstractMethod):
     num_leapfrog: int | None = eqx.field(static=True, default=None)
     step_size: Any = None
     grid: Any = eqx.field(default=None, converter=settings.as_grid)
+    search_lengths: Any = eqx.field(static=True, default=None, converter=settings.as_numbers)
     max_length: int = eqx.field(static=True, default=1000)
     length: int | None = eqx.field(static=True, default=None)
     num_trajectories: int = eqx.field(static=True, default=64)
@@ -116,7 +121,7 @@ class MixFlow(AbstractMethod):
     overdispersion: float = 1.0
     reference_steps: int | None = None
     momentum: str | None = eqx.field(static=True, default=None)
-    shift: Any = eqx.field(static=True, default=None, converter=settings.as_number)
+    shift: Any = eqx.field(static=True, default=None, converter=settings.as_numbers)
     family: str = eqx.field(static=True, default="homogeneous")
     burn_in: int = eqx.field(static=True, default=0)
     num_members: int | None = eqx.field(static=True, default=None)
@@ -261,8 +266,8 @@ class MixFlow(AbstractMethod):
         if self.kernel == "hamiltonian":
             shift = "stream" if self.shift is None else self.shift
             return HamiltonianMap(step_size, scale, leapfrogs, settings.usual(self, "momentum"), shift)
-        shift = jnp.pi / 8 if self.shift is None else self.shift
-        return InvolutiveMap(step_size, scale, self.kernel, leapfrogs, shift)
+        shifts = settings.both_shifts(self.shift)
+        return InvolutiveMap(step_size, scale, self.kernel, leapfrogs, *shifts)
 
 
 def num_chains(start: Any) -> int:

@@ -23,6 +23,8 @@ DENOMINATOR = 1000
 """Largest denominator of a shift that counts as rational."""
 USUAL = {"num_leapfrog": 20, "momentum": "gaussian", "reference_steps": 3000, "num_members": 10}
 """What None stands for, in settings that only some maps, families or references have."""
+USUAL_SEARCH = (50, 200)
+"""Lengths of the orbits on which all step sizes are compared, and the best of them."""
 
 
 def usual(method: "MixFlow", name: str) -> Any:
@@ -58,6 +60,7 @@ def _check_effects(method: "MixFlow") -> None:
         ("shift", method.family != "homogeneous", f"{family}, whose maps draw their own", "family='homogeneous'"),
         ("num_members", method.family != "ensemble", f"{family}, which has no members", "family='ensemble'"),
         ("grid", method.step_size is not None, "a step_size, which is not searched for then", "no step_size"),
+        ("search_lengths", method.step_size is not None, "a step_size, which is not searched for then", "no step_size"),
         ("reference_steps", method.reference is not None, "a reference, which is not fitted then", "no reference"),
     )
     for name, idle, beside, instead in refused:
@@ -82,17 +85,27 @@ def _check_shift(method: "MixFlow") -> None:
     if shift is None or (shift == "stream" and hamiltonian):
         return
     if isinstance(shift, str):
-        choices = "'stream', a number in (0, 1) or None" if hamiltonian else "a number in (0, 1) or None"
+        choices = "'stream', a number in (0, 1) or None" if hamiltonian else "one or two numbers in (0, 1) or None"
         raise InvalidArgument(f"shift must be {choices} for kernel={method.kernel!r}, got {shift!r}.")
-    if not isinstance(shift, float):
-        raise InvalidArgument(f"shift must be one number in (0, 1), got {shift!r}.")
-    check_fraction("shift", shift)
-    near = Fraction(shift).limit_denominator(DENOMINATOR)
-    if abs(float(near) - shift) < 1e-9:
-        raise InvalidArgument(
-            f"shift must be irrational, or orbits are periodic and miss most of the space, got {shift} = {near}; use "
-            f"pi / 16."
-        )
+    given = shift if isinstance(shift, tuple) else (shift,)
+    if len(given) not in ((1,) if hamiltonian else (1, 2)) or not all(isinstance(x, float) for x in given):
+        many = "one number" if hamiltonian else "one number, or two,"
+        raise InvalidArgument(f"shift must be {many} in (0, 1), got {shift!r}.")
+    for value in given:
+        check_fraction("shift", value)
+        near = Fraction(value).limit_denominator(DENOMINATOR)
+        if abs(float(near) - value) < 1e-9:
+            raise InvalidArgument(
+                f"shift must be irrational, or orbits are periodic and miss most of the space, got {value} = {near}; "
+                f"use pi / 16."
+            )
+
+
+def both_shifts(given: Any) -> tuple[float, ...]:
+    """θ_w and θ_a of an involutive map, or θ_w alone."""
+    if given is None:
+        return ()
+    return given if isinstance(given, tuple) else (given,)
 
 
 def as_reference(given: Any) -> Any:
@@ -129,6 +142,13 @@ def as_grid(given: Any) -> Any:
     return tuple(map(as_number, given if np.ndim(given) else [given]))
 
 
+def as_numbers(given: Any) -> Any:
+    """One number, or several as a tuple; anything else as it is, to be refused by `check`."""
+    if isinstance(given, list | tuple | np.ndarray) and np.size(given) != 1:
+        return tuple(map(as_number, given))
+    return as_number(given)
+
+
 def as_number(given: Any) -> Any:
     """A scalar array as a number."""
     known = isinstance(given, np.generic | np.ndarray | jax.Array) and not isinstance(given, jax.core.Tracer)
@@ -140,12 +160,26 @@ def _check_step_sizes(method: "MixFlow") -> None:
         values = [method.step_size] if isinstance(method.step_size, str) else np.ravel(method.step_size)
         for value in values:
             check_positive("step_size", as_number(value))
+    if method.search_lengths is not None:
+        search_lengths(method)
     if method.grid is None:
         return
     if isinstance(method.grid, str) or not method.grid:
         raise InvalidArgument(f"grid must hold a step size to choose from, got {method.grid!r}; or give step_size=.")
     for value in method.grid:
         check_positive("grid", value)
+
+
+def search_lengths(method: "MixFlow") -> tuple[int, int]:
+    """The lengths on which all step sizes are compared, and the best of them; equal for no second look."""
+    if method.search_lengths is None:
+        return USUAL_SEARCH
+    given = method.search_lengths if isinstance(method.search_lengths, tuple) else (method.search_lengths,) * 2
+    if len(given) != 2 or check_count("search_lengths", given[0]) > check_count("search_lengths", given[1]):
+        raise InvalidArgument(
+            f"search_lengths must be a length, or a short one and a longer one, got {method.search_lengths!r}."
+        )
+    return given
 
 
 def _check_lengths(method: "MixFlow") -> None:

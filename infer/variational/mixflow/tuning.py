@@ -13,6 +13,7 @@ from ...errors import NonFinite
 from ...target import Target
 from . import orbit
 from .maps import phase
+from .settings import search_lengths
 from .trajectories import largest_gain, lower_limit, mean_over_trajectories
 
 if TYPE_CHECKING:
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
 GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
 WIDER = 3
 """Steps beyond the ends of `GRID`, at most."""
-SHORT, LONG = 50, 200
-"""Lengths of the orbits on which all step sizes are tried, and the best `FINALISTS` of them."""
 FINALISTS = 3
+"""Step sizes that are compared on longer orbits as well."""
 TRAJECTORIES = 32
 STARTS = 256
 LOOKS = 8
@@ -86,7 +86,8 @@ def tune(method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.
         given, none = jnp.asarray(method.step_size, dtype), jnp.zeros(0, dtype)
         return Tuned(none, none, none, given, STARTS)
     longest = method.max_length if method.length is None else method.length
-    room, evaluations = min(LONG, longest), STARTS
+    short, room = (min(length, longest) for length in search_lengths(method))
+    evaluations = STARTS
     gradients = method.map(reference, 0.1).gradients
     tried: dict[float, Look] = {}
 
@@ -100,19 +101,19 @@ def tune(method: "MixFlow", key: PRNGKeyArray, target: Target, reference: orbit.
         return sorted(tried, key=lambda step_size: tried[step_size].lower, reverse=True)
 
     for step_size in GRID if method.grid is None else method.grid:
-        look(float(step_size), min(SHORT, room))
+        look(float(step_size), short)
     for _ in range(WIDER if method.grid is None else 0):
         best = ranking()[0]
         if best not in (min(tried), max(tried)) or not np.isfinite(tried[best].lower):
             break
-        look(best * 1.5 if best == max(tried) else best / 2, min(SHORT, room))
+        look(best * 1.5 if best == max(tried) else best / 2, short)
     first, *others = ranking()
     if not np.isfinite(tried[first].lower):
         raise NonFinite(
             f"MixFlow: no step size of the grid {tuple(sorted(tried))} gave a finite bound; give a smaller grid=, or a "
             f"nearer reference=."
         )
-    if room > SHORT and tried[first].gain >= method.tolerance:
+    if room > short and tried[first].gain >= method.tolerance:
         finalists = [first, *others[: FINALISTS - 1]]
         for step_size in finalists:
             look(step_size, room)

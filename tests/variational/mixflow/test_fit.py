@@ -175,6 +175,8 @@ def test_without_settings_it_tunes_and_stops(target):
         (0.1, {}, 0.001, 0.1, (7, 0)),  # the bound no longer rises: no longer orbits
         (100.0, {"grid": (0.1, 0.2)}, 1.0, 0.2, (2, 2)),
         (0.1, {"max_length": 20}, 1.0, 0.1, (7, 0)),
+        (0.1, {"search_lengths": (5, 70)}, 1.0, 0.1, (7, 3)),
+        (0.1, {"search_lengths": 30}, 1.0, 0.1, (7, 0)),
     ],
 )
 def test_the_search_for_a_step_size(monkeypatch, best, settings, gain, chosen, counts):
@@ -191,8 +193,9 @@ def test_the_search_for_a_step_size(monkeypatch, best, settings, gain, chosen, c
         tuned = tuning.tune(method, jax.random.key(0), None, orbit.Reference(jnp.zeros(2), jnp.ones(2)))
         assert float(tuned.step_size) == pytest.approx(chosen)
         assert np.all(np.diff(tuned.step_sizes) > 0)
-    short = min(tuning.SHORT, method.max_length)
-    assert (lengths.count(short), lengths.count(tuning.LONG)) == counts
+    given = {5: (5, 70), 20: (20, 200), 30: (30, 0), 50: (50, 200)}[lengths[0]]
+    assert given[0] == min(np.ravel(settings.get("search_lengths", 50))[0], method.max_length)
+    assert tuple(map(lengths.count, given)) == counts
     assert tuned.num_evaluations == 256 + 32 * (len(lengths) + 2 * 20 * (sum(lengths) - len(lengths)))
     message = findings._step_size(dataclasses.replace(method, tuned=tuned))[0]["message"]
     assert ("first or last" in message) == (best == 100.0)
@@ -362,7 +365,11 @@ def test_auxiliary_variables_of_other_shapes_are_refused(plain):
     [
         ({"grid": "fine"}, "grid must hold a step size"),
         ({"grid": np.array([0.1, -0.2])}, "grid must be a finite number > 0, got -0.2"),
-        ({"shift": [0.1, 0.2]}, "shift must be one number"),
+        ({"shift": [0.1, 0.2]}, "shift must be irrational, .* got 0.1 = 1/10"),
+        ({"shift": np.array([0.1, 0.2, 0.3])}, r"shift must be one number, or two, in \(0, 1\), got \(0.1, 0.2, 0.3\)"),
+        ({"shift": (0.3, 0.4), "kernel": "hamiltonian"}, r"shift must be one number in \(0, 1\), got \(0.3, 0.4\)"),
+        ({"search_lengths": np.array([9, 3])}, r"search_lengths must be a length, or .*, got \(9, 3\)"),
+        ({"search_lengths": [3, 9, 27]}, r"search_lengths must be a length, or .*, got \(3, 9, 27\)"),
         ({"covariance": np.eye(2)}, "covariance must be one of 'full', 'diagonal'"),
         ({"step_size": np.float32(-0.5)}, "step_size must be a finite number > 0, got -0.5"),
         ({"step_size": jnp.array(-0.5)}, "step_size must be a finite number > 0, got -0.5"),
@@ -378,6 +385,14 @@ def test_scalar_arrays_are_settings():
     method = pf.MixFlow(grid=0.1, shift=np.sqrt(2) - 1)
     assert method.grid == (0.1,)
     assert isinstance(method.shift, float)
+
+
+def test_shifts_of_momentum_and_acceptance_are_the_maps():
+    reference = orbit.Reference(jnp.zeros(2), jnp.ones(2))
+    shifts = lambda **settings: pf.MixFlow(**settings).map(reference, 0.1)._shifts(None)  # noqa: E731
+    assert shifts() == (np.pi / 8, np.pi / 7)
+    assert shifts(shift=np.pi / 16) == (np.pi / 16, np.pi / 7)
+    assert shifts(shift=np.array([np.pi / 16, 2**-0.5])) == (np.pi / 16, 2**-0.5)
 
 
 def test_expectations_have_honest_errors(target, plain, laplace):
@@ -450,7 +465,10 @@ def test_expectations_have_honest_errors(target, plain, laplace):
         ({"shift": 0.0}, "shift must be a finite number strictly between 0 and 1, got 0.0"),
         ({"shift": 0.25}, "shift must be irrational, .* got 0.25 = 1/4"),
         ({"shift": 1 / 3, "kernel": "hamiltonian"}, "shift must be irrational, .* = 1/3"),
-        ({"shift": "stream"}, "shift must be a number in .* for kernel='hmc', got 'stream'"),
+        ({"shift": "stream"}, "shift must be one or two numbers in .* for kernel='hmc', got 'stream'"),
+        ({"search_lengths": 0}, "search_lengths must be a whole number >= 1, got 0"),
+        ({"search_lengths": (10, 2.5)}, "search_lengths must be a whole number, got 2.5"),
+        ({"search_lengths": 9, "step_size": 0.1}, "search_lengths has no effect with a step_size, .* got 9; leave it"),
         ({"shift": "steam", "kernel": "hamiltonian"}, "shift must be 'stream', a number"),
         ({"reference": 3.0}, "reference must be an approximation with a mean and .*, got a float without; give what"),
     ],

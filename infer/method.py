@@ -183,6 +183,11 @@ class AbstractMethod(eqx.Module):
         del infos
         return None
 
+    def broken(self, state: Any, target: Target) -> str:
+        """At which draw a loss came about that is not finite: a sentence after a blank; "" if unknown."""
+        del state, target
+        return ""
+
     def learned(self, state: Any) -> dict[str, Array]:
         """What a chain's state has learned (step size, metric, …), by name; recorded with the result."""
         del state

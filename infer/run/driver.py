@@ -27,7 +27,7 @@ from .calls import dispatch, take, unpack
 from .columns import Columns, MemorySink, Sink
 from .enter import enter
 from .finite import check_draws, check_loss
-from .group import FIRST_CHUNK, Group
+from .group import FIRST_CHUNK, Group, alone
 from .layout import Layout, Placed
 from .observe import Progress, Seen, Stopping, next_look
 from .plan import Plan
@@ -265,7 +265,8 @@ class Run:
             raise NonFinite(f"{alarm} It was in iterations {begin} to {group.t - 1} of stage {stage.name!r}.")
         check_draws(self.target, block["posterior"], group.chains, begin, self.plan.thin, stage.name)
         loss = block["sample_stats"].get("loss")
-        check_loss(type(self.method).__name__, loss, group.chains, begin, stage.name)
+        where = lambda chain: self.prepared.broken(alone(group, chain), self.target)  # noqa: E731
+        check_loss(type(self.method).__name__, loss, group.chains, begin, stage.name, where)
         self._count(stage, block["sample_stats"])
         if stage.keep and next(iter(block["sample_stats"].values())).shape[1]:
             self.columns.add(group.index, block)

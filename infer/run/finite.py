@@ -1,5 +1,7 @@
 """Draws and losses that are not finite end a run in a sentence with the site and the iteration."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..errors import NonFinite
@@ -33,18 +35,28 @@ def check_draws(target: Target, draws: dict[str, np.ndarray], chains: range, beg
             )
 
 
-def check_loss(method: str, loss: np.ndarray | None, chains: range, begin: int, stage: str) -> None:
+def check_loss(
+    method: str, loss: np.ndarray | None, chains: range, begin: int, stage: str, where: Callable[[int], str]
+) -> None:
     """Refuse a loss (chain, step) that is not finite; a method that minimises something says so by this info.
+
+    Parameters
+    ----------
+    where
+        What the method says of a chain (counted from 0 in this group): at which draw the log density is not finite.
 
     Raises
     ------
     NonFinite
-        The message names the method, the value, the chain and the iteration.
+        The message names the method, the value, the chain, the iteration, and such a draw if there is one.
     """
     if loss is None or np.isfinite(loss).all():
         return
     chain, step = np.argwhere(~np.isfinite(loss))[0][:2]
+    said = where(int(chain)) or (
+        " Lower the learning rate, give another start=, or look at the model with target.check()."
+    )
     raise NonFinite(
         f"The loss of {method} became {loss[chain, step]} in chain {chains[chain]} at iteration {begin + step} of "
-        f"stage {stage!r}; lower the learning rate, give another start=, or look at the model with target.check()."
+        f"stage {stage!r}.{said}"
     )

@@ -41,6 +41,11 @@ class Group:
         return len(self.chains) == 1
 
 
+def alone(group: Group, chain: int) -> Any:
+    """The state of one chain of the group, counted from 0."""
+    return group.states if group.single else jax.tree.map(lambda x: x[chain], group.states)
+
+
 def num_slots(method: AbstractMethod, target: Target, group: Group) -> int:
     """Slots per chunk: as many as fit in a few megabytes, a function of shapes alone."""
     if method.kind != "chains":

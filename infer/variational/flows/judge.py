@@ -45,7 +45,7 @@ def best_flow(state: Any, target: Target, held_out: Float[np.ndarray, "n d"] | N
         try:
             params, name, value = choose(one.train, lambda p, make=flow_of: judge(make(p), target, held_out))
         except NonFinite as error:
-            raise NonFinite(f"{error}{_broken_draw(flow_of(one.train.params), target)}") from None
+            raise NonFinite(f"{error}{broken_draw(flow_of(one.train.params), target)}") from None
         flows.append(flow_of(params))
         names.append(name)
         values.append(value)
@@ -77,7 +77,7 @@ def seen_gap(q: Flow, target: Target) -> float:
     return float(np.log(np.mean(np.exp(log_w - log_w.max()))) + log_w.max() - log_w.mean())
 
 
-def _broken_draw(q: Flow, target: Target) -> str:
+def broken_draw(q: Flow, target: Target) -> str:
     """A draw of q at which the target, or q itself, is not finite; nothing if there is none."""
     u, log_q = final_draws(q)
     broken = ~np.isfinite(np.asarray(_log_densities(target, u) - log_q))

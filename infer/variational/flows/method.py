@@ -36,7 +36,7 @@ from .families import NO_INVERSE, SEQUENTIAL_INVERSE, Shape, build, check_dim, c
 from .findings import remarks
 from .flow import Flow
 from .foreign import Foreign
-from .judge import best_flow, seen_gap
+from .judge import best_flow, broken_draw, seen_gap
 from .start import WHITENINGS, first_width, whitening
 from .state import BLOCKS, FlowInfo, FlowState, block_sums
 
@@ -244,6 +244,10 @@ class NormalizingFlow(AbstractMethod):
     def done(self, state: FlowState) -> Bool[Array, ""] | bool:
         """Whether the objective has stopped to improve."""
         return self._trainer().done(state.train)
+
+    def broken(self, state: FlowState, target: Target) -> str:
+        """A draw at which the log density is not finite."""
+        return broken_draw(eqx.combine(state.train.params, state.rest), target) if self.draws is None else ""
 
     def remarks(self, state: FlowState, target: Target, result: Any) -> list[dict[str, Any]]:
         """Whether training had ended, what was skipped, and whether the restarts agree."""

@@ -231,6 +231,18 @@ def test_a_log_density_that_is_not_finite_at_many_draws_is_shown_at_one() -> Non
     assert counted == pytest.approx(2000 * 0.3085, abs=5 * np.sqrt(2000 * 0.3085 * 0.6915))  # 1 − Φ(0.5)
 
 
+def test_a_support_that_was_not_given_is_asked_for_with_a_draw_outside() -> None:
+    gamma = pf.Target.from_log_density(
+        lambda x: jnp.where(jnp.all(x > 0), jnp.sum(jnp.log(jnp.abs(x)) - x), -jnp.inf), np.ones(2)
+    )
+    method = pf.NormalizingFlow("nice", whiten=None, num_layers=2, hidden=(4,), num_steps=60)
+    said = (
+        r"NormalizingFlow became inf .* Of 2,000 draws, \d+ have no finite log density; one is u = \[.*-\d.*support of"
+    )
+    with pytest.raises(pf.NonFinite, match=said):
+        pf.fit(gamma, method, start=np.ones(2), progress=False)
+
+
 def unit_whitening(scale: float = 1.0) -> Whitening:
     return Whitening.make(jnp.zeros(2), scale * jnp.eye(2))
 

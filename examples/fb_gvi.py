@@ -101,6 +101,33 @@ print("Gaussian:", posterior.evidence())
 print("NUTS:    ", nuts.evidence())
 
 # %% [markdown]
+# ## All of the family
+#
+# The baselines of the papers are methods like the others, so that they can be set side by side: without the proximal
+# step (`BWSGD`), with the control variate of the gradient alone (`SVRGVI`), natural gradients of the precision and of a
+# factor (`NGVI`, `SqrtNGVI`), Adam on a Cholesky factor or on standard deviations (`ADVI`). The last column is what
+# each diagnosis warns of: the first two take one draw a step, of constant length, as in the papers, and never settle.
+
+# %%
+family = {
+    "BWSGD": pf.BWSGD(num_steps=2000),
+    "SVRGVI": pf.SVRGVI(num_steps=2000),
+    "NGVI": pf.NGVI(num_steps=400),
+    "SqrtNGVI": pf.SqrtNGVI(num_steps=400),
+    "ADVI, full rank": pf.ADVI(),
+    "ADVI, mean field": pf.ADVI(covariance="diagonal"),
+}
+for name, method in family.items():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the diagnosis has them
+        fit = pf.fit(target, method, num_samples=4000, key=0)
+    (elbo, error), diagnosis = fit.elbo(), fit.diagnose()
+    print(
+        f"{name:17} ELBO {elbo:7.3f} ± {error:.3f}   k-hat {diagnosis['k-hat'].value:5.2f}   "
+        f"{', '.join(finding.name for finding in diagnosis.warnings) or 'no warning'}"
+    )
+
+# %% [markdown]
 # ## Without any noise
 #
 # For a generalised linear model all expectations under a Gaussian are one-dimensional integrals. `glm_target` says so

@@ -229,7 +229,8 @@ def hopeless(level: np.ndarray, volume: np.ndarray, dim: int, margin: float) -> 
     best = int(np.argmax(np.where(np.isfinite(mass), level, -np.inf)))
     gained = np.minimum(volume - volume[best], 5.0 * dim)
     lost = ~(level > level[best] - margin) & ~(level + gained > level[best] - margin)
-    if not lost.any():
+    lost[best] = False  # also where the margin is lost in rounding, as of densities without bound
+    if not lost.any() or not np.isfinite(mass[best]):
         return None
     source = np.arange(len(level))
     kept = source[~lost]

@@ -85,6 +85,8 @@ def psis(log_weights: np.ndarray) -> Smoothed:
         p = np.arange(0.5, tail) / tail
         step = -np.log1p(-p) if k_hat == 0 else np.expm1(-k_hat * np.log1p(-p)) / k_hat
         raw[largest] = np.minimum(np.log(cutoff + scale * step), 0.0)
+    elif math.isnan(k_hat) and raw[largest[tail // 4]] < math.log(FLAT):
+        k_hat = math.inf  # next to a few draws the others weigh nothing: too heavy a tail to be fitted
     return Smoothed(raw - _logsumexp(raw), float(k_hat))
 
 

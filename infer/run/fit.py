@@ -13,6 +13,7 @@ from ..distributed.processes import barrier, check_same, is_first, num_processes
 from ..errors import InvalidArgument
 from ..method import AbstractMethod
 from ..target import Target
+from ..target.names import check_names
 from ..target.spread import SpreadTarget
 from ..target.spread_shards import SpreadShards
 from ..validate import check_count, check_nonnegative, check_positive
@@ -369,6 +370,7 @@ def check_method(method: Any, target: Any) -> AbstractMethod:
             f"target has {target.dim} coordinates, so there is nothing to infer; give it a parameter."
         )
     target.require(type(method).__name__, method.requires, HINTS)
+    check_names(site.name for site in target.sites)
     return method
 
 

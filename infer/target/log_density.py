@@ -14,6 +14,7 @@ from ..errors import InvalidArgument, UnsupportedTarget
 from .arguments import Layout, as_array, first_line, first_that_traces, name_of, short_name
 from .base import Site
 from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
+from .names import dotted
 from .static import ByContent, Labels
 from .words import describe
 
@@ -228,7 +229,7 @@ def _name(path: tuple) -> str:
     parts = []
     for key in path:
         parts.append(str(next(getattr(key, k) for k in ("key", "name", "idx") if hasattr(key, k))))
-    return ".".join(parts) or "x"
+    return dotted(".".join(parts)) or "x"
 
 
 def _is_parameter(leaf: Any) -> bool:

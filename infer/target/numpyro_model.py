@@ -29,6 +29,7 @@ from .discover import Plan, discover, unvalidated
 from .forward import check_nan, check_supports, observed_values, simulate
 from .labelled import LabelledTarget, check_inside, check_values, pack, unpack
 from .minibatch import FactoredTarget
+from .names import with_dotted_names
 from .rows import Rows, find_rows, row_likelihoods
 from .static import ByContent, Labels
 
@@ -410,6 +411,9 @@ def _build(layout: Layout, data: list[Any], reparam: tuple, labels: Labels) -> N
     seen = tuple((k, v if isinstance(v, int) else ByContent(v)) for k, v in found.seen.items())
     labels = Labels(dict(found.plan.dims) | labels.dims, labels.coords)
     target = NumPyroTarget(data, layout, reparam, found.plan, seen, labels)
+    if target.plan.enumerated:
+        with jax.enable_x64(True):  # what cannot be summed out is said here, not in a run
+            jax.eval_shape(target.log_density, jax.ShapeDtypeStruct((target.dim,), np.float64))
     if target.plan.scanned and not _drawable(target):
         target = dataclasses.replace(target, plan=target.plan.without_discrete())
     check_nan(target, found.masks)
@@ -443,6 +447,7 @@ def _row_likelihoods(target: NumPyroTarget, u: Array, rows: Any, *, found: Rows)
 
 
 def _reparameterised(model: Callable, reparam: tuple[tuple[str, ByContent], ...]) -> Callable:
+    model = with_dotted_names(model)
     if not reparam:
         return model
     from numpyro import handlers

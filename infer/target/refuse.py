@@ -133,7 +133,10 @@ def check_support(name: str, distribution: str, support: Any, value: Any) -> Non
 
 
 def check_observed(site: dict[str, Any], shape: tuple[int, ...]) -> None:
-    """The data must broadcast with the distribution, and not make an outer product with it."""
+    """The data must broadcast with the distribution, make no outer product with it, and each count once.
+
+    A number stands for as many as there are; an array may be repeated over plates that it has no axis of.
+    """
     if "_scan_current_index" in site["infer"]:
         return  # the steps of a scan are stacked, each was broadcast by itself
     expected = tuple(site["fn"].shape())
@@ -143,8 +146,17 @@ def check_observed(site: dict[str, Any], shape: tuple[int, ...]) -> None:
         both = np.broadcast_shapes(shape, expected)
     except ValueError:
         both = None
+    got = f"the observed site {site['name']!r} got data of shape {shape}, but its distribution"
+    has = f"{type(site['fn']).__name__} has shape {expected}{inside}"
     if both is None or (both not in (shape, expected)):
+        raise InvalidArgument(f"{got} {has}; give data and model the same shape.")
+    plated = {frame.dim - site["fn"].event_dim for frame in site["cond_indep_stack"] if frame.dim is not None}
+    own = dict(zip(range(-len(shape), 0), shape, strict=True))
+    repeated = [
+        axis for axis in range(-len(both), 0) if own.get(axis, 1) != both[axis] and (axis in own or axis not in plated)
+    ]
+    if shape and repeated:
         raise InvalidArgument(
-            f"the observed site {site['name']!r} got data of shape {shape}, but its distribution "
-            f"{type(site['fn']).__name__} has shape {expected}{inside}; give data and model the same shape."
+            f"{got} {has}, so that each datum would count more than once; give data and model the same shape, or "
+            f"repeat the data with jnp.broadcast_to where this is meant."
         )

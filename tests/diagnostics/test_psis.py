@@ -154,6 +154,13 @@ def test_fit_of_a_degenerate_tail():
     assert math.isnan(module.fit_generalized_pareto(np.array([0.0] * 30 + [1.0, 2.0]))[0])
 
 
+def test_k_hat_where_a_few_draws_have_all_the_weight():
+    """The tail of exp(1000 E) cannot be fitted, as its smaller weights underflow; ties at the top are no such tail."""
+    heavy = 1000.0 * np.random.default_rng(0).exponential(size=1000)
+    assert psis(heavy).k_hat == math.inf
+    assert math.isnan(psis(np.where(np.arange(1000) < 5, math.log(2.0), 0.0)).k_hat)
+
+
 def test_moments_where_one_draw_has_all_the_weight():
     """The others' weights vanish against rounding: no overflow is warned of, and the errors are without bound."""
     log_weights = np.full(10, -40.0)

@@ -264,3 +264,14 @@ def test_a_metric_that_is_none(given, message):
 def test_a_matrix_for_a_diagonal_metric():
     method = pf.NUTS(metric="diagonal_welford", inverse_mass_matrix=np.eye(3))
     refused(pf.InvalidArgument, "is a matrix, but metric='diagonal_welford'; use metric='dense'", run, None, method)
+
+
+@pytest.mark.parametrize("name", ["draw", "chain", "__scale", ".scale"])
+def test_names_of_sites_that_no_posterior_can_hold(name):
+    target = pf.Target.from_log_density(lambda p: -(p[name] ** 2), {name: np.zeros(())})
+    refused(pf.InvalidArgument, f"the target has a site '{name}'.*rename the site", run, target)
+
+
+def test_names_with_slashes_end_as_names_with_dots():
+    target = pf.Target.from_log_density(lambda p: -(p["net/bias"] ** 2), {"net/bias": np.zeros(())})
+    assert "net.bias" in run(target).data["posterior"]

@@ -192,6 +192,9 @@ def test_hopeless_chains_are_told_from_wide_plateaus():
     np.testing.assert_array_equal(
         hopeless(np.array([-10.0, -1e9, np.nan, -11.0]), np.array([0.0, 1e9, 0.0, 0.0]), 8, 20.0), [0, 0, 3, 3]
     )
+    # Of a density without bound, next to which the margin is lost in rounding, the best chain stays, if it is finite.
+    np.testing.assert_array_equal(hopeless(np.array([1e18, 1e18, 1e20]), same, 8, 20.0), [2, 2, 2])
+    assert hopeless(np.array([np.inf, np.nan, np.inf]), same, 8, 20.0) is None
 
 
 @pytest.mark.parametrize("bits", [32, 64])

@@ -1,5 +1,6 @@
 """Targets made from NumPyro models: agreement with NumPyro, structure, data as leaves, and bad input."""
 
+import contextlib
 import functools
 import importlib.util
 
@@ -495,3 +496,71 @@ def test_32_bits_outside_of_the_scope():
         assert single.dtype == jnp.float32
         np.testing.assert_allclose(single, double, rtol=1e-5)
         assert {v.dtype.name for v in target.constrain(jnp.asarray(u)).values()} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [((4, 1), (4,)), ((4, 1), (4, 1)), ((4,), (1,))], ids=["column, row", "columns", "one datum"]
+)
+@pytest.mark.parametrize("plate", [True, False])
+def test_data_that_would_count_more_than_once(x, y, plate):
+    def model(x, y):
+        b = numpyro.sample("b", dist.Normal(0, 1))
+        with numpyro.plate("row", 4) if plate else contextlib.nullcontext():
+            numpyro.sample("y", dist.Normal(b * x, 1), obs=y)
+
+    if not plate and x == y:
+        assert Target.from_numpyro(model, np.ones(x), np.ones(y)).dim == 1  # columns alike
+        return
+    with pytest.raises(InvalidArgument, match=r"'y' got data of shape .* has shape \(4, ?[14]?\).* the same shape"):
+        Target.from_numpyro(model, np.ones(x), np.ones(y))
+
+
+def test_data_repeated_over_plates_and_single_numbers():
+    def model(y):
+        with numpyro.plate("model", 3, dim=-2):
+            b = numpyro.sample("b", dist.Normal(0, 1))
+            with numpyro.plate("row", 4, dim=-1):
+                numpyro.sample("y", dist.Normal(b, 1), obs=y)
+
+    y, b = np.array([0.1, -1.0, 2.0, 0.5]), np.array([0.3, -0.2, 1.0])
+    expected = stats.norm.logpdf(b).sum() + stats.norm.logpdf(y[None], b[:, None]).sum()
+    assert float(Target.from_numpyro(model, y).log_density(b)) == pytest.approx(expected)
+    expected = stats.norm.logpdf(b).sum() + 4 * stats.norm.logpdf(0.7, b).sum()
+    assert float(Target.from_numpyro(model, 0.7).log_density(b)) == pytest.approx(expected)
+
+
+def scoped(y):
+    def inner(y):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        with numpyro.plate("row", 3):
+            z = numpyro.sample("z", dist.Normal(a, 1))
+            numpyro.sample("y", dist.Normal(z, 1), obs=y)
+
+    return numpyro.handlers.scope(inner, prefix="net")(y)
+
+
+def test_slashes_in_names_are_dots():
+    y = np.array([0.5, 1.0, -1.0])
+    target = Target.from_numpyro(scoped, y)
+    assert [site.name for site in target.sites] == ["net.a", "net.z"]
+    assert target.dims == {"net.z": ("net.row",), "net.y": ("net.row",)}
+    u = np.array([0.2, 0.1, 0.3, -0.4])
+    theirs = potential_energy(scoped, (y,), {}, {"net/a": u[0], "net/z": u[1:]})
+    assert float(target.log_density(u)) == pytest.approx(-float(theirs), rel=1e-12)
+    np.testing.assert_array_equal(target.observed["net.y"], y)
+    noncentred = target.replace(reparam={"net.z": numpyro.infer.reparam.LocScaleReparam(0)})
+    assert "net.z" in noncentred.constrain(u)
+
+
+def test_a_sum_over_discrete_sites_that_cannot_be_made():
+    def inner(y):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        with numpyro.plate("row", 3):
+            k = numpyro.sample("k", dist.Bernoulli(0.5))
+            numpyro.sample("y", dist.Normal(a + k, 1), obs=y)
+
+    def model(y):
+        numpyro.handlers.scope(inner, prefix="net")(y)  # whose plates NumPyro's enumeration does not know again
+
+    with pytest.raises(InvalidArgument, match=r"does not run on the arguments given .*joint log density is a scalar"):
+        Target.from_numpyro(model, np.ones(3))

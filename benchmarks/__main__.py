@@ -9,6 +9,9 @@ What there is to compare is in `benchmarks.races`. Runs take hours, one after th
 """
 
 import argparse
+import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -45,10 +48,20 @@ def python() -> Path:
     return next((path for path in found if path.exists()), Path(sys.executable))
 
 
+def find_uv() -> list[str] | None:
+    """The command that runs uv: the one that runs this, which tells its place, one on the path, or a module."""
+    if path := os.environ.get("UV") or shutil.which("uv"):
+        return [path]
+    return [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else None
+
+
 def peers() -> int:
     """Make the environment of the peers, apart from the package's own."""
     wanted = sorted({peer for comparison in COMPARISONS.values() for peer in comparison.peers})
-    uv = [sys.executable, "-m", "uv"]
+    uv = find_uv()
+    if uv is None:
+        print("uv was not found, which makes the environment; python3 -m pip install uv", file=sys.stderr)
+        return 1
     if subprocess.run([*uv, "venv", "--quiet", "--allow-existing", str(ENVIRONMENT)], check=False).returncode:
         return 1
     install = [*uv, "pip", "install", "--quiet", "--python", str(python()), "-e", f"{ROOT}[posteriordb]", *wanted]

@@ -2,6 +2,7 @@
 
 import math
 import operator
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,6 +40,12 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     choices = tuple(choices)
     if getattr(value, "ndim", 0) or value not in choices:
         raise InvalidArgument(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raise unless ``value`` may be a path."""
+    if not isinstance(value, str | os.PathLike):
+        raise InvalidArgument(f"{name} must be a path, got {value!r}; give a string or a pathlib.Path.")
 
 
 def _check_number(name: str, value: Any, ok: Any, rule: str) -> None:

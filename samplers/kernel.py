@@ -79,6 +79,18 @@ class Kernel(AbstractMethod):
                     f"has no {name}; build one, e.g. blackjax.nuts(target.log_density, step_size, inverse_mass_matrix)."
                 )
 
+        try:
+            taken = inspect.signature(self.algorithm.step)
+        except ValueError:
+            return  # of compiled code, which tells nothing
+        try:
+            taken.bind(None, None)
+        except TypeError as error:
+            raise InvalidArgument(
+                f"algorithm has a step of {', '.join(taken.parameters)}, and Kernel calls step(key, state): "
+                f"{error}; bind the other arguments, or use SGLD or SGHMC for mini-batches."
+            ) from None
+
     def stages(self, budget: Budget) -> tuple[Stage, ...]:
         """Iterations that are dropped, and those that are kept."""
         sample = Stage("sample", self, budget.num_samples * budget.thin)
@@ -93,7 +105,13 @@ class Kernel(AbstractMethod):
         u = start.u if isinstance(start, Warm) else start
         wants_key = len(inspect.signature(self.algorithm.init).parameters) > 1
         state = self.algorithm.init(u, key) if wants_key else self.algorithm.init(u)
-        found = jnp.shape(self.position(state))
+        try:
+            found = jnp.shape(self.position(state))
+        except AttributeError as error:
+            raise InvalidArgument(
+                f"position does not find u in the algorithm's state, a {type(state).__name__}: {error}; pass "
+                f"position=, a function from that state to u."
+            ) from error
         if found != (target.dim,):
             raise InvalidArgument(
                 f"position gives an array of shape {found}; the kernel runs on u of shape ({target.dim},)."

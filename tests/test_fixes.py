@@ -77,6 +77,15 @@ def test_few_draws():
 
 
 @pytest.mark.slow
+def test_few_draws_and_a_short_warm_up():
+    """What was asked for stays, and where there are too few draws, more are asked for."""
+    target = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(2))
+    few = pf.fit(target, pf.NUTS(), num_samples=30, num_warmup=30, thin=2, sites=["x"], progress=False)
+    fix = few.diagnose()["ESS"].fix
+    assert fix.options == {"num_samples": 1000, "num_warmup": 1000, "thin": 2, "sites": ["x"]}
+    assert str(fix).endswith("pf.NUTS(), num_samples=1000, num_warmup=1000, thin=2, sites=['x'])")
+
+
 def test_centred_eight_schools(schools):
     centred = pf.fit(schools, pf.NUTS(), progress=False)
     fixed = check_fixed(centred, "non-centre theta", gone=["ESS"])

@@ -324,6 +324,8 @@ def test_from_numpyro_and_a_tree(chains):
         ({"a": np.zeros(3)}, "add an axis of length 1 to the draws of a single chain"),
         ({}, "empty dict"),
         ([1, 2], "must be a dict of arrays .* got list"),
+        ({1: np.zeros((2, 5))}, "has the key 1; .* names of the sites"),
+        ({"a": [[1.0, 2.0], [3.0]]}, r"draws\['a'\] is no array: .*sequence; give an array"),
     ],
 )
 def test_draws_that_are_refused(draws, message):

@@ -26,6 +26,8 @@ GEOMETRY = ("divergences", "BFMI", "tree depth", "stuck chain", "R-hat", "ESS", 
 """Findings on chains that a hierarchy with its sites centred has."""
 APART = ("chain apart", "stuck chain", "modes")
 SHORT = ("ESS", "R-hat", "precision", "length", "nonsmooth term", "acceptance", "BFMI")
+MORE = ("ESS", "precision", "length", "nonsmooth term")
+"""Findings that more draws of the same chains mend."""
 FEW_WARMUP = 300
 MOST_TIMES = 20
 """A posterior is asked for at most so many times the draws that it has."""
@@ -167,7 +169,8 @@ class _Situation:
             return None
         if self.method is not None and self._adapts(method) and warmup < FEW_WARMUP:
             learned = dataclasses.replace(method, step_size=None)
-            return self._anew("warm up, which finds a step size", learned, num_warmup=1000)
+            more = {"num_samples": self._total(finding)} if name in MORE else {}
+            return self._anew("warm up, which finds a step size", learned, num_warmup=1000, **more)
         if name in GEOMETRY and self.centred:
             words = f"non-centre {', '.join(self.centred)}"
             return Fix(words, non_centre=self.centred, method=method, options=self._sizes())
@@ -185,15 +188,18 @@ class _Situation:
 
     def _longer(self, finding: Finding, method: "AbstractMethod") -> Fix:
         """More draws; a longer warm-up too, where chains have not come together."""
-        draws = self.posterior._sizes()["draw"]
-        times = 2.0
-        if finding.value and finding.threshold and finding.name in ("ESS", "length", "nonsmooth term"):
-            times = min(MOST_TIMES, max(2.0, 1.5 * finding.threshold / max(finding.value, 1.0)))
-        total = max(round(times * draws), 1000)
-        if finding.name in ("ESS", "precision", "length", "nonsmooth term") and self.method is not None:
+        draws, total = self.posterior._sizes()["draw"], self._total(finding)
+        if finding.name in MORE and self.method is not None:
             return Fix("draw more", options={"num_samples": total - draws})
         warmup = 2 * max(int(self.plan.get("num_warmup", 0)), 1000)
         return self._anew("run longer", method, num_warmup=warmup, num_samples=total)
+
+    def _total(self, finding: Finding) -> int:
+        """Draws per chain that should be enough."""
+        draws, times = self.posterior._sizes()["draw"], 2.0
+        if finding.value and finding.threshold and finding.name in ("ESS", "length", "nonsmooth term"):
+            times = min(MOST_TIMES, max(2.0, 1.5 * finding.threshold / max(finding.value, 1.0)))
+        return max(round(times * draws), 1000)
 
     def _from_here(self, finding: Finding) -> Fix | None:
         """NUTS from the approximation, where the target is one for it."""
@@ -212,9 +218,10 @@ class _Situation:
         return Fix(words, method=method, options=self._sizes() | options)
 
     def _sizes(self) -> dict[str, Any]:
-        """Draws, warm-up and chains as they were, those that are not the defaults."""
-        usual = {"num_samples": 1000, "num_warmup": 1000, "num_chains": 4}
-        return {name: self.plan[name] for name, value in usual.items() if self.plan.get(name, value) != value}
+        """Draws, warm-up, chains, thinning and sites as they were, those that are not the defaults."""
+        usual = {"num_samples": 1000, "num_warmup": 1000, "num_chains": 4, "thin": 1, "sites": None}
+        kept = {name: self.plan[name] for name, value in usual.items() if self.plan.get(name, value) != value}
+        return {name: list(value) if name == "sites" else value for name, value in kept.items()}
 
     @staticmethod
     def _adapts(method: "AbstractMethod") -> bool:

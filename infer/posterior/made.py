@@ -61,9 +61,9 @@ def groups_of_draws(
     draws: Mapping[str, Any], sample_stats: Mapping[str, Any] | None, target: "Target | None"
 ) -> dict[str, dict[str, np.ndarray]]:
     """Groups from a dict of draws made elsewhere; raise `InvalidArgument` where they do not agree."""
-    groups = {"posterior": {name: np.asarray(value) for name, value in draws.items()}}
+    groups = {"posterior": {name: _array(name, value) for name, value in draws.items()}}
     if sample_stats:
-        groups["sample_stats"] = {name: np.asarray(value) for name, value in sample_stats.items()}
+        groups["sample_stats"] = {name: _array(name, value) for name, value in sample_stats.items()}
     _check_leading(groups)
     return _with_observed(groups, target)
 
@@ -126,6 +126,17 @@ def _keep_sites(groups: dict, run: "Run") -> dict:
 def _with_observed(groups: dict, target: "Target | None") -> dict:
     observed = {} if target is None else dict(target.observed)
     return groups | ({"observed_data": {k: np.asarray(v) for k, v in observed.items()}} if observed else {})
+
+
+def _array(name: Any, value: Any) -> np.ndarray:
+    if not isinstance(name, str):
+        raise InvalidArgument(f"draws has the key {name!r}; give arrays (chain, draw, …) by the names of the sites.")
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # lists of unequal lengths
+        raise InvalidArgument(
+            f"draws[{name!r}] is no array: {str(error).split('.')[0]}; give an array (chain, draw, …)."
+        ) from None
 
 
 def _check_leading(groups: dict) -> None:

@@ -16,7 +16,7 @@ from ..target import Target
 from ..target.names import check_names
 from ..target.spread import SpreadTarget
 from ..target.spread_shards import SpreadShards
-from ..validate import check_count, check_nonnegative, check_positive
+from ..validate import check_count, check_nonnegative, check_path, check_positive
 from .checkpoint import check_origin, read_checkpoint, rebuild_run, versions, write_checkpoint
 from .driver import CHECKPOINT_SECONDS, Run
 from .elsewhere import create_store, open_store
@@ -160,7 +160,7 @@ def fit(
         }  # fmt: skip
     start = method.default_start() if start is None else start
     run_start, warm = start, hasattr(start, "start_for") and start.teaches(method)
-    goal = target_ess is not None or target_rhat is not None
+    goal = _check_goals(method, target_ess=target_ess, target_rhat=target_rhat)
     num_chains = type(method).default_chains if num_chains is None else check_count("num_chains", num_chains)
     words, generator = read_key(key)
     shared, devices = _check_mesh(mesh, target, method)
@@ -193,6 +193,8 @@ def fit(
     if chunk_length is not None:
         check_count("chunk_length", chunk_length)
     check_nonnegative("checkpoint_every", checkpoint_every)
+    if store is not None:
+        check_path("store", store)
     record = origin(target, method, plan, started=start is not None)
     check_alike(record, store=None if store is None else str(store), chunk_length=chunk_length)
     options = {
@@ -259,6 +261,7 @@ def resume(
     StoreError
         The store is missing or damaged, or was made with another target, method or version.
     """
+    check_path("path", path)
     if max_seconds is not None:
         check_positive("max_seconds", max_seconds)
     with open_store(path) as opened:
@@ -293,6 +296,7 @@ def load(path: str | os.PathLike, target: Target | None = None, *, method: Abstr
     from ..posterior import Posterior
     from ..store import latest_checkpoint, open_attrs
 
+    check_path("path", path)
     attrs = open_attrs(path)
     run = None
     if target is not None and "method" in attrs:
@@ -393,6 +397,18 @@ def _check_mesh(mesh: Any, target: Target, method: AbstractMethod) -> tuple[str 
     if shared == DATA and "factors" not in target.structure():
         target.require("mesh='data'", ("factors",), HINTS)
     return shared, devices
+
+
+def _check_goals(method: AbstractMethod, **goals: float | None) -> bool:
+    """Whether a goal is set; raise where the method has no chains of which it could be one."""
+    given = {name: value for name, value in goals.items() if value is not None}
+    for name, value in given.items():
+        if method.kind != "chains":
+            what = {"particles": "particles", "approximation": "independent draws"}[method.kind]
+            raise InvalidArgument(
+                f"{name}={value!r} is a goal for chains, and {type(method).__name__} gives {what}; leave it out."
+            )
+    return bool(given)
 
 
 def _check_sites(sites: Sequence[str] | None, target: Target) -> tuple[str, ...] | None:

@@ -135,7 +135,7 @@ def shown(args: tuple, kwargs: dict) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error, with its type."""
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}"
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}".removesuffix(": ")
 
 
 def short_name(fn: Callable) -> str:

@@ -23,6 +23,7 @@ from ..errors import InvalidArgument, NonFinite
 from ..method import AbstractMethod, Budget, Stage
 from ..run.start import Warm
 from ..target import Target
+from ..target.arguments import first_line
 from ..validate import check_count, check_positive
 from .guides import GuideApproximation, flat_model, laplace
 
@@ -146,8 +147,16 @@ class AutoGuide(AbstractMethod):
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> GuideState:
         """The guide around the start."""
         u = start.u if isinstance(start, Warm) else start
-        state = self._svi(target, u).init(key)
         elbo = target.log_density(u)
+        try:
+            state = self._svi(target, u).init(key)
+        except (TypeError, ValueError, NotImplementedError, AssertionError) as error:
+            name = self.guide if isinstance(self.guide, str) else getattr(self.guide, "__name__", repr(self.guide))
+            raise InvalidArgument(
+                f"guide {name} cannot be made of a model with the one site 'u', a vector, with "
+                f"options={dict(self.options)!r}: {first_line(error)}; give options=, another guide, or a function "
+                f"(model, init_loc_fn=...) -> guide."
+            ) from error
         zero = jnp.zeros((), jnp.int32)
         return GuideState(state.optim_state, elbo, jnp.full_like(elbo, -jnp.inf), zero, zero)
 

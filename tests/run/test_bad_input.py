@@ -275,3 +275,21 @@ def test_names_of_sites_that_no_posterior_can_hold(name):
 def test_names_with_slashes_end_as_names_with_dots():
     target = pf.Target.from_log_density(lambda p: -(p["net/bias"] ** 2), {"net/bias": np.zeros(())})
     assert "net.bias" in run(target).data["posterior"]
+
+
+@pytest.mark.parametrize(
+    ("method", "goal", "gives"),
+    [
+        (pf.Pathfinder(), {"target_ess": 100}, "target_ess=100 .* Pathfinder gives independent draws"),
+        (pf.SVGD(), {"target_rhat": 1.1}, r"target_rhat=1\.1 .* SVGD gives particles"),
+    ],
+    ids=["approximation", "particles"],
+)
+def test_goals_of_chains_without_chains(method, goal, gives):
+    refused(pf.InvalidArgument, f"{gives}; leave it out", run, None, method, **goal)
+
+
+def test_paths_that_are_none():
+    refused(pf.InvalidArgument, "store must be a path, got 3", lambda: run(store=3))
+    refused(pf.InvalidArgument, "path must be a path, got 3", pf.load, 3)
+    refused(pf.InvalidArgument, "path must be a path, got None", pf.resume, None, gaussian())

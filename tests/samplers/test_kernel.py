@@ -66,6 +66,14 @@ def test_known_scalars_and_their_type() -> None:
 def test_kernel_refusals() -> None:
     with pytest.raises(pf.InvalidArgument, match="must be a BlackJAX SamplingAlgorithm with init and step"):
         Kernel(object())
+    import blackjax
+    from blackjax.base import SamplingAlgorithm
+
+    with pytest.raises(pf.InvalidArgument, match=r"step of rng_key, state, minibatch.*missing a required argument"):
+        Kernel(blackjax.sgld(lambda x, batch: x))
+    bare = SamplingAlgorithm(lambda x: (x,), lambda key, state: (state, ()))
+    with pytest.raises(pf.InvalidArgument, match=r"state, a tuple: .* no attribute 'position'; pass position="):
+        pf.fit(gaussian(), Kernel(bare), progress=False)
     with pytest.raises(pf.InvalidArgument, match=r"position gives an array of shape \(1,\)"):
         pf.fit(gaussian(), Kernel(nuts(), position=lambda s: s.position[:1]), progress=False)
     with pytest.raises(pf.InvalidArgument, match=r"wrap a BlackJAX SamplingAlgorithm as pushforward\.Kernel"):

@@ -147,6 +147,16 @@ def test_a_loss_that_stays_not_finite_is_an_error() -> None:
 def test_refusals() -> None:
     with pytest.raises(pf.InvalidArgument, match=r"guide must be one of AutoNormal, .* got 'AutoNormall'"):
         AutoGuide("AutoNormall")
+    from numpyro.infer import autoguide
+
+    for guide, options, message in (
+        (autoguide.AutoSemiDAIS, {}, "AutoSemiDAIS cannot be made .*init_loc_fn"),
+        (autoguide.AutoBatchedMultivariateNormal, {}, "cannot be made .*Expected 1 batch dimensions"),
+        ("AutoIAFNormal", {"num_flow": 2}, r"with options=\{'num_flow': 2\}: TypeError.*'num_flow'"),
+        (lambda model, init_loc_fn: None, {}, "guide <lambda> cannot be made .*: AssertionError; give options="),
+    ):
+        with pytest.raises(pf.InvalidArgument, match=message):
+            pf.fit(gaussian(), AutoGuide(guide, options=options), progress=False)
     with pytest.raises(pf.InvalidArgument, match="AutoDelta is a point and has no density"):
         AutoGuide("AutoDelta")
     with pytest.raises(pf.InvalidArgument, match="optimizer must be an optax"):

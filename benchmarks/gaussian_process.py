@@ -40,7 +40,7 @@ from pushforward.infer.variational.sparse_cholesky.factor import Structure
 from pushforward.models.gaussian_process import kernels, likelihoods, scores
 
 FILE = results_of(__file__) / "gaussian_process.json"
-SETTINGS = ("what", "name", "method", "n", "seed", "rho", "size", "num_neighbors", "response", "learned")
+SETTINGS = ("what", "name", "method", "n", "seed", "rho", "neighbors", "size", "num_neighbors", "response", "learned")
 SCALES = 0.25 * np.arange(1, 6)
 NOISE = 0.01
 RHO = {"elevators": 1.25, "bike": 1.75, "kin40k": 1.25, "protein": 1.5, "keggdirected": 1.5}
@@ -118,7 +118,7 @@ def simulated(n: int, seed: int, rho: float, response: str, asked: Any) -> dict:
     else:
         q, cost = fit(
             setting(x[:n], y, response, bool(asked.learn)),
-            method_of(asked.method, rho, asked.inducing, asked.learn),
+            method_of(asked.method, rho, asked.inducing, asked.learn, asked.neighbors),
             seed,
         )
         begun = time.perf_counter()
@@ -126,7 +126,8 @@ def simulated(n: int, seed: int, rho: float, response: str, asked: Any) -> dict:
         cost["predict_seconds"] = round(time.perf_counter() - begun, 1)
         found = (prediction.mean, prediction.variance)
         row |= {
-            "rho": rho,
+            "rho": rho if asked.neighbors is None else None,
+            "neighbors": asked.neighbors,
             "learned": asked.learn or False,
             "in_rmse_nll": score(np.asarray(q.loc), np.asarray(q.variance), f[:n]),
         }
@@ -191,12 +192,13 @@ def growth(n: int, seed: int, rho: float, learn: str) -> dict:
     }  # fmt: skip
 
 
-def method_of(name: str, rho: float, num_inducing: int, learn: str | None) -> Any:
+def method_of(name: str, rho: float, num_inducing: int, learn: str | None, neighbors: int | None = None) -> Any:
     """The method of a name on the command line, with what ``--learn`` says."""
     learn = {None: False, "elbo": True}.get(learn, learn)
+    pattern = {"rho": rho} if neighbors is None else {"neighbors": neighbors}
     return {
-        "doublekl": lambda: pf.DoubleKL(rho=rho, learn=learn),
-        "vecchia-laplace": lambda: pf.VecchiaLaplace(rho=rho, learn=learn),
+        "doublekl": lambda: pf.DoubleKL(**pattern, learn=learn),
+        "vecchia-laplace": lambda: pf.VecchiaLaplace(**pattern, learn=learn),
         "svgp": lambda: pf.SVGP(num_inducing, learn=learn),
     }[name]()
 
@@ -264,6 +266,7 @@ def main() -> None:
     parser.add_argument("--num-neighbors", type=int, default=32, help="of the data, for a prediction")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rho", type=float, nargs="+")
+    parser.add_argument("--neighbors", type=int, help="columns of the prior's factor, in place of --rho (simulated)")
     parser.add_argument("--response", nargs="+", default=["gaussian", "logit"])
     parser.add_argument("--learn", nargs="?", const="elbo", choices=["elbo", "observations"])
     parser.add_argument("--method", choices=["doublekl", "svgp", "vecchia-laplace", "gpboost"], default="doublekl")

@@ -174,7 +174,8 @@ class Run:
         """Ask for ``num_samples`` more draws per chain, whatever the stopping rules say; `go` then runs them."""
         self.plan = dataclasses.replace(self.plan, num_samples=self.asked + num_samples, stopping=Stopping())
         self._stages, self.stopped = None, None
-        self.stage_index, self.stage_begun = min(self.stage_index, len(self.stages) - 1), True
+        if self.complete:  # else it is in an earlier stage, or, killed before its first checkpoint, in none
+            self.stage_index, self.stage_begun = len(self.stages) - 1, True
         for group in self.groups:
             group.finished = False
 

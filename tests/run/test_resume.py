@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,13 @@ def stored(tmp_path):
 
 def test_resuming_a_finished_run_returns_it(stored):
     assert pf.resume(stored, schools(), progress=False).draws()["mu"].shape == (4, 30)
+    longer = pf.resume(stored, schools(), num_samples=50, progress=False).draws()
+    whole = pf.fit(schools(), key=5, num_samples=50, num_warmup=30, progress=False).draws()
+    np.testing.assert_array_equal(longer["theta"], whole["theta"])
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_resumed_for_longer(stored):
+    shutil.rmtree(stored / "checkpoint")
     longer = pf.resume(stored, schools(), num_samples=50, progress=False).draws()
     whole = pf.fit(schools(), key=5, num_samples=50, num_warmup=30, progress=False).draws()
     np.testing.assert_array_equal(longer["theta"], whole["theta"])

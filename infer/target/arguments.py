@@ -64,6 +64,12 @@ def first_that_traces(tree: Any, build: Callable[[Layout, list[Any]], Any], expl
     InvalidArgument
         None works; the message is ``explain(error)``. Errors of the package pass as they are.
     """
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, np.ma.MaskedArray):
+            raise InvalidArgument(
+                f"the data have a masked array of shape {leaf.shape} with {np.ma.count_masked(leaf)} masked values; "
+                f"JAX knows none: pass array.filled(0) and the mask, and apply it with numpyro.handlers.mask."
+            )
     error: Any = None
     for layout, arrays in splits(tree):
         try:

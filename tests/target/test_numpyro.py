@@ -564,3 +564,9 @@ def test_a_sum_over_discrete_sites_that_cannot_be_made():
 
     with pytest.raises(InvalidArgument, match=r"does not run on the arguments given .*joint log density is a scalar"):
         Target.from_numpyro(model, np.ones(3))
+
+
+def test_masked_arrays_are_refused():
+    y = np.ma.masked_array(Y, [False, True] + [False] * 6)
+    with pytest.raises(InvalidArgument, match=r"masked array of shape \(8,\) with 1 masked values.*handlers\.mask"):
+        Target.from_numpyro(schools, SIGMA, y)

@@ -104,7 +104,7 @@ plt.errorbar(np.arange(10) + 0.15, mid, [mid - low, high - mid], fmt="o", ms=4, 
 plt.plot(np.arange(10) + 0.15, truth, "kx", label="true")
 plt.xlabel("digit")
 plt.ylabel("proportion")
-plt.legend()
+plt.legend(loc="upper center")
 plt.show()
 
 # %% [markdown]

@@ -1,14 +1,15 @@
 """Training a flow to a given ELBO: `NormalizingFlow` against flowjax, NumPyro's flow guides, and normflows.
 
-    python -m benchmarks.flows [--targets twisted eight_schools] [--only spline …] [--steps 2000] [--seeds 1]
+    python -m benchmarks.flows [--targets twisted eight_schools] [--only …] [--steps 2000] [--seeds 1] [--torch PYTHON]
 
 Two targets with known log Z: four twisted pairs a ~ N(0, 1), b | a ~ N(a² − 1, 0.3²) (d = 8, log Z = 0), and eight
 schools, not centred (d = 10, log Z by quadrature over its one scale). All take 64 draws a step, Adam with a rate that
 falls along a cosine to 2 %, run in 64 bits in one process, in turn; of two first rates the better counts. Ours begin as
 they are shipped, at Pathfinder's normal and annealed (the seconds of the start count), three times as wide ("width 3"),
 and, "from N(0, I)", like the peers. flowjax's and normflows' coupling flows have our splines, depth and width;
-NumPyro's guides are as shipped. normflows needs PyTorch, which this project does not depend on: its rows are run where
-both are installed, with the densities written once more in torch, and left out elsewhere.
+NumPyro's guides are as shipped. normflows needs PyTorch: its rows are run by the Python that ``--torch`` names, in a
+process and a thread of its own, with the densities written once more in torch (`peers/normflows_spline.py`) and its
+plain gradient, and left out without it.
 
 The ELBO is estimated with 4,000 fresh draws after every 200 steps. Looked for is the first of two looks in a row at
 which log Z − ELBO is below 0.1 and 0.02 nats: steps, and CPU and wall seconds of the steps, compilation excluded (but
@@ -16,12 +17,12 @@ for flowjax, whose loop over steps is in Python, with that loop). Writes ``resul
 """
 
 import argparse
-import importlib.util
+import functools
 import json
-import math
 import os
+import subprocess
+import tempfile
 import time
-import types
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -164,80 +165,6 @@ def numpyro_peer(guide_name):
     return make
 
 
-def twisted_torch(u):
-    import torch
-
-    normal = lambda x, scale: -0.5 * (x / scale) ** 2 - math.log(scale) - 0.5 * math.log(2 * math.pi)  # noqa: E731
-    a, b = u[:, :4], u[:, 4:]
-    return torch.sum(normal(a, 1.0) + normal(b - a**2 + 1, 0.3), 1)
-
-
-def eight_schools_torch(u):
-    """u = (θ', μ, log τ): θ' ~ N(0, 1), μ ~ N(0, 5²), τ ~ half-Cauchy(5)."""
-    import torch
-
-    y = torch.tensor([28.0, 8, -3, 7, -1, 1, 18, 12])
-    sigma = torch.tensor([15.0, 10, 16, 11, 9, 11, 10, 18])
-    standard, mu, log_tau = u[:, :8], u[:, 8], u[:, 9]
-    normal = lambda x: -0.5 * x**2 - 0.5 * math.log(2 * math.pi)  # noqa: E731
-    tau = torch.exp(log_tau)
-    prior = torch.sum(normal(standard), 1) + normal(mu / 5) - math.log(5)
-    prior = prior + math.log(2 / (5 * math.pi)) - torch.log1p((tau / 5) ** 2) + log_tau
-    theta = mu[:, None] + tau[:, None] * standard
-    return prior + torch.sum(normal((y - theta) / sigma) - torch.log(sigma), 1)
-
-
-TORCH = {"twisted": twisted_torch, "eight_schools": eight_schools_torch}
-
-
-def normflows_peer():
-    def make(name, target, rate, steps):
-        import normflows
-        import torch
-
-        torch.set_default_dtype(torch.float64)
-        density, rates = TORCH[name], np.asarray(schedule(rate, steps)(jnp.arange(steps))).tolist()
-        u = np.random.default_rng(0).normal(size=(5, target.dim))
-        np.testing.assert_allclose(density(torch.tensor(u)), jax.vmap(target.log_density)(u), rtol=1e-9)
-        posterior = types.SimpleNamespace(log_prob=density)
-
-        def begin(seed):
-            torch.manual_seed(seed)
-            spline = normflows.flows.CoupledRationalQuadraticSpline
-            layers = [
-                layer
-                for i in range(8)
-                for layer in (
-                    spline(target.dim, 1, 32, num_bins=8, tail_bound=5.0, reverse_mask=bool(i % 2)),
-                    normflows.flows.LULinearPermute(target.dim),
-                )
-            ]
-            flow = normflows.NormalizingFlow(normflows.distributions.DiagGaussian(target.dim), layers, posterior)
-            return flow, torch.optim.Adam(flow.parameters(), lr=rate)
-
-        def advance(state, seed, t):
-            flow, optimizer = state
-            torch.manual_seed(seed * 100_000 + t)
-            for i in range(t, t + LOOK):
-                for group in optimizer.param_groups:
-                    group["lr"] = rates[i]
-                optimizer.zero_grad()
-                loss = flow.reverse_kld(DRAWS, score_fn=False)
-                loss.backward()
-                optimizer.step()
-            return state
-
-        def elbo(state, key):
-            torch.manual_seed(int(jax.random.randint(key, (), 0, 2**31 - 1)))
-            with torch.no_grad():
-                u, log_q = state[0].sample(JUDGED)
-                return float(torch.mean(density(u) - log_q))
-
-        return begin, advance, elbo
-
-    return make
-
-
 CONTESTANTS = {
     "spline coupling": ours("spline-coupling"),
     "spline coupling, width 3": ours("spline-coupling", width=3.0),
@@ -248,7 +175,7 @@ CONTESTANTS = {
     "flowjax inverse autoregressive": flowjax_peer("autoregressive"),
     "NumPyro AutoIAFNormal": numpyro_peer("AutoIAFNormal"),
     "NumPyro AutoBNAFNormal": numpyro_peer("AutoBNAFNormal"),
-    "normflows spline coupling": normflows_peer(),
+    "normflows spline coupling": None,
 }
 
 
@@ -269,6 +196,22 @@ def train(make, name, target, rate, steps, seed):
         times.append(spent)
         values.append(float(elbo(state, jax.random.key(10_000 + look))))
     return np.asarray(values), np.cumsum(times, axis=0)[1:]
+
+
+def train_normflows(python, name, target, rate, steps, seed):
+    """The same by normflows, in a process of an environment that has it."""
+    points = np.random.default_rng(0).normal(size=(5, target.dim))
+    given = {
+        "name": name, "dim": target.dim, "look": LOOK, "draws": DRAWS, "judged": JUDGED, "seed": seed,
+        "rates": np.asarray(schedule(rate, steps)(jnp.arange(steps))).tolist(),
+        "points": points.tolist(), "log_density": np.asarray(jax.vmap(target.log_density)(points)).tolist(),
+    }  # fmt: skip
+    script = Path(__file__).parent / "peers" / "normflows_spline.py"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "given.json").write_text(json.dumps(given))
+        subprocess.run([python, script, f"{folder}/given.json", f"{folder}/found.npz"], check=True)
+        with np.load(f"{folder}/found.npz") as found:
+            return found["elbo"], found["times"]
 
 
 def timed(f, *args):
@@ -326,6 +269,7 @@ def main():
     parser.add_argument("--rates", nargs="+", type=float, default=RATES)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--torch", help="Python of an environment with PyTorch and normflows")
     args = parser.parse_args()
     path = RESULTS / "flows.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
@@ -334,14 +278,17 @@ def main():
             target = TARGETS[name]()
             log_z = log_z_of(name)
             for flow in args.only:
-                if flow.startswith("normflows") and importlib.util.find_spec("normflows") is None:
-                    print("normflows is not installed: left out", flush=True)
-                    continue
+                learn = functools.partial(train, CONTESTANTS[flow])
+                if CONTESTANTS[flow] is None:
+                    if args.torch is None:
+                        print("normflows is left out without --torch", flush=True)
+                        continue
+                    learn = functools.partial(train_normflows, args.torch)
                 for rate in args.rates:
                     for seed in range(args.seeds):
                         about = {"target": name, "flow": flow, "rate": rate, "seed": seed, "log_z": log_z}
                         rows = [r for r in rows if any(r[k] != about[k] for k in ("target", "flow", "rate", "seed"))]
-                        row = row_of(*train(CONTESTANTS[flow], name, target, rate, args.steps, seed), log_z)
+                        row = row_of(*learn(name, target, rate, args.steps, seed), log_z)
                         rows.append(about | {"steps": args.steps, "load": os.getloadavg()[0]} | row)
                         print({k: v for k, v in rows[-1].items() if k != "gaps"}, flush=True)
                         record = {"date": datetime.now(UTC).date().isoformat(), "jax": jax.__version__, "rows": rows}

@@ -128,7 +128,7 @@ def _gaussian(found: dict) -> Iterator[Race]:
 def _flows(found: dict) -> Iterator[Race]:
     by = {(row["target"], row["flow"], row["rate"]): row["final_gap"] for row in found["rows"]}
     for (target, flow, rate), theirs in by.items():
-        if flow.startswith(("NumPyro", "flowjax")):
+        if flow.startswith(("NumPyro", "flowjax", "normflows")):
             yield Race(f"{target}, rate {rate}", flow, by[target, "spline coupling", 0.005], theirs)
 
 

@@ -74,6 +74,8 @@ class AbstractMethod(eqx.Module):
         Whether a step uses all devices of a mesh, see `infer.distributed`; the chains of others are shared out.
     needs_start
         Whether chains begin at a point of finite density; else none is looked for, and `init` is given zeros.
+    takes_start
+        Whether ``start=`` means something.
     """
 
     kind: eqx.AbstractClassVar[Kind]
@@ -88,6 +90,7 @@ class AbstractMethod(eqx.Module):
     warning: ClassVar[str] = ""
     spreads: ClassVar[bool] = False
     needs_start: ClassVar[bool] = True
+    takes_start: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -140,6 +140,8 @@ class SMC(AbstractMethod):
     requires: ClassVar[tuple[str, ...]] = ("proper_prior",)
     evidence: ClassVar[bool] = True
     default_chains: ClassVar[int] = 1
+    needs_start: ClassVar[bool] = False
+    takes_start: ClassVar[bool] = False
     source: ClassVar[str] = "Del Moral et al. 2006; BlackJAX"
 
     def __check_init__(self) -> None:
@@ -162,7 +164,7 @@ class SMC(AbstractMethod):
         return (Stage("temperatures", self, self.max_temperatures),)
 
     def init(self, key: PRNGKeyArray, target: Target, start: Any) -> SMCState:
-        """A cloud drawn from the prior; ``start`` is not used."""
+        """A cloud drawn from the prior, whatever ``start``."""
         del start
 
         def one(key: PRNGKeyArray) -> Array:

@@ -301,6 +301,15 @@ def test_from_a_dict(chains):
     assert "diverge" in str(named.diagnose()).lower()
 
 
+def test_stan_s_columns_are_statistics():
+    rng = np.random.default_rng(0)
+    columns = {"lp__": rng.normal(size=(2, 50)), "divergent__": np.eye(2, 50), "treedepth__": np.full((2, 50), 10)}
+    posterior = pf.Posterior.from_draws({"a": rng.normal(size=(2, 50)), **columns})
+    assert set(posterior.draws()) == {"a"}
+    assert set(posterior.data["sample_stats"].data_vars) == {"lp", "diverging", "tree_depth"}
+    assert any((found.name, found.value) == ("divergences", 2) for found in posterior.diagnose().findings)
+
+
 def test_from_numpyro_and_a_tree(chains):
     mcmc = numpyro.infer.MCMC(
         numpyro.infer.NUTS(eight_schools), num_warmup=100, num_samples=100, num_chains=2, progress_bar=False,

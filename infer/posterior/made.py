@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from .posterior import Posterior
 
 
+STAN = {
+    "lp__": "lp",
+    "accept_stat__": "acceptance_rate",
+    "stepsize__": "step_size",
+    "treedepth__": "tree_depth",
+    "n_leapfrog__": "n_steps",
+    "divergent__": "diverging",
+    "energy__": "energy",
+}
+"""Statistics among the columns of Stan's output, and ArviZ's names for them."""
+
+
 def of_run(cls: "type[Posterior]", run: "Run", store: Any = None) -> "Posterior":
     """The posterior of a run that is over; what is not yet in its store, if it has one, is written there."""
     from ..run.fit import origin
@@ -61,9 +73,15 @@ def groups_of_draws(
     draws: Mapping[str, Any], sample_stats: Mapping[str, Any] | None, target: "Target | None"
 ) -> dict[str, dict[str, np.ndarray]]:
     """Groups from a dict of draws made elsewhere; raise `InvalidArgument` where they do not agree."""
-    groups = {"posterior": {name: _array(name, value) for name, value in draws.items()}}
-    if sample_stats:
-        groups["sample_stats"] = {name: _array(name, value) for name, value in sample_stats.items()}
+    groups: dict[str, dict[str, np.ndarray]] = {"posterior": {}, "sample_stats": {}}
+    for name, value in draws.items():
+        group, known = ("sample_stats", STAN[name]) if name in STAN else ("posterior", name)
+        groups[group][known] = _array(name, value)
+    groups["sample_stats"] |= {name: _array(name, value) for name, value in (sample_stats or {}).items()}
+    if "diverging" in groups["sample_stats"]:
+        groups["sample_stats"]["diverging"] = groups["sample_stats"]["diverging"].astype(bool)  # Stan writes numbers
+    if not groups["sample_stats"]:
+        del groups["sample_stats"]
     _check_leading(groups)
     return _with_observed(groups, target)
 

@@ -101,8 +101,8 @@ class Posterior:
         Parameters
         ----------
         draws
-            A dict of arrays (chain, draw, …) by site; or what made them: a fitted ``numpyro.infer.MCMC``, a
-            ``CmdStanMCMC``, a PyMC or ArviZ DataTree.
+            A dict of arrays (chain, draw, …) by site, where Stan's columns (``lp__``, ``divergent__``, …) are
+            statistics; or what made them: a fitted ``numpyro.infer.MCMC``, a ``CmdStanMCMC``, a PyMC or ArviZ DataTree.
         target
             The target that was sampled, for densities, prediction and evidence.
         sample_stats

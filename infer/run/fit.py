@@ -158,6 +158,11 @@ def fit(
             "key": key, "num_chains": num_chains, "thin": thin, "sites": sites, "progress": progress,
             "precision": precision, "chains_per_program": chains_per_program,
         }  # fmt: skip
+    if start is not None and not method.takes_start:
+        raise InvalidArgument(
+            f"start has no effect on {type(method).__name__}, which begins at draws of the prior, got a "
+            f"{type(start).__name__}; leave it out."
+        )
     start = method.default_start() if start is None else start
     run_start, warm = start, hasattr(start, "start_for") and start.teaches(method)
     goal = _check_goals(method, target_ess=target_ess, target_rhat=target_rhat)

@@ -184,15 +184,17 @@ def test_draws_made_elsewhere_give_points_only(earlier):
         pf.MALA,
         pf.MCLMC,
         lambda: pf.Pathfinder(max_iterations=20),
-        lambda: pf.SMC(num_particles=50),
         lambda: pf.AutoGuide("AutoNormal", num_steps=20),
     ],
 )
 def test_other_methods_take_it_as_a_start(make, earlier):
-    target = gaussian() if not isinstance(make(), pf.SMC) else schools()
-    start = earlier if target.dim == 3 else run(schools(), num_samples=20)
-    posterior = run(target, make(), start=start, num_samples=20, num_warmup=20, num_chains=2)
+    posterior = run(gaussian(), make(), start=earlier, num_samples=20, num_warmup=20, num_chains=2)
     assert all(np.isfinite(draws).all() for draws in posterior.draws().values())
+
+
+def test_a_sampler_that_begins_at_the_prior_takes_no_start(earlier):
+    with pytest.raises(pf.InvalidArgument, match="start has no effect on SMC, .* got a Posterior; leave it out"):
+        run(schools(), pf.SMC(num_particles=50), start=earlier)
 
 
 def test_a_posterior_of_another_model_is_refused(earlier):

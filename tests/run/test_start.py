@@ -193,7 +193,7 @@ def test_other_methods_take_it_as_a_start(make, earlier):
 
 
 def test_a_sampler_that_begins_at_the_prior_takes_no_start(earlier):
-    with pytest.raises(pf.InvalidArgument, match="start has no effect on SMC, .* got a Posterior; leave it out"):
+    with pytest.raises(pf.InvalidArgument, match=r"start has no effect on SMC, .* got a Posterior; leave it out"):
         run(schools(), pf.SMC(num_particles=50), start=earlier)
 
 

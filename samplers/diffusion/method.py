@@ -112,6 +112,10 @@ class ProbabilityFlow(AbstractMethod):
         ``"snis"``.
     tolerance
         In nats.
+    overdispersion
+        Factor on the standard deviation of what the ODE begins with, 1 + 0.04 / √d by default where the score is
+        learned from draws: a network's tails are as often too light as too heavy, and weights have a tail where they
+        are too light. It costs about 0.3 % of the effective draws. Not for ``dynamics="sde"`` nor ``"reflected"``.
     dynamics
         ``"ode"``: draws with exact densities, by d forward derivatives of each step; ``"sde"``: draws of the stochastic
         partner with weights on path space, which need no derivative, for hundreds of dimensions and ``num_levels`` of
@@ -159,6 +163,7 @@ class ProbabilityFlow(AbstractMethod):
     solver: Any = eqx.field(static=True, default="rk4")
     solver_steps: int | None = eqx.field(static=True, default=None)
     tolerance: float = 0.02
+    overdispersion: Any = None
     dynamics: str = eqx.field(static=True, default="ode")
     num_particles: int = eqx.field(static=True, default=256)
     spread: float = 1.5
@@ -196,7 +201,7 @@ class ProbabilityFlow(AbstractMethod):
             check_positive("blend", self.blend)
         for name in ("learning_rate", "clip", "rho_max", "tolerance", "spread", "sigma"):
             check_positive(name, getattr(self, name))
-        for name in ("patience", "rho_min"):
+        for name in ("patience", "rho_min", "overdispersion"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
         check_fraction("held_out", self.held_out)
@@ -206,6 +211,11 @@ class ProbabilityFlow(AbstractMethod):
         if self.dynamics == "sde" and self.score == "reflected":
             raise InvalidArgument(
                 f"dynamics={self.dynamics!r} has no paths on the cube; use it with score='amortised'."
+            )
+        if self.overdispersion is not None and (self.dynamics == "sde" or self.score == "reflected"):
+            raise InvalidArgument(
+                f"overdispersion={self.overdispersion} has no effect with score={self.score!r} and "
+                f"dynamics={self.dynamics!r}; leave it out."
             )
         if self.num_moves is not None:
             check_nonnegative("num_moves", self.num_moves)

@@ -74,6 +74,27 @@ def test_evidence_and_moments_of_a_banana(learned):
     assert "training: The denoising loss" in str(learned.diagnose())
 
 
+def test_a_learned_flow_begins_a_little_wider(learned):
+    """By what leaves 0.3 % fewer effective draws in any dimension; densities know of it, known scores need it not."""
+
+    def wider(posterior):
+        flow = posterior.approximation.flow
+        return float(np.asarray(flow.base_scale) / np.sqrt(1 + np.asarray(flow.grid)[0] ** 2))
+
+    assert wider(learned) == pytest.approx(1 + 0.04 / np.sqrt(2), rel=1e-6)
+    normal = pf.Target.from_log_density(lambda u: -0.5 * jnp.sum(u**2), np.zeros(2))
+    for factor in (None, 1.2):
+        method = pf.ProbabilityFlow(denoiser=GaussianScore(jnp.zeros(2), jnp.ones(2)), overdispersion=factor)
+        known = pf.fit(normal, method, progress=False, num_samples=4000)
+        s = 1.2 if factor else 1.0
+        assert wider(known) == pytest.approx(s, rel=1e-6)
+        # Draws of N(0, s²) for N(0, 1): an ESS share of (2 s² − 1) / s⁴.
+        assert share(known) == pytest.approx((2 * s**2 - 1) / s**4, abs=0.01)
+    for idle in ({"dynamics": "sde"}, {"score": "reflected"}):
+        with pytest.raises(pf.InvalidArgument, match=r"overdispersion=1.2 has no effect with score=.*; leave it out"):
+            pf.ProbabilityFlow(overdispersion=1.2, **idle)
+
+
 def test_densities_of_draws_and_at_points_are_the_same(learned):
     u, log_q = learned.unconstrained()[0][:20], learned.data["sample_stats"]["log_q"].values[0][:20]
     np.testing.assert_allclose(learned.log_prob(u), log_q, atol=1e-6)

@@ -77,11 +77,13 @@ class HamiltonianMap(AbstractMap):
         return self._undone(state, rho, *self._leapfrog(state.at, rho, log_density, -1.0))
 
     def both(self, front: HamiltonianState, back: HamiltonianState, log_density: LogDensity) -> tuple[Moved, Moved]:
-        """Both leapfrogs in one batch."""
-        rho = self._unrefreshed(back, None)
+        """All leapfrogs in one batch."""
+        rho = jax.vmap(lambda state: self._unrefreshed(state, None))(back)
         run = lambda at, rho, sign: self._leapfrog(at, rho, log_density, sign)  # noqa: E731
-        ahead, behind = side_by_side(run, (front.at, front.rho, 1.0), (back.at, rho, -1.0))
-        return self._refreshed(front, *ahead, None), self._undone(back, rho, *behind)
+        there = jnp.ones(len(rho), rho.dtype)
+        ahead, behind = side_by_side(run, (front.at, front.rho, there), (back.at, rho, -there))
+        refreshed = jax.vmap(lambda state, end: self._refreshed(state, *end, None))(front, ahead)
+        return refreshed, jax.vmap(lambda state, rho, end: self._undone(state, rho, *end))(back, rho, behind)
 
     def either(
         self, state: HamiltonianState, ahead: Bool[Array, ""], log_density: LogDensity, shift: Any = None

@@ -92,11 +92,12 @@ class InvolutiveMap(AbstractMap):
         return self._undone(state, *self.involution(state.at, state.v, log_density), shift)
 
     def both(self, front: InvolutiveState, back: InvolutiveState, log_density: LogDensity) -> tuple[Moved, Moved]:
-        """Both proposals in one batch."""
-        v = self._refreshed(front, None)
+        """All proposals in one batch."""
+        v = jax.vmap(lambda state: self._refreshed(state, None))(front)
         propose = lambda at, v: self.involution(at, v, log_density)  # noqa: E731
         ahead, behind = side_by_side(propose, (front.at, v), (back.at, back.v))
-        return self._accepted(front, v, *ahead, None), self._undone(back, *behind, None)
+        accepted = jax.vmap(lambda state, v, proposal: self._accepted(state, v, *proposal, None))(front, v, ahead)
+        return accepted, jax.vmap(lambda state, proposal: self._undone(state, *proposal, None))(back, behind)
 
     def either(
         self, state: InvolutiveState, ahead: Bool[Array, ""], log_density: LogDensity, shift: Any = None

@@ -193,7 +193,7 @@ def grow(
     seen = jax.vmap(lambda s, j: look(flow_map, reference, s, j))
 
     def one(_: Array, orbits: Orbits) -> Orbits:
-        front, back = jax.vmap(lambda s, r: flow_map.both(s, r, log_density))(orbits.front, orbits.back)
+        front, back = flow_map.both(orbits.front, orbits.back, log_density)
         forward, backward = orbits.front_jacobian, orbits.back_jacobian
         if not flow_map.measure_preserving:
             forward, backward = forward + front.log_det, backward - back.log_det

@@ -1,16 +1,20 @@
 """Deciding with Bayesian last layers: the wheel bandit, and the minimisation of three functions.
 
-    python -m benchmarks.papers.last_layer_decisions [wheel] [optimise] [--seeds 5] [--rounds 1000]
+    python -m benchmarks.papers.last_layer_decisions [wheel] [optimise] [--seeds 5] [--rounds 1000] …
 
 * ``wheel`` (Riquelme, Tucker & Snoek 2018): a context uniform in the unit disc, five actions, of which one pays 50
   outside of radius δ. Thompson sampling with last layers of which features and layer are learned together (VBLL,
   t-VBLL), with the exact last layer on features learned by squared error (NeuralLinear), and ε-greedy on the same
   features. The network's input is context and action; every reward is one rank-one update, and features are learned
-  anew after 10, 60, 160, 300, 500 and 750 rounds. Cumulative regret in units of the uniform policy's.
+  anew after 10, 60, 160, 300, 500 and 750 rounds. Cumulative regret in units of the uniform policy's. Priors are in
+  units of reward; with ``--standardise`` those of the heads by default, in units of the spread of the first ten
+  rewards, which are all about 1: these leave a reward of 50 out.
 * ``optimise``: Branin (d = 2), Ackley (d = 5) and Hartmann (d = 6) on the unit cube, 2 d + 6 points to begin with, 30
-  to choose, by log expected improvement and by Thompson sampling; beside a Gaussian process (Matérn 5/2, ARD, all
-  hyper-parameters by marginal likelihood before each choice, tinygp) with log expected improvement, and points at
-  random. All choose the best of 512 quasi-random points and of the best so far, moved up the slope. Simple regret.
+  to choose, by log expected improvement and by Thompson sampling, features learned anew after every tenth (with
+  ``--every 3`` after every third, in rows of their own); beside a Gaussian process (Matérn 5/2, ARD, all
+  hyper-parameters at the mode, under weak normal priors of their logs, before each choice, tinygp) with log expected
+  improvement, and points at random. All choose the best of 512 quasi-random points and of 16 around the best so far,
+  moved up the slope. Simple regret.
 
 Writes ``results/last_layer_decisions.json`` after each run, and goes on where it was stopped.
 """
@@ -36,7 +40,7 @@ FILE = RESULTS / "last_layer_decisions.json"
 RADII = (0.5, 0.7, 0.9, 0.95)
 RELEARNED = (10, 60, 160, 300, 500, 750)
 WIDTH, STEPS = 64, 1500
-CHOSEN, RELEARN_EVERY = 30, 10
+CHOSEN, EVERY = 30, 10
 EPSILON = 0.05
 
 
@@ -54,24 +58,23 @@ def network(size, seed):
     return eqx.nn.MLP(size, WIDTH, WIDTH, 2, jax.nn.tanh, jax.nn.tanh, key=jax.random.key(seed))
 
 
-def learn(x, y, seed, head, noise=None):
+def learn(x, y, seed, head, *, squares=False, standardise=True):
     """Features and last layer together, or features by squared error; then the exact posterior of the last layer."""
-    net = network(x.shape[1], seed)
-    heads = {"VBLL": NormalHead(noise=noise), "t-VBLL": StudentTHead(), "NeuralLinear": StudentTHead()}
-    steps = STEPS
-    if head == "NeuralLinear":
-        net, steps = Features(non_trainable(by_squares(net, x, y, seed))), 1
-    target = LastLayer(net, heads[head], x, y, validation=None)
+    net, steps = network(x.shape[1], seed), STEPS
+    if squares:
+        net, steps = Features(non_trainable(by_squares(net, x, y, seed, standardise))), 1
+    target = LastLayer(net, head, x, y, validation=None, standardise=standardise)
     method = pf.VBLL(num_steps=steps, learning_rate=3e-3, weight_decay=1e-4)
     return pf.fit(target, method, key=seed, num_samples=2, progress=False).approximation.refit("dense_precision")
 
 
-def by_squares(net, x, y, seed):
-    """The network trained with a linear output under squared error."""
+def by_squares(net, x, y, seed, standardise):
+    """The network trained with a linear output under squared error of standardised y."""
     whole = eqx.nn.Sequential([net, eqx.nn.Linear(WIDTH, 1, key=jax.random.key(1000 + seed))])
-    loc, scale = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1.0)
     params, rest = eqx.partition(whole, eqx.is_inexact_array)
-    rows = jnp.asarray((x - loc) / scale, jnp.float32), jnp.asarray((y - y.mean()) / y.std(), jnp.float32)
+    if standardise:
+        x = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1.0)
+    rows = jnp.asarray(x, jnp.float32), jnp.asarray((y - y.mean()) / y.std(), jnp.float32)
     return eqx.combine(_descend(params, rest, *rows, jax.random.key(seed)), rest).layers[0]
 
 
@@ -94,6 +97,14 @@ def _descend(params, rest, x, y, key):
 
 # -- the wheel --------------------------------------------------------------------------------------------------------
 
+# As in the reference's NeuralLinear, in units of reward: the noise's variance is inverse gamma (6, 6), and the weights'
+# prior precision a quarter of the noise's; of VBLL, whose noise is at its mode, the weights' prior variance is 4.
+WHEEL_HEADS = {
+    "VBLL": NormalHead(prior_scale=4.0, dof=12.0, scale=12.0),
+    "t-VBLL": StudentTHead(prior_scale=4.0, shape=6.0, rate=6.0),
+    "NeuralLinear": StudentTHead(prior_scale=4.0, shape=6.0, rate=6.0),
+}
+STANDARDISED_HEADS = {"VBLL": NormalHead(), "t-VBLL": StudentTHead(), "NeuralLinear": StudentTHead()}
 evaluate = jax.jit(lambda path, x: path(x)[0])
 
 
@@ -107,10 +118,11 @@ def wheel(rng, radius):
     return context, means
 
 
-def play(policy, radius, rounds, seed):
+def play(policy, radius, rounds, seed, standardise=False):
     """Regret over the rounds, in units of that of actions at random."""
     rng, regret, x, y = np.random.default_rng([seed, round(100 * radius)]), np.zeros(2), [], []
-    head = "NeuralLinear" if policy == "epsilon-greedy" else policy
+    name = "NeuralLinear" if policy == "epsilon-greedy" else policy
+    head = (STANDARDISED_HEADS if standardise else WHEEL_HEADS)[name]
     for t in range(rounds):
         context, means = wheel(rng, radius)
         rows = np.hstack([np.tile(context, (5, 1)), np.eye(5)])
@@ -118,12 +130,13 @@ def play(policy, radius, rounds, seed):
             action = t % 5
         else:
             if t in RELEARNED:
-                q = learn(np.array(x), np.array(y), 1000 * seed + t, head)
+                options = {"squares": name == "NeuralLinear", "standardise": standardise}
+                q = learn(np.array(x), np.array(y), 1000 * seed + t, head, **options)
             if policy == "epsilon-greedy":
                 values = rng.uniform(size=5) if rng.uniform() < EPSILON else q.uncertainty(rows).mean
             else:
                 with jax.enable_x64(True):
-                    values = evaluate(q.paths(1, key=t), rows)
+                    values = np.asarray(evaluate(q.paths(1, key=t), rows))
             action = int(np.argmax(values))
         reward = means[action] + (0.01 if means[action] == 50 else 0.05) * rng.normal()
         x.append(rows[action])
@@ -197,31 +210,32 @@ def by_draw(path, grid):
     return climb(lambda x: -path(x)[0], grid)
 
 
-def process(logs, x):
-    """The Gaussian process with these log length scales, log amplitude, log noise."""
+def process(logs, x, spare):
+    """The Gaussian process with these log length scales, log amplitude, log noise; spare rows count for nothing."""
     from tinygp import GaussianProcess, kernels, transforms
 
     d = x.shape[1]
     kernel = jnp.exp(2 * logs[d]) * transforms.Linear(
         jnp.exp(-logs[:d]), kernels.Matern52(distance=kernels.distance.L2Distance())
     )
-    return GaussianProcess(kernel, x, diag=jnp.exp(2 * logs[d + 1]) + 1e-8)
+    return GaussianProcess(kernel, x, diag=jnp.exp(2 * logs[d + 1]) + 1e-8 + 1e10 * spare)
 
 
 @jax.jit
-def minus_evidence(logs, x, y):
+@jax.value_and_grad
+def minus_evidence(logs, x, y, spare):
     """With weak normal priors of the logs, that keep length scales within the cube's size."""
     d = x.shape[1]
     prior = jnp.sum((logs[:d] - np.log(0.5)) ** 2) / 2 + logs[d] ** 2 / 2 + (logs[d + 1] + 4) ** 2 / 8
-    return prior - process(logs, x).log_probability(y)
+    return prior - process(logs, x, spare).log_probability(y)
 
 
 @jax.jit
-def by_process(logs, x, y, grid):
+def by_process(logs, x, y, spare, grid):
     """Where a Gaussian process has the largest log expected improvement."""
 
     def value(at):
-        found = process(logs, x).condition(y, at).gp
+        found = process(logs, x, spare).condition(y, at).gp
         return log_expected_improvement(-found.mean, jnp.sqrt(jnp.maximum(found.variance, 1e-12)), -jnp.min(y))
 
     return climb(value, grid)
@@ -231,16 +245,18 @@ def choose_by_process(x, y, grid):
     """Hyper-parameters by marginal likelihood from two starts, then the point."""
     from scipy.optimize import minimize
 
+    n, d = x.shape
+    room = 2 * d + 6 + CHOSEN  # one shape for all choices, so that one program serves them
     with jax.enable_x64(True):
-        scaled, d = jnp.asarray((y - y.mean()) / y.std()), x.shape[1]
-        slope = jax.jit(jax.value_and_grad(minus_evidence))
-        fun = lambda logs: tuple(np.asarray(a, float) for a in slope(jnp.asarray(logs), jnp.asarray(x), scaled))  # noqa: E731
+        spare = np.arange(room) >= n
+        rows = np.pad(x, ((0, room - n), (0, 0))), np.pad((y - y.mean()) / y.std(), (0, room - n)), spare
+        fun = lambda logs: tuple(np.asarray(a, float) for a in minus_evidence(jnp.asarray(logs), *rows))  # noqa: E731
         starts = [np.append(np.full(d, np.log(length)), [0.0, -4.0]) for length in (0.3, 1.0)]
         found = min((minimize(fun, start, jac=True, method="L-BFGS-B") for start in starts), key=lambda f: f.fun)
-        return np.asarray(by_process(jnp.asarray(found.x), jnp.asarray(x), scaled, grid))
+        return np.asarray(by_process(jnp.asarray(found.x), *rows, grid))
 
 
-def minimise(function, policy, seed):
+def minimise(function, policy, seed, every=EVERY):
     """Simple regret after the first points, and after half and all of those chosen."""
     f, d, least = FUNCTIONS[function]
     rng, first = np.random.default_rng(seed), 2 * d + 6
@@ -255,11 +271,14 @@ def minimise(function, policy, seed):
         elif policy == "GP, logEI":
             new = choose_by_process(x, y, points)
         else:
-            again = i % RELEARN_EVERY == 0
-            q = learn(x, y, 1000 * seed + i, "VBLL", noise=0.02 * y.std()) if again else q.condition(x[-1:], y[-1:])
+            if i % every == 0:
+                unit = y.std()  # so that the noise is the same number each time, with which the program is compiled
+                q = learn(x, y / unit, 1000 * seed + i, NormalHead(noise=0.02))
+            else:
+                q = q.condition(x[-1:], y[-1:] / unit)
             with jax.enable_x64(True):
                 if policy == "VBLL, logEI":
-                    new = np.asarray(by_improvement(q.without_rows, y.min(), points))
+                    new = np.asarray(by_improvement(q.without_rows, y.min() / unit, points))
                 else:
                     new = np.asarray(by_draw(q.paths(1, key=i), points))
         if np.min(np.linalg.norm(x - new, axis=1)) < 1e-3:  # not the same point again
@@ -274,29 +293,36 @@ def main():
     parser.add_argument("parts", nargs="*", choices=["wheel", "optimise", []], default=[])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument(
+        "--standardise", action="store_true", help="rewards of the wheel, and the heads' default priors"
+    )
+    parser.add_argument("--every", type=int, default=EVERY)
     asked = parser.parse_args()
     parts = asked.parts or ["wheel", "optimise"]
     found = json.loads(FILE.read_text()) if FILE.exists() else {}
     jobs = []
     if "wheel" in parts:
         policies = ("VBLL", "t-VBLL", "NeuralLinear", "epsilon-greedy")
-        jobs += [(f"wheel {r}, {asked.rounds} rounds", p, seed, partial(play, p, r, asked.rounds, seed))
+        which = f"{asked.rounds} rounds" + asked.standardise * ", standardised"
+        jobs += [(f"wheel {r}, {which}", p, seed, partial(play, p, r, asked.rounds, seed, asked.standardise))
                  for seed in range(asked.seeds) for r in RADII for p in policies]  # fmt: skip
     if "optimise" in parts:
-        policies = ("VBLL, logEI", "VBLL, Thompson", "GP, logEI", "random")
-        jobs += [(name, p, seed, partial(minimise, name, p, seed))
-                 for seed in range(asked.seeds) for name in FUNCTIONS for p in policies]  # fmt: skip
+        names = {p: p for p in ("VBLL, logEI", "VBLL, Thompson", "GP, logEI", "random")}
+        if asked.every != EVERY:
+            names = {f"{p}, every {asked.every}": p for p in names if p.startswith("VBLL")}
+        jobs += [(what, name, seed, partial(minimise, what, p, seed, asked.every))
+                 for seed in range(asked.seeds) for what in FUNCTIONS for name, p in names.items()]  # fmt: skip
     for what, policy, seed, run in jobs:
         rows = found.setdefault(what, {}).setdefault(policy, {})
         if str(seed) not in rows:
             rows[str(seed)] = run()
-            FILE.write_text(json.dumps(found, indent=1))
+            FILE.write_text(json.dumps(found, indent=1) + "\n")
             print(what, policy, seed, rows[str(seed)], flush=True)
     for what, rows in found.items():
         for policy, values in rows.items():
             a = np.array(list(values.values()))
             print(
-                f"{what:>16} {policy:>15}: {np.round(np.median(a, 0), 4)} (mean {np.round(a.mean(0), 4)}, n = {len(a)})"
+                f"{what:>16} {policy:>23}: {np.round(np.median(a, 0), 4)} (mean {np.round(a.mean(0), 4)}, n = {len(a)})"
             )
 
 

@@ -14,12 +14,12 @@ kept. x and y are standardised; NLL and RMSE are in units of y, means and standa
 - GP: one length scale, amplitude and noise by marginal likelihood; it has the rows that decide too.
 - linear: conjugate linear regression, both variances by evidence.
 
-Writes ``results/last_layer_uci.json`` after each method of each set.
+Writes ``results/last_layer_uci.json`` after each split of each method of each set, (NLL, RMSE) of each split as
+``scores``, and goes on where it was stopped.
 """
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import jax
@@ -133,17 +133,15 @@ def main():
             "linear": lambda s, i: linear(s),
         }
         for method, run in runs.items():
-            begun = time.perf_counter()
-            scores = np.array([run(split, seed) for seed, split in enumerate(rows)])
-            errors = scores.std(0, ddof=1) / np.sqrt(len(scores))
-            found.setdefault(name, {})[method] = {
-                "nll": [float(scores[:, 0].mean()), float(errors[0])],
-                "rmse": [float(scores[:, 1].mean()), float(errors[1])],
-                "splits": len(scores),
-                "seconds": time.perf_counter() - begun,
-            }
-            print(name, method, found[name][method], flush=True)
-            FILE.write_text(json.dumps(found, indent=1) + "\n")
+            row = found.setdefault(name, {}).setdefault(method, {"scores": []})
+            for seed in range(len(row["scores"]), len(rows)):
+                row["scores"].append(run(rows[seed], seed))
+                for k, values in zip(("nll", "rmse"), np.transpose(row["scores"]), strict=True):
+                    error = np.std(values, ddof=1) / np.sqrt(len(values)) if seed else np.nan
+                    row[k] = [float(np.mean(values)), float(error)]
+                if seed:
+                    FILE.write_text(json.dumps(found, indent=1) + "\n")
+            print(name, method, {k: row[k] for k in ("nll", "rmse")}, flush=True)
         jax.clear_caches()
 
 

@@ -128,6 +128,7 @@ def simulated(n: int, seed: int, rho: float, response: str, asked: Any) -> dict:
         row |= {
             "rho": rho if asked.neighbors is None else None,
             "neighbors": asked.neighbors,
+            "num_neighbors": asked.num_neighbors,
             "learned": asked.learn or False,
             "in_rmse_nll": score(np.asarray(q.loc), np.asarray(q.variance), f[:n]),
         }

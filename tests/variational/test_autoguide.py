@@ -43,7 +43,7 @@ def conjugate(y):
 @pytest.mark.parametrize(
     "guide",
     [
-        "AutoMultivariateNormal",
+        pytest.param("AutoMultivariateNormal", marks=pytest.mark.slow),
         "AutoLaplaceApproximation",
         pytest.param("AutoLowRankMultivariateNormal", marks=pytest.mark.slow),
     ],

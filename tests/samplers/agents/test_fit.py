@@ -102,7 +102,7 @@ def exact() -> tuple[np.ndarray, np.ndarray]:
     [
         (pf.DistributedADMM("star"), 0.08, 0.05),
         pytest.param(pf.SplitGibbs(), 0.12, 0.08, marks=pytest.mark.slow),
-        (pf.FALD(), 0.12, 0.08),
+        pytest.param(pf.FALD(), 0.12, 0.08, marks=pytest.mark.slow),
         # Noise of the agents' own, in shares that are not quadratic, moves the mean.
         (pf.DSGHMC(tolerance=0.05), 0.2, 0.08),
         pytest.param(pf.DistributedADMM("complete"), 0.08, 0.05, marks=pytest.mark.slow),

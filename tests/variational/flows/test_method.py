@@ -53,6 +53,7 @@ def test_the_energies_have_the_normalisers_of_the_table(name: str) -> None:
         np.testing.assert_allclose(variance, (3.303502, 1.395278), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_modes_on_a_ring() -> None:
     posterior = ring()
     elbo, error = posterior.elbo()

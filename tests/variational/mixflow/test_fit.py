@@ -123,7 +123,7 @@ def test_32_bits_give_the_bound_of_64():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"kernel": "mala", "burn_in": 3, "step_size": np.array([0.4, 0.3])},
+        slow({"kernel": "mala", "burn_in": 3, "step_size": np.array([0.4, 0.3])}),
         {"family": "backward_irf", "kernel": "rwmh", "step_size": 1.0},
         slow({"shift": np.pi / 16}),
         slow({"family": "backward_irf"}),

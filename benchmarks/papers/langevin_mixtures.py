@@ -2,15 +2,19 @@
 
 ``a``: Gaussian mixtures; ``b``: Laplace mixtures, each component smoothed by its Moreau envelope; ``c``: Gaussian
 mixtures times exp(−0.15 ‖x‖₁). ULA, MALA, ULA with their metric M, mirror Langevin with the hyperbolic entropy of
-β = (0.7, 0.3), and for ``c`` the proximal samplers. Chains begin at N(0, I), without burn-in, and the number of modes n
+β = (0.7, 0.3), for ``a`` and ``b`` their IHPULA, ULA preconditioned by the inverse of the shifted Hessian at each point
+(written out here: it leaves out the derivative of that matrix, so that its law is not near the target even for small
+steps), and for ``c`` the proximal samplers. Chains begin at N(0, I), without burn-in, and the number of modes n
 is theirs; of their grids of steps and of λ a part is run. The distance to independent draws is W₂ between 1,000 of them
 and 1,000 iterates spread over the first k. Modes of ``c`` are far apart, and chains stay in those that they find:
 shares of the draws by nearest mode are next to the exact ones, and a second run begins at independent draws of the law.
 """
 
 import itertools
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
@@ -32,7 +36,12 @@ COVARIANCES = np.array(
 METRIC = np.array([[1.0, 0.1], [0.1, 0.5]])
 MIRROR, PSI = HyperbolicEntropy([0.7, 0.3]), HyperbolicEntropy([0.2, 0.8])
 ALPHA, ALPHA_LAPLACE = 0.15, 0.5
+START = np.random.default_rng(0).normal(size=(1, 2))
 LOOKS = (100, 300, 1000, 3000, 10_000)
+SHIFT = 0.05
+"""What IHPULA adds to the Hessian, beyond the size of its least eigenvalue."""
+IHPULA_STEP = 0.025
+"""A step that the paper's authors ran IHPULA with, beside those of all samplers."""
 
 
 def members(n: int) -> np.ndarray:
@@ -91,22 +100,49 @@ def plain(step: float) -> dict[str, Any]:
     }
 
 
+@partial(jax.jit, static_argnames=("log_density", "steps"))
+def preconditioned(log_density: Any, data: Any, start: Any, step: Any, steps: int, key: Any) -> Any:
+    """Draws (steps, d) of IHPULA: x⁺ = x − γ P ∇U(x) + √(2γ) P^½ ξ with P = (∇²U + (|least eigenvalue| + 0.05) I)⁻¹."""
+
+    def move(x, key):
+        values, vectors = jnp.linalg.eigh(-jax.hessian(log_density)(x, data))
+        scales = 1 / (values + jnp.abs(values[0]) + SHIFT)
+        drift = vectors @ (scales * (vectors.T @ jax.grad(log_density)(x, data)))
+        noise = vectors @ (jnp.sqrt(scales) * jax.random.normal(key, x.shape))
+        x = x + step * drift + jnp.sqrt(2 * step) * noise
+        return x, x
+
+    return jax.lax.scan(move, start, jax.random.split(key, steps))[1]
+
+
+def ihpula(log_density: Any, data: Any, step: float, truth: np.ndarray, steps: int) -> dict[str, Any]:
+    """W₂ of IHPULA, which is here as a baseline of the paper and no method of the package."""
+    with jax.enable_x64(True):
+        data = jax.tree.map(jnp.asarray, data)
+        draws = preconditioned(log_density, data, jnp.asarray(START[0]), step, steps, jax.random.key(0))
+    return {"acceptance": None, "divergences": int((~np.isfinite(draws)).any(1).sum())} | looked_at(draws, truth)
+
+
 def distances(target: Any, method: Any, truth: np.ndarray, steps: int) -> dict[str, Any]:
-    """W₂ after so many iterations of one chain from N(0, I)."""
-    start = np.random.default_rng(0).normal(size=(1, 2))
-    draws, stats = run(target, method, start=start, steps=steps)
+    """W₂ of one chain of a method from N(0, I)."""
+    draws, stats = run(target, method, start=START, steps=steps)
+    return stats | looked_at(draws[0], truth)
+
+
+def looked_at(draws: Any, truth: np.ndarray) -> dict[str, Any]:
+    """W₂ after so many iterations of a chain (steps, d)."""
+    steps = len(draws)
     looks = [k for k in (*LOOKS, steps) if k <= steps]
     if not np.isfinite(draws).all():
-        return stats | {"at": looks, "w2": None, "last": None}
-    found = []
-    for k in looks:
-        at = np.linspace(0, k - 1, 1000).astype(int)
-        found.append(w2(draws[0, at], truth))
-    return stats | {"at": looks, "w2": found, "last": found[-1]}
+        return {"at": looks, "w2": None, "last": None}
+    found = [w2(np.asarray(draws)[np.linspace(0, k - 1, 1000).astype(int)], truth) for k in looks]
+    return {"at": looks, "w2": found, "last": found[-1]}
 
 
 def smooth_experiment(name: str, log_density: Any, cases: list[tuple[dict, Any, str]], steps: int) -> None:
-    """Rows of all samplers for (key, data, kind of independent draws) and a figure of those of the largest step."""
+    """Rows of all samplers for (key, data, kind of independent draws) and a figure of those of the largest step
+    and the smallest smoothing.
+    """
     rows = Rows(
         name, {"steps": steps, "metric": "W2 of 1,000 draws"}, ("n", "smoothing", "step", "method", "last", "floor")
     )
@@ -119,12 +155,19 @@ def smooth_experiment(name: str, log_density: Any, cases: list[tuple[dict, Any, 
                 key | {"method": method_name},
                 lambda t=target, m=method, y=truth, f=floor: distances(t, m, y, steps) | {"floor": f},
             )
+        for step in (key["step"], IHPULA_STEP):
+            rows.add(
+                key | {"step": step, "method": "IHPULA"},
+                lambda d=data, g=step, y=truth, f=floor: ihpula(log_density, d, g, y, steps) | {"floor": f},
+            )
     ns = sorted({key["n"] for key, _, _ in cases})
     _, axes, save = rows.figure((3.2 * len(ns), 3), 1, len(ns), sharey=True)
     for axis, n in zip(axes[0], ns, strict=True):
         chosen = [row for row in rows.rows if row["n"] == n and row["w2"]]
         step = max(row["step"] for row in chosen)
-        for i, row in enumerate(row for row in chosen if row["step"] == step):
+        smoothing = min(row.get("smoothing", 0.0) for row in chosen)
+        chosen = [row for row in chosen if (row.get("smoothing", 0.0), row["step"]) == (smoothing, step)]
+        for i, row in enumerate(chosen):
             axis.plot(row["at"], row["w2"], f"C{i}", label=row["method"])
         axis.axhline(chosen[0]["floor"], color="0.6", lw=0.8)
         axis.set(title=f"n = {n}, γ = {step}", xscale="log", xlabel="iterations")

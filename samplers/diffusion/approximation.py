@@ -14,6 +14,8 @@ from .stochastic import ancestral_path
 
 BATCH = 2048
 """Draws at a time; each takes d tangents of the score."""
+POINTS = 2**16
+"""Points at a time, of a score whose calls need many."""
 RESIDUAL = 10.0
 """Of an inverse, in units of the square root of the rounding error, above which it counts as not found."""
 
@@ -69,13 +71,13 @@ class DiffusionApproximation(Approximation):
     def sample_and_log_prob(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         """``n`` independent draws and their log densities, exact for these steps."""
         z = jax.random.normal(key, (n, self.loc.shape[0]), self.loc.dtype)
-        return jax.lax.map(self._draw, z, batch_size=min(n, BATCH))
+        return jax.lax.map(self._draw, z, batch_size=at_a_time(self.flow.score, n))
 
     def sample_points(self, key: PRNGKeyArray, n: int) -> Float[Array, "n d"]:
         """The same draws, of a forward pass each: without the d tangents that a log density takes."""
         z = jax.random.normal(key, (n, self.loc.shape[0]), self.loc.dtype)
         push = lambda z: self.loc + self.scale @ self.flow.push(z, self.noise)  # noqa: E731
-        return jax.lax.map(push, z, batch_size=min(n, BATCH))
+        return jax.lax.map(push, z, batch_size=at_a_time(self.flow.score, n))
 
     def trial(self, z: Float[Array, " d"]) -> tuple[Float[Array, ""], Int[Array, ""]]:
         """Log density of the draw that a standard normal point becomes, and the folded steps on its way."""
@@ -149,8 +151,13 @@ class PathApproximation(Approximation):
             path = ancestral_path(rest, self.score, self.grid, base, z, self.local)
             return self.loc + self.scale @ path.x0, path.log_q
 
-        u, log_q = jax.lax.map(one, jax.random.split(key, n), batch_size=min(n, BATCH))
+        u, log_q = jax.lax.map(one, jax.random.split(key, n), batch_size=at_a_time(self.score, n))
         return u, log_q - jnp.sum(jnp.log(jnp.abs(jnp.diagonal(self.scale))))
+
+
+def at_a_time(score: AbstractScore, n: int) -> int:
+    """How many of ``n`` draws are made together, so that memory does not grow with what a call of the score needs."""
+    return max(1, min(n, BATCH, POINTS // score.points_per_call))
 
 
 @eqx.filter_jit

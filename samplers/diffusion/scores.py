@@ -44,6 +44,11 @@ class AbstractScore(eqx.Module):
         """∇ log p̃_ρ(y) = (D − y)/ρ²."""
         return (self.denoise(y, rho) - y) / rho**2
 
+    @property
+    def points_per_call(self) -> int:
+        """Points whose densities a call needs at once."""
+        return 1
+
     def refresh(self, key: PRNGKeyArray) -> "AbstractScore":
         """The same with other randomness, for the next step of a solver; itself where it has none."""
         del key

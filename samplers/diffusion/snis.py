@@ -90,6 +90,11 @@ class SNISScore(AbstractScore):
         weights = jax.nn.softmax(self._weighted(y, jnp.asarray(rho, y.dtype))[1])
         return 1 / jnp.sum(weights**2)
 
+    @property
+    def points_per_call(self) -> int:
+        """The draws."""
+        return self.num_particles
+
     def refresh(self, key: PRNGKeyArray) -> "SNISScore":
         """The same with other draws."""
         return eqx.tree_at(lambda s: s.key, self, key)

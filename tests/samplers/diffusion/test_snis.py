@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 import pushforward as pf
+from pushforward.samplers.diffusion.approximation import DiffusionApproximation
 from pushforward.samplers.diffusion.denoising import DenoisingSampler, Drift, cosine_steps
+from pushforward.samplers.diffusion.density import DiscreteFlow
 from pushforward.samplers.diffusion.scores import GaussianScore
 from pushforward.samplers.diffusion.snis import SNISScore, ess_by_level
+from pushforward.samplers.diffusion.solvers import DDIM
 
 from .cases import two_modes
 
@@ -42,6 +45,14 @@ def test_where_the_reference_is_the_target_it_is_exact():
         np.testing.assert_allclose(score.denoise(y, rho), exact, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(dataclasses.replace(score, gradient=True).denoise(y, rho), exact, rtol=1e-9)
         np.testing.assert_allclose(score.ess(y, rho), 256)
+
+
+def test_memory_of_many_draws_does_not_grow_with_the_points_of_a_call():
+    score = snis(normal(np.zeros(2), np.ones(2)), num_particles=4096)
+    flow = DiscreteFlow.make(score, np.geomspace(10, 0.1, 5), DDIM())
+    found = DiffusionApproximation(flow, jnp.zeros(2), jnp.eye(2), jax.random.key(0))
+    memory = jax.jit(lambda key: found.sample_and_log_prob(key, 2000)).lower(jax.random.key(1)).compile()
+    assert memory.memory_analysis().temp_size_in_bytes < 100e6  # all together: 2,000 × 4,096 × 2 × 8 = 131 MB an array
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,8 @@ def _stein(found: dict) -> Iterator[Race]:
     pairs = {"BlackJAX": "ours, all pairs", "NumPyro": "ours, all pairs", "NumPy, h given": "ours, h given"}
     for (n, code), theirs in by.items():
         if code in pairs:
-            yield Race(f"{n:,} particles, same bandwidth", code, by[n, pairs[code]], theirs)
+            what = "width given" if code.endswith("given") else "median of all pairs, ours every tenth step"
+            yield Race(f"{n:,} particles, {what}", code, by[n, pairs[code]], theirs)
 
 
 def _langevin(found: dict) -> Iterator[Race]:

@@ -6,6 +6,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from scipy.linalg import sqrtm
 
 import pushforward as pf
 from pushforward.infer.geometry import (
@@ -21,7 +22,6 @@ from pushforward.infer.geometry import (
 from pushforward.infer.kernels.metric import apply
 from pushforward.infer.kernels.velocity import velocity
 from pushforward.samplers.stein.spaces import inverse_hessians
-from pushforward.samplers.stein.svmd import gram_roots
 
 H = 0.7
 
@@ -72,13 +72,21 @@ def gram_of(x):
     return jax.vmap(lambda a: jax.vmap(lambda b: imq(a, b))(x))(x)
 
 
-@pytest.mark.parametrize("spectrum", [1.0, 0.99])
-def test_svmd_is_its_sum_over_eigenfunctions(spectrum):
-    """φ_k = (1/n) Σ_l K_ψ(x_k, x_l) b_l + P_l ∇_l K_ψ, K_ψ = Σ_ij √(λ_i λ_j) u_i u_j Γ_ij, u_i extended by Nyström."""
-    rng, mirror, n = np.random.default_rng(1), SimplexEntropy(), 8
+def four_shares():
+    numpyro.sample("p", dist.Dirichlet(jnp.array([2.0, 0.5, 3.0, 1.5])))
+
+
+@pytest.mark.parametrize(("spectrum", "correction"), [(1.0, False), (0.99, False), (1.0, True)])
+def test_svmd_is_its_sum_over_eigenfunctions(spectrum, correction):
+    """φ_k = (1/n) Σ_l K_ψ(x_k, x_l) b_l + P_l ∇_l K_ψ, K_ψ = Σ_ij √(λ_i λ_j) u_i u_j Γ_ij, u_i extended by Nyström.
+
+    Γ_ij is the mean of u_i u_j H; the correction is its derivative with respect to x_l, where ∇H P = −H ∇·P.
+    """
+    target, n = pf.Target.from_numpyro(four_shares), 8
+    method = pf.SVMD(num_particles=n, spectrum=spectrum, correction=correction, jitter=1e-10)
     with jax.enable_x64(True):
-        points = jax.vmap(mirror.from_dual)(jnp.asarray(3 * rng.normal(size=(n, 3))))
-        x, drift = points.x, jnp.asarray(rng.normal(size=(n, 3)))
+        cloud = method.locate(target, jnp.asarray(3 * np.random.default_rng(1).normal(size=(n, 3))), None)
+        mirror, points, x, drift = SimplexEntropy(), jax.vmap(SimplexEntropy().at)(cloud.x), cloud.x, cloud.drift
         values, vectors = jnp.linalg.eigh(gram_of(x) + 1e-10 * jnp.eye(n))
         values, vectors = values[::-1], vectors[:, ::-1]
         shares = np.cumsum(np.asarray(values)) / float(values.sum())
@@ -92,14 +100,36 @@ def test_svmd_is_its_sum_over_eigenfunctions(spectrum):
         inverses = jax.vmap(lambda p: jax.vmap(lambda v: mirror.inv_hess_mv(p, v))(basis))(points)
         gamma = jnp.einsum("mi,mj,mab->ijab", u, u, hessians) / n
         root = jnp.sqrt(lam[:, None] * lam)
-        first = jnp.einsum("ij,ki,lj,ijab,lb->ka", root, u, u, gamma, drift)
-        second = jnp.einsum("ij,ki,ljc,ijab,lbc->ka", root, u, du, gamma, inverses)
-        expected = (first + second) / n
+        expected = jnp.einsum("ij,ki,lj,ijab,lb->ka", root, u, u, gamma, drift)
+        expected += jnp.einsum("ij,ki,ljc,ijab,lbc->ka", root, u, du, gamma, inverses)
+        if correction:
+            turned = jax.vmap(lambda p: mirror.hess_mv(p, mirror.div_inv_hess(p)))(points)
+            change = jnp.einsum("lia,lj->lija", du, u) + jnp.einsum("li,lja->lija", u, du)
+            change -= jnp.einsum("li,lj,la->lija", u, u, turned)
+            expected += jnp.einsum("ij,ki,lj,lija->ka", root, u, u, change) / n
 
-        phi = velocity("imq", x, drift, jnp.asarray(H), inverse_hessians(mirror, points))
-        roots, _ = gram_roots("imq", x, jnp.asarray(H), spectrum, 1e-10)
-        found = roots.half @ jax.vmap(mirror.hess_mv)(points, roots.inverse @ phi)
-        np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-8 * np.abs(expected).max())
+        phi = velocity("imq", x, drift, jnp.asarray(H), cloud.metric)
+        found = method.turn(target, cloud, jnp.asarray(H), phi)
+        np.testing.assert_allclose(found, expected / n, rtol=1e-7, atol=1e-8 * np.abs(expected).max())
+
+
+def test_svng_turns_by_the_metric_of_each_particle():
+    """G_i⁻¹ Σ_m (K½)_im G_m Σ_j (K₋½)_mj φ⁰_j, with roots of the Gram matrix by SciPy."""
+
+    def metric(u):
+        return jnp.diag(1 + u**2) + 0.3
+
+    target = pf.Target.from_log_density(lambda x: -0.25 * jnp.sum(x**4), np.zeros(2))
+    with jax.enable_x64(True):
+        y, h = jnp.asarray(2 * np.random.default_rng(4).normal(size=(6, 2))), jnp.asarray(H)
+        method = pf.SVNG(num_particles=6, metric=metric, damping=0.0, jitter=0.0)
+        cloud = method.locate(target, y, None)
+        phi = np.random.default_rng(5).normal(size=(6, 2))
+        half = np.real(sqrtm(np.asarray(gram_of(y))))
+        matrices = np.asarray(jax.vmap(metric)(y))
+        inner = np.einsum("nab,nb->na", matrices, np.linalg.inv(half) @ phi)
+        expected = np.linalg.solve(matrices, (half @ inner)[..., None])[..., 0]
+        np.testing.assert_allclose(method.turn(target, cloud, h, jnp.asarray(phi)), expected, rtol=1e-9)
 
 
 def test_svng_drift_holds_the_divergence_of_the_inverse_metric():

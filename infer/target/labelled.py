@@ -94,8 +94,12 @@ def check_values(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
 def check_inside(u: Mapping[str, Array], supports: Mapping[str, str]) -> None:
     """Raise if a value that is not traced lies outside its support (its unconstrained image is not finite)."""
     for name, value in u.items():
-        if not isinstance(value, jax.core.Tracer) and not np.all(np.isfinite(np.asarray(value))):
+        if isinstance(value, jax.core.Tracer):
+            continue
+        wrong = np.argwhere(~np.isfinite(np.asarray(value)))
+        if len(wrong):
+            where = f", first at its unconstrained coordinate {tuple(map(int, wrong[0]))}" if wrong.size else ""
             raise InvalidArgument(
                 f"unconstrain got a value of the site {name!r} outside its support or on its edge; "
-                f"the support is {supports[name]}."
+                f"the support is {supports[name]}{where}."
             )

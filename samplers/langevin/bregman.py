@@ -31,7 +31,7 @@ from ...infer.target import Target
 from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_choice
 from ..mirrors import Relative, as_mirror, resolve_mirror
-from .checks import check_euclidean_step, describe_convexity, describe_tails
+from .checks import check_envelope_domain, check_euclidean_step, describe_convexity, describe_tails
 from .common import AbstractLangevin, LangevinState, Local, Noise, Proposal, log_probs, value_and_drift, value_of_term
 from .mirrored import mirror_proposal
 from .slope import default_smoothing
@@ -114,8 +114,9 @@ class BregmanProximalLangevin(AbstractLangevin):
         return mirror_proposal(lambda p: self.locate(target, mirror, p), mirror, noise, local, step)
 
     def check_step(self, target: Primal, x: Any) -> None:
-        """In the Euclidean geometry an unadjusted step must be below 2/(L + 1/λ)."""
+        """The envelope must cover the supports, and an unadjusted Euclidean step be below 2/(L + 1/λ)."""
         envelope = self.envelope_of(target.nonsmooth)
+        check_envelope_domain(envelope.mirror, target, x)
         if np.shape(envelope.smoothing) not in ((), (x.shape[0],)):
             raise InvalidArgument(
                 f"smoothing has shape {np.shape(envelope.smoothing)}; give a number, or one per coordinate, "
@@ -124,8 +125,7 @@ class BregmanProximalLangevin(AbstractLangevin):
         if isinstance(envelope.mirror, Euclidean):
             weights = np.asarray(getattr(target.nonsmooth, "weights", 1.0))
             matters = weights > 0 if np.shape(weights) == np.shape(envelope.smoothing) else True
-            smoothing = np.min(np.asarray(envelope.smoothing), where=matters, initial=np.inf)
-            check_euclidean_step(self, target, x, 1.0 / float(smoothing))
+            check_euclidean_step(self, target, x, np.where(matters, 1.0 / np.asarray(envelope.smoothing), 0.0))
 
     def remarks(self, state: LangevinState, target: Target, result: Any) -> list[dict[str, Any]]:
         """The bias of the step, and that of the envelope's tails."""
@@ -186,7 +186,7 @@ class MirrorLangevin(AbstractLangevin):
 
     def check_step(self, target: Primal, x: Any) -> None:
         """In the Euclidean geometry an unadjusted step must be below 2/L."""
-        check_euclidean_step(self, target, x, 0.0)
+        check_euclidean_step(self, target, x)
 
     def propose(self, target: Primal, mirror: AbstractMirror, noise: Noise, local: Local, step: Array) -> Proposal:
         """A mirror Langevin step."""

@@ -34,18 +34,49 @@ def starting_points(start: Any) -> list[Array]:
     return [u for s in starts for u in np.reshape(np.asarray(s), (-1, np.shape(s)[-1]))]
 
 
-def check_euclidean_step(method: Any, target: Primal, x: Any, envelope: float) -> None:
-    """Raise where an unadjusted Euclidean step, given by the user, is one at which the recursion diverges."""
-    mirror = getattr(method.mirror, "mirror", method.mirror)
-    fixed = not method.adjusted and isinstance(method.step_size, int | float) and method.scale is None
+def check_euclidean_step(method: Any, target: Primal, x: Any, envelope: Any = 0.0, metric: Any = None) -> None:
+    """Raise where an unadjusted Euclidean step, given by the user, is one at which the recursion is not stable.
+
+    Parameters
+    ----------
+    envelope
+        1/λ, a number or shape (d,); 0 without an envelope.
+    metric
+        Of the step, shape (d,) or (d, d); default: the squares of the user's scale.
+    """
+    mirror = getattr(method, "mirror", Euclidean())
+    mirror = getattr(mirror, "mirror", mirror)
+    fixed = not method.adjusted and isinstance(method.step_size, int | float)
     if not (fixed and isinstance(mirror, Euclidean) and target.coordinates.real):
         return
-    largest = float(curvature(target, x, None)) + envelope
+    if metric is None:
+        metric = np.ones(x.shape) * (1.0 if method.scale is None else np.asarray(method.scale)) ** 2
+    diagonal = metric if np.ndim(metric) == 1 else np.diag(metric)
+    largest = float(curvature(target, x, jnp.asarray(metric, x.dtype))) + float(np.max(diagonal * envelope))
     if method.step_size * largest >= 2:
+        bound = "2/(L + 1/λ)" if np.any(envelope) else "2/L"
         raise InvalidArgument(
-            f"step_size={method.step_size:g} must be below 2/(L + 1/λ) = {2 / largest:.3g}, L the curvature of the "
-            f"smooth part at a random start: above it the unadjusted recursion diverges."
+            f"step_size={method.step_size:g} must be below {bound} = {2 / largest:.3g}, L the curvature of the smooth "
+            f"part at a random start, in the metric of the step: above it the unadjusted recursion is not stable."
         )
+
+
+def check_envelope_domain(mirror: AbstractMirror, target: Primal, x: Any) -> None:
+    """Raise where the mirror of an envelope does not cover all of the sites' supports, seen at random points of them.
+
+    Raises
+    ------
+    InvalidArgument
+        A point of the supports is outside of the mirror's domain, where the envelope is not defined.
+    """
+    mirror.check(x.shape[0])
+    for key in jax.random.split(jax.random.key(0), 8):
+        point = target.coordinates.to_x(2.0 * jax.random.normal(key, (target.target.dim,)))
+        if not bool(mirror.contains(point)):
+            raise InvalidArgument(
+                f"envelope={type(mirror).__name__} covers a part of the supports only: a point of the latter, "
+                f"{shorten(point)}, is not in its domain; use envelope=None, or 'hyperbolic'."
+            )
 
 
 def check_domain(mirror: AbstractMirror, target: Primal, key: Any) -> None:

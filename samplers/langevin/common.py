@@ -290,10 +290,10 @@ class AbstractLangevin(AbstractMethod):
 
         # Variances are learned in units of those in force, towards which the estimator shrinks then.
         seen = Seen(local.point.x / jnp.sqrt(state.adaptation.metric), local.log_density, -local.drift)
-        # A dual without a primal is an expected rejection; a ratio that is no number, at a finite point, is not.
-        diverging = ~proposal.finite & mirror.full_dual
+        # A proposal outside of the constraint has the ratio −∞ and stays where it is: an expected rejection.
+        diverging = ~proposal.finite
         if self.has_ratio:
-            diverging |= proposal.finite & jnp.isnan(proposal.log_ratio)
+            diverging |= jnp.isnan(proposal.log_ratio) & (self.adjusted | adapting)
         adaptation = state.adaptation
         if self._learns:
             adaptation = update_adaptation(self._settings(found), adaptation, schedule, t, seen, acceptance, diverging)

@@ -7,6 +7,8 @@ from jaxtyping import Array
 from ...infer.target.primal import Primal
 
 POWER_STEPS = 30
+FLAT = 1e-6
+"""The least curvature that is told."""
 
 
 def hessian_product(target: Primal, x: Array, v: Array) -> Array:
@@ -15,11 +17,13 @@ def hessian_product(target: Primal, x: Array, v: Array) -> Array:
 
 
 def curvature(target: Primal, x: Array, metric: Array | None) -> Array:
-    """The largest eigenvalue in size of ∇²f(x), or of M^{½}∇²f(x)M^{½}, by power iteration."""
-    root = None if metric is None else jnp.linalg.cholesky(metric)
+    """The largest eigenvalue in size of ∇²f(x), or of M^{½}∇²f(x)M^{½}, by power iteration; M (d, d), or a diagonal."""
+    root = jnp.ones_like(x) if metric is None else jnp.sqrt(metric) if metric.ndim == 1 else jnp.linalg.cholesky(metric)
 
     def product(v: Array) -> Array:
-        return hessian_product(target, x, v) if root is None else root.T @ hessian_product(target, x, root @ v)
+        if root.ndim == 1:
+            return root * hessian_product(target, x, root * v)
+        return root.T @ hessian_product(target, x, root @ v)
 
     def once(_: int, v: Array) -> Array:
         w = product(v)
@@ -27,4 +31,4 @@ def curvature(target: Primal, x: Array, metric: Array | None) -> Array:
 
     start = jax.random.normal(jax.random.key(0), x.shape, x.dtype)
     v = jax.lax.fori_loop(0, POWER_STEPS, once, start / jnp.linalg.norm(start))
-    return jnp.maximum(jnp.linalg.norm(product(v)), 1e-6)
+    return jnp.maximum(jnp.linalg.norm(product(v)), FLAT)

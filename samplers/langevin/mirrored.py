@@ -12,6 +12,7 @@ References
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -22,11 +23,19 @@ from .common import Local, Noise, Proposal, finite
 def mirror_proposal(
     locate: Callable[[Point], Local], mirror: AbstractMirror, noise: Noise, local: Local, step: Array
 ) -> Proposal:
-    """Y' = y − γ G(x) + √(2γ) ξ with ξ ~ N(0, ∇²φ(x)), z = ∇φ*(y') ([1]_, equation 9), and its ratio."""
+    """Y' = y − γ G(x) + √(2γ) ξ with ξ ~ N(0, ∇²φ(x)), z = ∇φ*(y') ([1]_, equation 9), and its ratio.
+
+    That of a y' which is no dual, where the mirror has such, is −∞.
+    """
     x = local.point
     proposed = mirror.from_dual(x.y - step * local.drift + jnp.sqrt(2 * step) * noise(x))
-    new = locate(proposed)
-    return Proposal(new, mirror_log_ratio(mirror, local, new, step), finite(new))
+    if mirror.full_dual:
+        new = locate(proposed)
+        return Proposal(new, mirror_log_ratio(mirror, local, new, step), finite(new))
+    inside = mirror.contains(proposed.x)
+    new = locate(jax.tree.map(lambda there, here: jnp.where(inside, there, here), proposed, x))
+    ratio = jnp.where(inside, mirror_log_ratio(mirror, local, new, step), -jnp.inf)
+    return Proposal(new, ratio, finite(new))
 
 
 def mirror_log_ratio(mirror: AbstractMirror, old: Local, new: Local, step: Array) -> Float[Array, ""]:

@@ -35,6 +35,7 @@ from ...infer.geometry.mirror import AbstractMirror, Point
 from ...infer.target import Target
 from ...infer.target.primal import Primal, primal
 from ...infer.validate import check_choice, check_count, check_positive
+from .checks import check_euclidean_step
 from .common import Local, Noise, Proposal, finite, value_and_drift
 from .curvature import curvature, hessian_product
 from .slope import term_step
@@ -49,8 +50,9 @@ class ProximalLangevin(AbstractUnadjusted):
     Parameters
     ----------
     step_size
-        γ. Default: 1/(5 L), L the largest curvature of f (of f in the metric M) at the start, found by power iteration
-        (for ``"fbula"`` L + 1/λ in its place), and at most 0.1/α² for a term of slope α.
+        γ, below 2/L. Default: 1/(5 L), L the largest curvature of f (of f in the metric M) at the start, found by power
+        iteration (for ``"fbula"`` L + 1/λ in its place), and at most 0.1/α² for a term of slope α, of which M takes a
+        share.
     scheme
         ``"psgla"`` (draws lie on the kinks, the least bias in moments), ``"pgld"``, ``"pp_ula"`` or ``"fbula"``.
     smoothing
@@ -124,6 +126,12 @@ class ProximalLangevin(AbstractUnadjusted):
                 )
         return self
 
+    def check_step(self, target: Primal, x: Any) -> None:
+        """A step of the user's must be below 2/L, of ``"fbula"`` below 2/(L + 1/λ)."""
+        super().check_step(target, x)
+        metric = None if self.metric is None else np.asarray(self.metric, float)
+        check_euclidean_step(self, target, x, 1 / self.smoothing if self.scheme == "fbula" else 0.0, metric)
+
     def locate(self, target: Primal, mirror: AbstractMirror, point: Point) -> Local:
         """Log π, and ∇f."""
         smooth, drift = value_and_drift(target.smooth_log_density, point.x)
@@ -169,4 +177,4 @@ class ProximalLangevin(AbstractUnadjusted):
         largest = curvature(target, local.point.x, metric)
         if self.scheme == "fbula":
             largest = largest + 1 / self.smoothing
-        return jnp.minimum(0.2 / largest, term_step(target.nonsmooth))
+        return jnp.minimum(0.2 / largest, term_step(target.nonsmooth, metric))

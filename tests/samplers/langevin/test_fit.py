@@ -14,7 +14,7 @@ from pushforward.infer.geometry.prox import L1
 from pushforward.infer.geometry.supports import ball, polytope
 from pushforward.infer.geometry.tv import TotalVariation
 from pushforward.infer.target.primal import primal
-from pushforward.samplers.langevin import checks
+from pushforward.samplers.langevin import checks, slope
 
 
 def fit(target, method, **options):
@@ -216,6 +216,25 @@ def test_a_ratio_that_is_no_number_is_a_rejection_and_counted() -> None:
     assert posterior.data["sample_stats"]["diverging"].values.sum() > 0
 
 
+@pytest.mark.parametrize("cls", [pf.MirrorLangevin, pf.MAPLA])
+def test_steps_out_of_the_constraint_are_no_divergences_and_nan_within_it_is(cls) -> None:
+    """The dual of Burg's entropy is y < 0 only; a step beyond it is an expected rejection, NaN of the model is none."""
+
+    def run(log_density):
+        target = pf.Target.from_log_density(log_density, {"x": np.ones(2)}, {"x": constraints.positive})
+        method = cls(mirror={"x": geo.Burg()}, step_size=1.0)
+        posterior = fit(target, method, start=np.zeros(2), num_warmup=0, num_samples=600)
+        return posterior, posterior.data["sample_stats"]
+
+    posterior, stats = run(lambda v: jnp.sum(2 * jnp.log(v["x"]) - 3 * v["x"]))
+    assert stats["diverging"].values.sum() == 0
+    assert (stats["acceptance_rate"].values == 0).any()
+    assert posterior.draws()["x"].mean() == pytest.approx(1.0, abs=0.2)
+    posterior, stats = run(lambda v: jnp.sum(jnp.where(v["x"] > 1.5, jnp.nan, 2 * jnp.log(v["x"]) - 3 * v["x"])))
+    assert stats["diverging"].values.sum() > 0
+    assert posterior.draws()["x"].max() <= 1.5
+
+
 def test_the_mirror_must_have_the_domain_of_the_support() -> None:
     half = pf.Target.from_log_density(lambda v: -jnp.sum(v["s"] ** 2), {"s": np.ones(1)}, {"s": constraints.positive})
     with pytest.raises(pf.InvalidArgument, match="leads out of its support, positive"):
@@ -247,6 +266,25 @@ def test_euclidean_choices_are_myula() -> None:
     xi = (x[:, 1:] - x[:, :-1] + 0.05 * drift[:, :-1]) / np.sqrt(0.1)
     assert abs(xi.mean()) < 4 / np.sqrt(xi.size)
     assert xi.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * xi.size))
+
+
+def test_unadjusted_draws_outside_of_an_indicator_are_no_divergences() -> None:
+    """The envelope of a box lets draws out of it, where log π is −∞ and no ratio is a number; none is tested."""
+    method = pf.BregmanProximalLangevin(adjusted=False, smoothing=0.1, step_size=0.02, bias_check=False)
+    posterior = fit(FLAT_BOX, method, num_samples=500, num_warmup=0)
+    assert (np.abs(posterior.draws()["x"]) > 1).mean() > 0.05
+    assert posterior.data["sample_stats"]["diverging"].values.sum() == 0
+
+
+def test_scales_of_terms_made_of_terms() -> None:
+    """The slope of a `Sum` is that of its term, that of `Blocks` the largest; a metric has its share of the step."""
+    total = geo.Sum(L1([1.0, 2.0]), geo.NonNegative())
+    np.testing.assert_allclose(slope.default_smoothing(total, False), [0.1, 0.025], rtol=1e-6)
+    blocks = geo.Blocks([L1(1.0), None, TotalVariation(2.0, (3,))], [1, 2, 3])
+    assert slope.default_smoothing(blocks, True) == pytest.approx(0.05)
+    assert slope.term_step(blocks) == pytest.approx(0.025)
+    assert slope.term_step(total, jnp.diag(jnp.array([1.0, 100.0]))) == pytest.approx(0.025 / 100)
+    assert slope.term_step(geo.Blocks([L1(1.0), geo.NonNegative()], [1, 2])) == np.inf
 
 
 def test_draws_of_psgla_lie_on_the_kink() -> None:
@@ -289,6 +327,7 @@ def test_a_user_s_step_is_used_as_it_is() -> None:
 
 REAL = pf.Target.from_log_density(lambda x: -0.5 * jnp.sum(x**2), np.zeros(2))
 KINK = pf.Target.composite(REAL, L1(1.0))
+FLAT_BOX = pf.Target.composite(lambda x: 0.0 * jnp.sum(x), geo.BoxIndicator(-1.0, 1.0), np.zeros(2))
 SIMPLEX = pf.Target.from_log_density(lambda p: jnp.sum(jnp.log(p)), np.full(3, 1 / 3), constraints.simplex)
 
 
@@ -325,12 +364,34 @@ SIMPLEX = pf.Target.from_log_density(lambda p: jnp.sum(jnp.log(p)), np.full(3, 1
         (KINK, lambda: pf.PrimalDualLangevin(step_size=1.0, ratio=2.0), "τσ"),
         (SIMPLEX, lambda: pf.PrimalDualLangevin(), "needs a target with composite"),
         (KINK, lambda: pf.MirrorLangevin(step_size=0.0), "step_size must be"),
-        (KINK, lambda: pf.MirrorLangevin(adjusted=False, step_size=2.5), "must be below 2/\\(L \\+ 1/λ\\) = 2"),
+        (KINK, lambda: pf.MirrorLangevin(adjusted=False, step_size=2.5), "must be below 2/L = 2"),
         (
             KINK,
             lambda: pf.BregmanProximalLangevin(adjusted=False, step_size=0.5, smoothing=0.2),
             "must be below 2/\\(L \\+ 1/λ\\) = 0.333",
         ),
+        (
+            KINK,
+            lambda: pf.BregmanProximalLangevin(adjusted=False, step_size=0.5, smoothing=0.8, scale=2.0),
+            "must be below 2/\\(L \\+ 1/λ\\) = 0.222",  # 2 / (4 + 4/0.8)
+        ),
+        (KINK, lambda: pf.ProximalLangevin(step_size=2.5), "must be below 2/L = 2"),
+        (KINK, lambda: pf.ProximalLangevin(scheme="pgld", step_size=2.5), "must be below 2/L = 2"),
+        (
+            KINK,
+            lambda: pf.ProximalLangevin(scheme="pp_ula", metric=np.diag([100.0, 1.0]), step_size=0.1),
+            "must be below 2/L = 0.02",
+        ),
+        (
+            KINK,
+            lambda: pf.ProximalLangevin(scheme="fbula", smoothing=0.1, step_size=0.5),
+            "must be below 2/\\(L \\+ 1/λ\\) = 0.182",
+        ),
+        (KINK, lambda: pf.BregmanProximalLangevin(envelope=geo.Burg()), "envelope=Burg covers a part of the supports"),
+        (KINK, lambda: pf.ProximalLangevin(scale=2.0), "scale=2.0 has no use"),
+        (KINK, lambda: pf.PrimalDualLangevin(target_acceptance=0.6), "target_acceptance=0.6 has no use"),
+        (FLAT_BOX, lambda: pf.ProximalLangevin(), "step_size=None needs a smooth part with a curvature"),
+        (FLAT_BOX, lambda: pf.PrimalDualLangevin(), "step_size=None needs a smooth part with a curvature"),
         (KINK, lambda: pf.MirrorLangevin(mirror=geo.PowerMirror(3.0), adjusted=False), "second derivative of 0 or inf"),
         (KINK, lambda: pf.MirrorLangevin(target_acceptance=1.0), "target_acceptance must be"),
     ],
@@ -362,6 +423,12 @@ def test_a_start_outside_of_the_mirror_is_named() -> None:
         pf.InvalidArgument, match=r"outside of the domain of BoltzmannShannon: coordinate 1 \(site 'x'\)"
     ):
         fit(KINK, pf.MirrorLangevin(mirror=geo.BoltzmannShannon()), start=np.array([1.0, -1.0]), num_samples=10)
+
+
+def test_a_start_outside_of_a_support_names_its_coordinate() -> None:
+    target = pf.Target.from_log_density(lambda x: -jnp.sum(x), np.ones(3), constraints.positive)
+    with pytest.raises(pf.InvalidArgument, match=r"support is positive, first at its unconstrained coordinate \(1,\)"):
+        fit(target, pf.MirrorLangevin(), start={"x": np.array([1.0, -2.0, 1.0])}, num_samples=10)
 
 
 def findings(posterior):

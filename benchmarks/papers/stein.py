@@ -11,7 +11,7 @@ Parts, each an entry of ``results/stein.json``; without names, those that have n
 * ``coverage``: intervals after a randomised Lasso, 100 replications of noise (ii-b); 1,000 particles in 20 clouds,
   where the paper has 5,000 in 100; pivots integrated, as `Selection.intervals` does, and sampled, as in the paper
 * ``coverage_exact``: the same with exact draws, and naively
-* ``coverage_svmd``: the same by SVMD, 30 times as dear, with fewer replications
+* ``coverage_svmd``: the same by SVMD, 30 times as dear
 * ``logistic``: mini-batches of a badly scaled logistic regression, made in the script, in place of Covertype (iii)
 * ``covertype``: Covertype itself, from your own file: ``--file PATH``, in LIBSVM's format (covtype.libsvm.binary),
   UCI's covtype.data, plain or gzipped, or MATLAB's covertype.mat; not among the default parts
@@ -355,7 +355,7 @@ def coverage_exact():
 
 def coverage_svmd():
     """(ii-b) by SVMD."""
-    return covered(("SVMD",), REPLICATIONS // 4)
+    return covered(("SVMD",), REPLICATIONS)
 
 
 def compare_logistic(train, test, steps, seeds, rates):
@@ -466,6 +466,8 @@ def figure(results):
     import matplotlib.pyplot as plt
 
     names = [name for name in ("dirichlet", "quadratic", "square", "selective") if name in results]
+    if not names:
+        return
     fig, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names), 3.2), layout="constrained", squeeze=False)
     colours = {"MirroredSVGD": "C0", "SVMD": "C1", "projected SVGD": "C7"}
     for ax, name in zip(axes[0], names, strict=True):

@@ -146,14 +146,24 @@ def rebuild_method(record: dict[str, Any], given: AbstractMethod | None, path: A
         return given
     import pushforward
 
-    opaque = [k for k, v in record["settings"].items() if isinstance(v, dict) and "repr" in v]
     cls = getattr(pushforward, record["name"], None)
+    usual = _usual(cls)
+    settings = {k: v for k, v in record["settings"].items() if k not in usual or v != usual[k]}
+    opaque = [k for k, v in settings.items() if isinstance(v, dict) and "repr" in v]
     if opaque or cls is None:
         raise StoreError(
             f"{path} was run with {record['name']}, whose {', '.join(opaque) or 'class'} cannot be rebuilt from the "
             f"store; pass it as method=."
         )
-    return cls(**{k: _unjson(v) for k, v in record["settings"].items()})
+    return cls(**{k: _unjson(v) for k, v in settings.items()})
+
+
+def _usual(cls: Any) -> dict[str, Any]:
+    """The record of a method's defaults, which needs no rebuilding (a mirror, say); empty where some have none."""
+    try:
+        return record_method(cls())["settings"]
+    except TypeError:
+        return {}
 
 
 def _differing(ran: dict[str, Any], given: dict[str, Any]) -> str:

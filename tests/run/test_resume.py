@@ -251,3 +251,15 @@ def test_draws_are_seen_between_checkpoints(tmp_path, monkeypatch):
     pf.fit(schools(), num_samples=300, num_warmup=30, chunk_length=50, store=tmp_path / "run", progress=False)
     assert len(seen) > 3
     assert all(kept == visible for kept, visible in seen)
+
+
+def test_a_method_is_rebuilt_from_its_record_unless_it_was_given_objects():
+    """The mirror that MirroredSVGD takes by default is no plain data, and needs not be."""
+    from pushforward.infer.geometry import SimplexBarrier
+    from pushforward.infer.run.plan import rebuild_method, record_method
+
+    for method in (pf.MirroredSVGD(num_particles=7), pf.SVMD(spectrum=0.9), pf.MirrorLangevin(), pf.NUTS()):
+        found = rebuild_method(record_method(method), None, "store")
+        assert record_method(found) == record_method(method)
+    with pytest.raises(pf.StoreError, match=r"MirroredSVGD, whose mirror cannot be rebuilt .* pass it as method="):
+        rebuild_method(record_method(pf.MirroredSVGD(mirror={"p": SimplexBarrier()})), None, "store")

@@ -1,8 +1,9 @@
 """The experiments of Bregman proximal and mirror Langevin papers, run again.
 
 ``python -m benchmarks.papers.langevin [EXPERIMENT]... [--full]`` writes ``results/langevin_<experiment>.json`` and a
-figure; rows that are in the file are not run again, so that a killed run goes on. ``--full`` has the papers' grids and
-numbers of chains, where by default a part of them is run, in files of their own. The experiments:
+figure; rows that are in the file are not run again, so that a killed run goes on. ``--full`` has the papers' grids of
+``a``–``c`` and numbers of chains and runs of ``e1``, of chains of ``e2`` and ``e3``, where by default a part of them is
+run, in files of their own. The experiments:
 
 * ``s1``: the anisotropic Laplace π ∝ exp(−Σ i|xᵢ|), d = 100 (after Lau & Liu 2022)
 * ``s2``: sparse logistic regression with a Laplace prior, against long NUTS

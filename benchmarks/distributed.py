@@ -115,7 +115,7 @@ def processes(layouts):
     found = {}
     for layout in layouts:
         count, devices = map(int, layout.split("x"))
-        command = [sys.executable, "-m", "pushforward.cli", "launch", "-n", str(count), "--timeout", "300"]
+        command = [sys.executable, "-m", "pushforward", "launch", "-n", str(count), "--timeout", "300"]
         command += ["--devices-per-process", str(devices), __file__, "child"]
         env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)

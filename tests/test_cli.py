@@ -60,7 +60,7 @@ def files(tmp_path):
 
 
 def process(*args, **options):
-    command = [sys.executable, "-m", "pushforward.cli", *map(str, args)]
+    command = [sys.executable, "-m", "pushforward", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
@@ -221,7 +221,7 @@ def test_signals_keep_what_there_is(number, status, tmp_path, tmp_path_factory, 
     out = tmp_path / "run"
     # What the first one compiles, the other loads.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "compiled"))
-    command = [sys.executable, "-m", "pushforward.cli", "fit", "eight_schools", "--num-samples", "100000000"]
+    command = [sys.executable, "-m", "pushforward", "fit", "eight_schools", "--num-samples", "100000000"]
     child = subprocess.Popen([*command, "--out", str(out), "--quiet"], stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 200

@@ -32,7 +32,7 @@ def launch(processes, devices, *arguments, status=0, **options):
         *arguments,
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "pushforward.cli", *map(str, command)], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-m", "pushforward", *map(str, command)], cwd=ROOT, capture_output=True, text=True,
         check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == status, done.stderr

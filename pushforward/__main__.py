@@ -1,0 +1,5 @@
+"""``python -m pushforward``, the same as ``pushforward``."""
+
+from .cli import main
+
+main()

@@ -1,5 +1,0 @@
-"""``python -m pushforward.cli``, the same as ``pushforward``."""
-
-from . import main
-
-main()

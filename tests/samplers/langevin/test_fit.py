@@ -241,6 +241,19 @@ def test_steps_out_of_the_constraint_are_no_divergences_and_nan_within_it_is(cls
     assert posterior.draws()["x"].max() <= 1.5
 
 
+def test_a_ratio_that_is_no_number_at_a_finite_point_is_a_rejection_and_counted() -> None:
+    """Log π is −∞ at both ends, and their difference NaN, while point, drift and density are no reason to reject."""
+    target = pf.Target.composite(REAL, geo.BoxIndicator(-1.0, 1.0))
+    method = pf.MirrorLangevin(step_size=1e-3)
+    algorithm = pf.as_sampling_algorithm(method, target)
+    state = algorithm.init(jnp.full(2, 5.0))
+    for seed in range(3):
+        state, info = algorithm.step(jax.random.key(seed), state)
+        assert info.diverging
+        assert info.acceptance_rate == 0
+    np.testing.assert_array_equal(method.draw(state), 5.0)
+
+
 def test_the_mirror_must_have_the_domain_of_the_support() -> None:
     half = pf.Target.from_log_density(lambda v: -jnp.sum(v["s"] ** 2), {"s": np.ones(1)}, {"s": constraints.positive})
     with pytest.raises(pf.InvalidArgument, match="leads out of its support, positive"):

@@ -246,7 +246,7 @@ def dds(args):
         bridge = pf.fit(target, pf.NUTS(), key=99, num_samples=4000, progress=False).evidence()
         laws[name] = (target, bridge.log_evidence)
     for name, (target, truth) in laws.items():
-        for levels in (32,) if args.quick else (32, 64, 128):
+        for levels in args.levels:
             for seed in range(args.seeds):
                 key = {"target": name, "dim": int(target.dim), "method": f"dds {levels}", "seed": seed}
                 if known(key):
@@ -291,10 +291,11 @@ def main():
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all by default")
     parser.add_argument("--keel", type=Path, help="folder of ionosphere.dat and sonar.dat")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--levels", type=int, nargs="*", default=[32, 64, 128], help="of dds")
     parser.add_argument("--quick", action="store_true", help="one seed, short trainings")
     args = parser.parse_args()
     if args.quick:
-        args.seeds = 1
+        args.seeds, args.levels = 1, [32]
     for name in args.sections or SECTIONS:
         SECTIONS[name](args)
 

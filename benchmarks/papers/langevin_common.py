@@ -63,8 +63,13 @@ def show(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def run(target: Any, method: Any, *, start: Any, steps: int, thin: int = 1, key: int = 0) -> tuple[np.ndarray, dict]:
-    """Draws (chain, draw, d) of a method as it is, without warm-up, from the rows of ``start``; and its statistics."""
+def run(
+    target: Any, method: Any, *, start: Any, steps: int, thin: int = 1, key: int = 0, skip: float = 0.0
+) -> tuple[np.ndarray, dict]:
+    """Draws (chain, draw, d) of a method as it is, without warm-up, from the rows of ``start``; and its statistics.
+
+    The share ``skip`` of the run, at its beginning, does not count in the acceptance.
+    """
     start = np.atleast_2d(np.asarray(start, float))
     with np.errstate(all="ignore"):
         posterior = pf.fit(
@@ -73,7 +78,9 @@ def run(target: Any, method: Any, *, start: Any, steps: int, thin: int = 1, key:
         )  # fmt: skip
     stats = posterior.data["sample_stats"]
     about = {
-        "acceptance": float(stats["acceptance_rate"].mean()) if method.adjusted else None,
+        "acceptance": float(stats["acceptance_rate"][:, int(skip * steps / thin) :].mean())
+        if method.adjusted
+        else None,
         "divergences": int(stats["diverging"].sum()),
     }
     return np.asarray(posterior.draws()["x"]), about

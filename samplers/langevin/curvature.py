@@ -1,5 +1,6 @@
 """The curvature of a target's smooth part, by products with its Hessian."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -16,6 +17,7 @@ def hessian_product(target: Primal, x: Array, v: Array) -> Array:
     return -jax.jvp(jax.grad(target.smooth_log_density), (x,), (v,))[1]
 
 
+@eqx.filter_jit
 def curvature(target: Primal, x: Array, metric: Array | None) -> Array:
     """The largest eigenvalue in size of ∇²f(x), or of M^{½}∇²f(x)M^{½}, by power iteration; M (d, d), or a diagonal."""
     root = jnp.ones_like(x) if metric is None else jnp.sqrt(metric) if metric.ndim == 1 else jnp.linalg.cholesky(metric)

@@ -4,10 +4,9 @@
 
 ``--sbibm`` is the unpacked wheel of the package (``pip download --no-deps sbibm``; it is not imported), ``--sbi`` a
 Python that has PyTorch and sbi, whose NPE and NPSE learn with their defaults from the very simulations that ours learns
-from. C2ST is the package's: the accuracy of a perceptron
-in five-fold cross-validation between 10,000 reference draws and as many of the method, .5 at best. Seconds are of the
-training and of the draws of all observations, apart. Writes results/simulators.json, a row per task, method and
-observation; rows that are there are kept.
+from. C2ST is the package's: the accuracy of a perceptron in five-fold cross-validation between 10,000 reference draws
+and as many of the method, .5 at best. Seconds are of the training and of the draws of all observations, apart. Writes
+results/simulators.json, a row per task, method and observation; rows that are there are kept.
 """
 
 import argparse

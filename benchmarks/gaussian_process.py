@@ -24,7 +24,6 @@ to be measured must come first.
 
 import argparse
 import itertools
-import json
 import resource
 import subprocess
 import sys
@@ -36,11 +35,14 @@ import numpy as np
 
 import pushforward as pf
 from benchmarks.papers.where import results_of
+from benchmarks.rows import Rows
 from pushforward.infer.variational.sparse_cholesky.factor import Structure
 from pushforward.models.gaussian_process import kernels, likelihoods, scores
 
-FILE = results_of(__file__) / "gaussian_process.json"
-SETTINGS = ("what", "name", "method", "n", "seed", "rho", "neighbors", "size", "num_neighbors", "response", "learned")
+ROWS = Rows(
+    results_of(__file__) / "gaussian_process.json",
+    ("what", "name", "method", "n", "seed", "rho", "neighbors", "size", "num_neighbors", "response", "learned"),
+)
 SCALES = 0.25 * np.arange(1, 6)
 NOISE = 0.01
 RHO = {"elevators": 1.25, "bike": 1.75, "kin40k": 1.25, "protein": 1.5, "keggdirected": 1.5}
@@ -247,15 +249,6 @@ def race(asked: Any) -> None:
             subprocess.run([sys.executable, "-m", "benchmarks.gaussian_process", *map(str, words)], check=True)
 
 
-def show(row: dict) -> None:
-    """Print a row and keep it; one row a line in the file."""
-    print(json.dumps(row), flush=True)
-    rows = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else []
-    same = [old for old in rows if all(old.get(name) == row.get(name) for name in SETTINGS)]
-    rows = [old for old in rows if old not in same] + [row]
-    FILE.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
-
-
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -281,15 +274,15 @@ def main() -> None:
         for n in asked.n:
             for rho in asked.rho or ([2.0] if asked.what == "growth" else [1.5, 2.0]):
                 if asked.what == "growth":
-                    show(growth(n, seed, rho, asked.learn or "elbo"))
+                    ROWS.keep(growth(n, seed, rho, asked.learn or "elbo"))
                     continue
                 for response in asked.response:
-                    show(simulated(n, seed, rho, response, asked))
+                    ROWS.keep(simulated(n, seed, rho, response, asked))
     if asked.what == "uci":
         folder, *names = asked.names
         for name in names:
             for rho in asked.rho or [RHO.get(name, 1.5)]:
-                show(uci(Path(folder), name, rho, asked))
+                ROWS.keep(uci(Path(folder), name, rho, asked))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Probability flows learned from draws: importance-sampling efficiency and evidence, beside normalizing flows.
 
-    python benchmarks/probability_flow.py targets [--quick]     banana (d = 2, 10), two modes with wrong weights (d = 8)
-    python benchmarks/probability_flow.py schools [--quick]     eight schools, non-centred and centred; a regression
-    python benchmarks/probability_flow.py posteriordb [posterior …]   ten keys each, beside bridge sampling
-    python benchmarks/probability_flow.py speed                draws per second, beside flowjax and BlackJAX
+    python -m benchmarks.probability_flow targets [--quick]     banana (d = 2, 10), two modes with wrong weights (d = 8)
+    python -m benchmarks.probability_flow schools [--quick]     eight schools, non-centred and centred; a regression
+    python -m benchmarks.probability_flow posteriordb [posterior …]   ten keys each, beside bridge sampling
+    python -m benchmarks.probability_flow speed                draws per second, beside flowjax and BlackJAX
 
 ``targets``: 4,000 exact draws (of the two modes with weights .4 and .6, in truth .7 and .3) whiten and train; ESS/N and
 the evidence (true value 0) are of 4,000 weighted draws. The flow is a rational-quadratic spline coupling fitted to the
@@ -19,7 +19,6 @@ Writes results/probability_flow.json, a row per target, method and key; rows tha
 """
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -30,9 +29,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import pushforward as pf
+from benchmarks.rows import Rows
 from pushforward.infer.diagnostics.psis import psis, weights_ess
 
-RESULTS = Path(__file__).parent / "results" / "probability_flow.json"
+ROWS = Rows(Path(__file__).parent / "results" / "probability_flow.json", ("target", "dim", "method", "key"))
 DATABASE = Path(__file__).resolve().parents[1].parent / "shared" / "posteriordb"
 NUM_DRAWS = 4000
 BLENDS = {"DSM": None, "blend 0.2": 0.2, "blend auto": "auto"}
@@ -248,15 +248,6 @@ def mean_error(posterior, reference, weights):
     return float(max(errors))
 
 
-def keep(row):
-    """Write a row down at once: runs are long."""
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    same = lambda other: all(other[k] == row[k] for k in ("target", "method", "key", "dim"))  # noqa: E731
-    rows = [other for other in rows if not same(other)] + [row]
-    rows.sort(key=lambda r: (r["target"], r["dim"], r["method"], r["key"]))
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("targets", "schools", "posteriordb", "speed"))
@@ -270,7 +261,7 @@ def main():
         rows = {"targets": targets, "schools": schools, "speed": speed}[given.what](given.quick)
     for row in rows:
         if not given.quick:
-            keep(row)
+            ROWS.keep(row)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Simulation-based inference on the tasks of sbibm: two-sample tests against stored reference posteriors, beside sbi.
 
-    python benchmarks/simulators.py --sbibm FOLDER [--sbi PYTHON] [--simulations N] [--observations K …] [TASK …]
+    python -m benchmarks.simulators --sbibm FOLDER [--sbi PYTHON] [--simulations N] [--observations K …] [TASK …]
 
 ``--sbibm`` is the unpacked wheel of the package (``pip download --no-deps sbibm``; it is not imported), ``--sbi`` a
 Python that has PyTorch and sbi, whose NPE and NPSE learn with their defaults from the very simulations that ours learns
@@ -22,8 +22,9 @@ import numpy as np
 import numpyro.distributions as dist
 
 import pushforward as pf
+from benchmarks.rows import Rows
 
-RESULTS = Path(__file__).parent / "results" / "simulators.json"
+ROWS = Rows(Path(__file__).parent / "results" / "simulators.json", ("task", "simulations", "method", "observation"))
 DRAWS = 10_000
 
 
@@ -186,16 +187,6 @@ def of_sbi(name, args, prior, theta, x, observations):
         return {f"sbi {name}": (list(out["draws"]), float(out["training"]), float(out["drawing"]))}
 
 
-def rows():
-    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-
-
-def keep(row):
-    print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-    found = sorted([*rows(), row], key=lambda r: (r["task"], r["simulations"], r["method"], r["observation"]))
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
 def run(name, args):
     """All methods on one task."""
     folder = args.sbibm / "sbibm" / "tasks"
@@ -203,10 +194,9 @@ def run(name, args):
     observations = np.stack([np.loadtxt(f / "observation.csv", delimiter=",", skiprows=1) for f in stored])
     observations = observations.reshape(len(stored), -1)
     methods = ["probability flow"] + ([f"sbi {kind}" for kind in args.kinds] if args.sbi else [])
-    have = {
-        (r["method"], r["observation"]) for r in rows() if (r["task"], r["simulations"]) == (name, args.simulations)
-    }
-    missing = [m for m in methods if any((m, k) not in have for k in args.observations)]
+    task = {"task": name, "simulations": args.simulations}
+    known = lambda method, k: ROWS.known(task | {"method": method, "observation": k})  # noqa: E731
+    missing = [method for method in methods if not all(known(method, k) for k in args.observations)]
     if not missing:
         return
     prior, told, simulate = TASKS[name](folder)
@@ -219,17 +209,16 @@ def run(name, args):
             done = of_sbi(method.split()[1], args, told, theta, simulations.x, observations)
             if not done:
                 for k in args.observations:
-                    row = {"task": name, "simulations": args.simulations, "method": method, "observation": k}
-                    keep(row | {"c2st": None, "stopped_after_minutes": args.minutes})
+                    row = task | {"method": method, "observation": k, "c2st": None}
+                    ROWS.keep(row | {"stopped_after_minutes": args.minutes})
             found |= done
     for method, (draws, training, drawing) in found.items():
         for k, f, mine in zip(args.observations, stored, draws, strict=True):
-            if (method, k) not in have:
+            if not known(method, k):
                 reference = np.loadtxt(f / "reference_posterior_samples.csv.bz2", delimiter=",", skiprows=1)
-                keep(
-                    {"task": name, "simulations": args.simulations, "method": method, "observation": k,
-                     "c2st": c2st(reference[:DRAWS], mine), "training": training, "draws": drawing}
-                )  # fmt: skip
+                score = c2st(reference[:DRAWS], mine)
+                row = task | {"method": method, "observation": k, "c2st": score, "training": training}
+                ROWS.keep(row | {"draws": drawing})
 
 
 def main():

@@ -17,7 +17,6 @@ kept.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -31,9 +30,10 @@ import pushforward as pf
 from benchmarks.papers.langevin_mixtures import w2
 from benchmarks.papers.probability_flow import FOUR_COVARIANCES, FOUR_MEANS, FOUR_WEIGHTS
 from benchmarks.papers.where import RESULTS
+from benchmarks.rows import Rows
 from pushforward.infer.diagnostics.psis import psis, weights_ess
 
-FILE = RESULTS / "densities.json"
+ROWS = Rows(RESULTS / "densities.json", ("target", "dim", "method", "seed"))
 SIGMA = {"funnel": 1.5, "ionosphere": 1.0, "sonar": 1.0}
 FIVE_WEIGHTS = np.array([0.25, 0.5, 0.25])
 FIVE_MEANS = np.array([[-4.0, -4, -3, -4, -4], [4, 3, 4, 2, 4], [-4, -2, -4, 4, -1]])
@@ -171,14 +171,14 @@ def compare(name, law, num_draws, seeds, quick):
         floor = w2(exact[few], other[few])
         for label, (target, method) in methods(law, quick).items():
             key = {"target": name, "dim": law.dim, "method": label, "seed": seed}
-            if known(key):
+            if ROWS.known(key):
                 continue
             began = time.perf_counter()
             count = num_draws if method.score == "amortised" else len(exact[few])  # hundreds of densities a step
             try:
                 posterior = pf.fit(target, method, key=seed, num_samples=count, progress=False)
             except pf.PushforwardError as error:
-                keep(key | {"refused": str(error).split(".")[0]})
+                ROWS.keep(key | {"refused": str(error).split(".")[0]})
                 continue
             seconds = time.perf_counter() - began
             x, log_w = np.asarray(posterior.draws()["x"]).reshape(-1, law.dim), np.asarray(posterior.log_weights())
@@ -194,7 +194,7 @@ def compare(name, law, num_draws, seeds, quick):
             if name == "two modes":
                 first = x.mean(1) < 1 / 3
                 row |= {"weight": float(first.mean()), "weight_weighted": float(weights @ first / weights.sum())}
-            keep(row)
+            ROWS.keep(row)
 
 
 def mixtures(args):
@@ -241,7 +241,7 @@ def dds(args):
         for levels in args.levels:
             for seed in range(args.seeds):
                 key = {"target": name, "dim": int(target.dim), "method": f"dds {levels}", "seed": seed}
-                if known(key):
+                if ROWS.known(key):
                     continue
                 method = pf.ProbabilityFlow(
                     score="dds", num_levels=levels, num_steps=200 if args.quick else 2500, batch_size=300,
@@ -255,24 +255,7 @@ def dds(args):
                     "bound": float(log_w.mean()), "ess_share": weights_ess(log_w) / log_w.size,
                     "k_hat": float(psis(log_w).k_hat), "seconds": time.perf_counter() - began,
                 }  # fmt: skip
-                keep(row)
-
-
-def rows():
-    """Those on disk."""
-    return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else []
-
-
-def known(key):
-    """Whether there is such a row."""
-    return any(all(row[k] == value for k, value in key.items()) for row in rows())
-
-
-def keep(row):
-    """Write a row down at once: runs are long."""
-    print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-    found = sorted([*rows(), row], key=lambda r: (r["target"], r["dim"], r["method"], r["seed"]))
-    FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                ROWS.keep(row)
 
 
 SECTIONS = {"mixtures": mixtures, "slips": slips, "dds": dds}

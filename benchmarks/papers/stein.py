@@ -20,6 +20,7 @@ Energy distances are V-statistics, whose floor for independent draws is beside t
 """
 
 import argparse
+import itertools
 import json
 import time
 from functools import partial
@@ -291,35 +292,43 @@ def sampled(selection, draws, levels, seed):
 LEVELS = (0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 
 
+def replication(names, seed):
+    """Of each sampler, pivot and level: whether each interval has the truth, and its width; None without selection."""
+    n, p, rng = 100, 40, np.random.default_rng(seed)
+    X = np.sqrt(0.7) * rng.standard_normal((n, p)) + np.sqrt(0.3) * rng.standard_normal((n, 1))
+    X -= X.mean(0)
+    X /= X.std(0, ddof=1) * np.sqrt(n)
+    penalty = 0.7 * np.mean(np.abs(X.T @ rng.standard_normal((n, 1000))).max(0))
+    try:
+        selection = randomized_lasso(X, rng.standard_normal(n), penalty, key=seed)
+    except pf.InvalidArgument:  # nothing is selected
+        return None
+    seconds, intervals = {}, []
+    for name in names:
+        begun, draws = time.perf_counter(), magnitudes(name, selection, seed)
+        seconds[name] = time.perf_counter() - begun
+        cut = {} if draws is None else sampled(selection, draws, LEVELS, seed)
+        for level in LEVELS:
+            found = selection.naive_intervals(level) if draws is None else selection.intervals(draws, level)
+            seen = {"naive" if draws is None else "integrated": [(i.lower, i.upper) for i in found]}
+            for pivot, ends in (seen | ({"sampled": cut[level]} if cut else {})).items():
+                intervals.extend([name, pivot, level, bool(a < 0 < b), float(b - a)] for a, b in ends)
+    return {"seconds": seconds, "intervals": intervals}
+
+
 def covered(names, replications):
-    """Coverage and widths by sampler, pivot and level."""
-    n, p, counts = 100, 40, {}
-    seconds, empty = dict.fromkeys(names, 0.0), 0
-    for seed in range(replications):
-        rng = np.random.default_rng(seed)
-        X = np.sqrt(0.7) * rng.standard_normal((n, p)) + np.sqrt(0.3) * rng.standard_normal((n, 1))
-        X -= X.mean(0)
-        X /= X.std(0, ddof=1) * np.sqrt(n)
-        penalty = 0.7 * np.mean(np.abs(X.T @ rng.standard_normal((n, 1000))).max(0))
-        try:
-            selection = randomized_lasso(X, rng.standard_normal(n), penalty, key=seed)
-        except pf.InvalidArgument:  # nothing is selected
-            empty += 1
-            continue
-        for name in names:
-            begun, draws = time.perf_counter(), magnitudes(name, selection, seed)
-            seconds[name] += time.perf_counter() - begun
-            cut = {} if draws is None else sampled(selection, draws, LEVELS, seed)
-            for level in LEVELS:
-                found = selection.naive_intervals(level) if draws is None else selection.intervals(draws, level)
-                seen = {"naive" if draws is None else "integrated": [(i.lower, i.upper) for i in found]}
-                for pivot, ends in (seen | ({"sampled": cut[level]} if cut else {})).items():
-                    counts.setdefault((name, pivot, level), []).extend((a < 0 < b, b - a) for a, b in ends)
-        if seed % 10 == 9:
-            shown = {
-                f"{k[0]}, {k[1]}": round(float(np.mean([c for c, _ in v])), 3) for k, v in counts.items() if k[2] == 0.9
-            }
-            print(seed + 1, shown, {k: round(v) for k, v in seconds.items()}, flush=True)
+    """Coverage and widths by sampler, pivot and level; replications are kept as they come, and a killed run goes on."""
+    part = RESULTS / f"stein_{'_'.join(names)}.part"
+    done = [json.loads(line) for line in part.read_text().splitlines()] if part.exists() else []
+    with part.open("a") as file:
+        for seed in range(len(done), replications):
+            done.append(replication(names, seed))
+            file.write(json.dumps(done[-1]) + "\n")
+            file.flush()
+            print(seed + 1, done[-1] and {k: round(v, 1) for k, v in done[-1]["seconds"].items()}, flush=True)
+    counts, kept = {}, [found for found in done if found is not None]
+    for name, pivot, level, hit, width in itertools.chain.from_iterable(found["intervals"] for found in kept):
+        counts.setdefault((name, pivot, level), []).append((hit, width))
     rows = []
     for (name, pivot, level), seen in counts.items():
         hits, widths = np.array(seen).T
@@ -328,7 +337,9 @@ def covered(names, replications):
             "sampler": name, "pivot": pivot, "level": level, "coverage": (k + z**2 / 2) / (m + z**2), "intervals": m,
             "error": float(np.sqrt(level * (1 - level) / m)), "width": float(widths.mean()),
         })  # fmt: skip
-    return {"replications": replications, "empty": empty, "seconds": seconds, "rows": rows}
+    part.unlink()
+    seconds = {name: sum(found["seconds"][name] for found in kept) for name in names}
+    return {"replications": replications, "empty": len(done) - len(kept), "seconds": seconds, "rows": rows}
 
 
 def magnitudes(name, selection, seed):

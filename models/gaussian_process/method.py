@@ -32,7 +32,8 @@ class DoubleKL(AbstractSparse):
         default 2 for up to three inputs, 1.5 for more. "auto": the least of 1.5, 2, …, 8 from which the next one would
         bring the sparse prior nearer to the process's by less than 0.01 nats per observation.
     neighbors
-        Instead of ``rho``: each column has this many nearest earlier points.
+        Instead of ``rho``: each column has this many nearest earlier points, in maximin order or in a random one,
+        whichever brings the sparse prior nearer to the process's.
     learn
         Whether hyper-parameters are learned, by the ELBO; else they stay those of the target. "observations", under
         `Gaussian` noise: by the evidence of y, each observation given its 20 nearest earlier ones, or as many as the

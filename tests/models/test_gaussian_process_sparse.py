@@ -11,6 +11,7 @@ from scipy.special import gammaln
 
 import pushforward as pf
 from pushforward.infer.variational.sparse_cholesky.factor import forward
+from pushforward.infer.variational.sparse_cholesky.ordering import maximin
 from pushforward.models import LatentGP
 from pushforward.models.gaussian_process import kernels, likelihoods
 from pushforward.models.gaussian_process.fixed_point import settle
@@ -225,3 +226,27 @@ def test_more_nodes_say_the_same_of_student_t(width, error):
     node, weight = np.polynomial.hermite_e.hermegauss(64)
     fine = st.t(3.0, scale=0.4).logpdf(np.asarray(mean)[:, None] + sd * node) @ (weight / weight.sum())
     np.testing.assert_allclose(found, fine, atol=error)
+
+
+@pytest.mark.parametrize(("d", "chosen"), [(2, "maximin"), (5, "random")])
+def test_of_two_orders_the_nearer_one(d, chosen):
+    """Matérn-5/2 of length scale 1 in the unit cube, 20 nearest earlier points: conditional variances by hand."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(1500, d))
+    gp = LatentGP(kernels.Matern52(np.ones(d)), likelihoods.Gaussian(0.1), x, rng.normal(size=len(x)), nugget=1e-4)
+
+    def log_sd(order):
+        total = 0.0
+        for i in range(1, len(x)):
+            gap = ((x[order[:i]] - x[order[i]]) ** 2).sum(1)
+            near = np.append(order[:i][np.argsort(gap)[:20]], order[i])
+            r = np.sqrt(5 * ((x[near, None] - x[near]) ** 2).sum(-1))
+            k = (1 + r + r**2 / 3) * np.exp(-r) + 1e-4 * np.eye(len(near))
+            total += 0.5 * np.log(k[-1, -1] - k[-1, :-1] @ np.linalg.solve(k[:-1, :-1], k[:-1, -1]))
+        return total
+
+    with jax.enable_x64(True):
+        order = np.asarray(build_pattern(gp, Extent(neighbors=20)).order)
+    found = {"maximin": log_sd(maximin(x)[0]), "random": log_sd(np.random.default_rng(0).permutation(len(x)))}
+    assert min(found, key=found.get) == chosen
+    np.testing.assert_allclose(log_sd(order), found[chosen], rtol=1e-12)

@@ -276,7 +276,7 @@ def uci(folder: Path, name: str, rho: float, asked: Any) -> dict:
     keep = np.setdiff1d(np.arange(len(train)), later)[: asked.rows]
     kernel = kernels.Matern32(np.full(x.shape[1], 0.25), 1.0)
     gp = pf.models.LatentGP(kernel, likelihoods.Gaussian(0.25), train[keep], here[keep])
-    q, cost = fit(gp, method_of(asked.method, rho, asked.inducing, learn), 0)
+    q, cost = fit(gp, method_of(asked.method, rho, asked.inducing, learn, asked.neighbors), 0)
     begun = time.perf_counter()
     found = q.predict(new)
     seconds = round(time.perf_counter() - begun, 1)
@@ -285,7 +285,8 @@ def uci(folder: Path, name: str, rho: float, asked: Any) -> dict:
     return {
         "what": "uci", "name": name, "method": asked.method, "n": len(keep), "d": x.shape[1],
         "learned": learn,
-        "size": asked.inducing if asked.method == "svgp" else rho, "rmse": rmse,
+        "size": None if asked.neighbors else asked.inducing if asked.method == "svgp" else rho,
+        "neighbors": asked.neighbors, "rmse": rmse,
         "nlpd": round(nll + 0.5 * np.log(2 * np.pi), 4),
         "crps": round(float(scores.crps_normal(mean, np.sqrt(variance), there).mean()), 4),
         "predict_seconds": seconds, **cost,
@@ -315,7 +316,7 @@ def main() -> None:
     parser.add_argument("--num-neighbors", type=int, default=32, help="of the data, for a prediction")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rho", type=float, nargs="+")
-    parser.add_argument("--neighbors", type=int, help="columns of the prior's factor, in place of --rho (simulated)")
+    parser.add_argument("--neighbors", type=int, help="columns of the prior's factor, in place of --rho")
     parser.add_argument("--response", nargs="+", default=["gaussian", "logit"])
     parser.add_argument("--learn", nargs="?", const="elbo", choices=["elbo", "observations"])
     parser.add_argument("--method", choices=["doublekl", "svgp", "vecchia-laplace", "gpboost"], default="doublekl")

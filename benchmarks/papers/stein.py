@@ -8,10 +8,11 @@ Parts, each an entry of ``results/stein.json``; without names, those that have n
 * ``quadratic``: a quadratic density on the simplex of 20 categories (i-b)
 * ``square``: the uniform law on (−1, 1)² (i-c); beside the distance to 500 draws, as in the paper, that to the law
 * ``selective``: a two-dimensional selective density, against its moments by quadrature (ii-a)
-* ``coverage``: intervals after a randomised Lasso, 100 replications of noise (ii-b); 1,000 particles in 20 clouds,
-  where the paper has 5,000 in 100; pivots integrated, as `Selection.intervals` does, and sampled, as in the paper
+* ``coverage``: intervals after a randomised Lasso, 100 replications of noise (ii-b); 5,000 particles in 100 clouds;
+  pivots integrated, as `Selection.intervals` does, and sampled, as in the paper
 * ``coverage_exact``: the same with exact draws, and naively
-* ``coverage_svmd``: the same by SVMD, 30 times as dear
+* ``coverage_svmd``: the same by SVMD, ten times as dear
+* ``coverage_small``: both with 1,000 particles in 20 clouds
 * ``logistic``: mini-batches of a badly scaled logistic regression, made in the script, in place of Covertype (iii)
 * ``covertype``: Covertype itself, from your own file: ``--file PATH``, in LIBSVM's format (covtype.libsvm.binary),
   UCI's covtype.data, plain or gzipped, or MATLAB's covertype.mat; not among the default parts
@@ -292,7 +293,7 @@ def sampled(selection, draws, levels, seed):
 LEVELS = (0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 
 
-def replication(names, seed):
+def replication(names, seed, clouds):
     """Of each sampler, pivot and level: whether each interval has the truth, and its width; None without selection."""
     n, p, rng = 100, 40, np.random.default_rng(seed)
     X = np.sqrt(0.7) * rng.standard_normal((n, p)) + np.sqrt(0.3) * rng.standard_normal((n, 1))
@@ -305,7 +306,7 @@ def replication(names, seed):
         return None
     seconds, intervals = {}, []
     for name in names:
-        begun, draws = time.perf_counter(), magnitudes(name, selection, seed)
+        begun, draws = time.perf_counter(), magnitudes(name, selection, seed, clouds)
         seconds[name] = time.perf_counter() - begun
         cut = {} if draws is None else sampled(selection, draws, LEVELS, seed)
         for level in LEVELS:
@@ -316,13 +317,13 @@ def replication(names, seed):
     return {"seconds": seconds, "intervals": intervals}
 
 
-def covered(names, replications):
+def covered(names, replications, clouds=100):
     """Coverage and widths by sampler, pivot and level; replications are kept as they come, and a killed run goes on."""
-    part = RESULTS / f"stein_{'_'.join(names)}.part"
+    part = RESULTS / f"stein_{'_'.join(names)}_{clouds}.part"
     done = [json.loads(line) for line in part.read_text().splitlines()] if part.exists() else []
     with part.open("a") as file:
         for seed in range(len(done), replications):
-            done.append(replication(names, seed))
+            done.append(replication(names, seed, clouds))
             file.write(json.dumps(done[-1]) + "\n")
             file.flush()
             print(seed + 1, done[-1] and {k: round(v, 1) for k, v in done[-1]["seconds"].items()}, flush=True)
@@ -342,15 +343,15 @@ def covered(names, replications):
     return {"replications": replications, "empty": len(done) - len(kept), "seconds": seconds, "rows": rows}
 
 
-def magnitudes(name, selection, seed):
-    """Draws of the selective density; None for the intervals that forget the selection."""
+def magnitudes(name, selection, seed, clouds):
+    """Draws of the selective density, 50 particles in each cloud; None for intervals that forget the selection."""
     if name == "naive":
         return None
     if name == "exact":
         return gibbs(selection, 5000, seed)
     options = {"spectrum": 0.98, "jitter": 1e-5} if name == "SVMD" else {}
     method = getattr(pf, name)(num_particles=50, num_steps=1000, learning_rate=0.01, tolerance=0.0, **options)
-    run = pf.fit(selection.target(), method, key=seed, num_chains=20, progress=False, precision=64)
+    run = pf.fit(selection.target(), method, key=seed, num_chains=clouds, progress=False, precision=64)
     return run.draws()["x"]
 
 
@@ -367,6 +368,11 @@ def coverage_exact():
 def coverage_svmd():
     """(ii-b) by SVMD."""
     return covered(("SVMD",), REPLICATIONS)
+
+
+def coverage_small():
+    """(ii-b) with a fifth of the particles."""
+    return covered(("MirroredSVGD", "SVMD"), REPLICATIONS, 20)
 
 
 def compare_logistic(train, test, steps, seeds, rates):
@@ -465,8 +471,11 @@ def covertype(file, epochs=2):
 
 
 PARTS = {
-    f.__name__: f for f in (dirichlet, quadratic, square, selective, coverage, coverage_exact, coverage_svmd, logistic)
-}
+    f.__name__: f
+    for f in (
+        dirichlet, quadratic, square, selective, coverage, coverage_exact, coverage_svmd, coverage_small, logistic,
+    )
+}  # fmt: skip
 
 
 def figure(results):

@@ -29,8 +29,8 @@ class DoubleKL(AbstractSparse):
     ----------
     rho
         Radius of the pattern in units of each point's maximin distance; larger is more accurate and costs more. By
-        default 2 for up to three inputs, 1.5 for more. "auto": the least of 1.5, 2, …, 8 from which the next one would
-        bring the sparse prior nearer to the process's by less than 0.01 nats per observation.
+        default 2 for up to three inputs; for more, 20 ``neighbors``. "auto": the least of 1.5, 2, …, 8 from which the
+        next one would bring the sparse prior nearer to the process's by less than 0.01 nats per observation.
     neighbors
         Instead of ``rho``: each column has this many nearest earlier points, in maximin order or in a random one,
         whichever brings the sparse prior nearer to the process's.

@@ -40,7 +40,8 @@ LITTLE = 0.01
 SAMPLED = 200
 COMPARED = 20_000
 """Columns of two orders that are compared."""
-PLANE = 2
+PLANE, SPACE = 2, 3
+RHO, NEIGHBORS = 2.0, 20
 WIDEST = 400
 
 
@@ -60,11 +61,15 @@ class Extent(NamedTuple):
         if self.neighbors is not None:
             check_count("neighbors", self.neighbors)
 
+    def given(self, num_inputs: int) -> "Extent":
+        """Itself, or the default for so many inputs: in more than three, balls have few points or very many."""
+        if self.rho is not None or self.neighbors is not None:
+            return self
+        return Extent(rho=RHO) if num_inputs <= SPACE else Extent(neighbors=NEIGHBORS)
+
     def radius(self, gp: LatentGP, z: np.ndarray, order: np.ndarray, reach: np.ndarray) -> float:
-        """ρ, its default, or what `choose_radius` says of points in maximin order."""
-        if self.rho is None:
-            return 2.0 if z.shape[1] <= 3 else 1.5
-        return choose_radius(gp, z, order, reach) if self.rho == "auto" else float(self.rho)
+        """ρ, or what `choose_radius` says of points in maximin order."""
+        return choose_radius(gp, z, order, reach) if self.rho == "auto" else float(cast("float", self.rho))
 
     def width(self, z: np.ndarray, reach: np.ndarray) -> int:
         """About how many entries a column has, of points in maximin order; 0 where that is not given.
@@ -92,6 +97,7 @@ def build_pattern(gp: LatentGP, extent: Extent, scales: Any = None) -> Structure
         Two rows coincide, or the pattern would not fit in memory.
     """
     x = np.asarray(gp.X)
+    extent = extent.given(x.shape[1])
     z = x / np.asarray(gp.kernel.scales(x.shape[1]) if scales is None else scales)
     if extent.neighbors is not None:
         count = min(extent.neighbors, len(x) - 1)
@@ -195,7 +201,7 @@ def nearest_observations(gp: LatentGP, scales: np.ndarray, least: int, extent: E
     z, count = np.asarray(gp.X) / scales, least
     if extent is not None:
         order, reach = maximin(z)
-        count = max(least, extent.width(z[order], reach))
+        count = max(least, extent.given(z.shape[1]).width(z[order], reach))
     count = min(count, len(z) - 1)
     order = choose_order(gp, z, count, float(np.asarray(cast("Gaussian", gp.likelihood).variance)))
     return columns_alone(order, nearest_columns(z[order], count))

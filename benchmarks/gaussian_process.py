@@ -8,8 +8,9 @@ exponential covariance. Scores are those of f without noise, as in the paper: RM
 data and at new inputs (32 neighbours), and CRPS there. ``--learn`` learns all hyper-parameters, from length scales of
 .25 (.5, 1 in 20 and 50 inputs), ``--learn observations`` by the evidence of y in place of the ELBO (so also for the
 others below). ``--method gpboost`` is GPBoost's Vecchia likelihood (for binary responses with Laplace's approximation,
-both with 20 neighbours), which always learns them, where GPBoost is installed. ``race`` runs both, learning, each in a
-process of its own.
+both with 20 neighbours), which always learns them, where GPBoost is installed; ``gpytorch-svgp`` and
+``gpytorch-vnngp`` are GPyTorch's, in the Python that ``--torch`` names, for ``--seconds``. ``race`` runs all that there
+are, learning, each in a process of its own.
 
 ``growth``: n uniform inputs on [0, 1]², Matérn-3/2 of length scale 0.1 (by 4,000 random frequencies), noise variance
 0.1, ρ = 2, all hyper-parameters learned from length scales of 0.3; and at 2,000 new inputs the same scores.
@@ -30,6 +31,7 @@ import itertools
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +66,7 @@ ROWS = Rows(
 NOISE = 0.01
 STUDENT = {"scale": 0.1, "df": 2.0}
 RHO = {"elevators": 1.25, "bike": 1.75, "kin40k": 1.25, "protein": 1.5, "keggdirected": 1.5}
+METHODS = ("doublekl", "svgp", "vecchia-laplace", "gpboost", "gpytorch-svgp", "gpytorch-vnngp")
 NEAR = 1e-3
 FREQUENCIES = 4000
 
@@ -170,6 +173,9 @@ def simulated(n: int, seed: int, rho: float, response: str, asked: Any) -> dict:
     if asked.method == "gpboost":
         found, cost = by_gpboost(x[:n], y, new, response)
         row |= {"learned": "evidence"}
+    elif asked.method.startswith("gpytorch"):
+        found, cost = by_gpytorch(x[:n], y, new, response, asked)
+        row |= {"learned": "elbo"}
     else:
         q, cost = fit(
             process(asked.setting, x[:n], y, response, bool(asked.learn)),
@@ -221,6 +227,23 @@ def by_gpboost(x: np.ndarray, y: np.ndarray, new: np.ndarray, response: str) -> 
         "parameters": np.round(np.ravel(model.get_cov_pars()), 4).tolist(),
     }  # fmt: skip
     return (found["mu"], found["var"]), cost
+
+
+def by_gpytorch(x: np.ndarray, y: np.ndarray, new: np.ndarray, response: str, asked: Any) -> tuple[Any, dict[str, Any]]:
+    """Mean and variance of f at new inputs, and what they cost, by a process of another Python."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, sink = Path(folder) / "given.npz", Path(folder) / "found.npz"
+        np.savez(given, x=x, y=y, new=new, response=response, seconds=asked.seconds, scale=0.25)
+        worker = Path(__file__).resolve().parent / "peers" / "gpytorch_processes.py"
+        name = asked.method.removeprefix("gpytorch-")
+        subprocess.run([asked.torch, str(worker), name, str(given), str(sink)], check=True, cwd=folder)
+        found = dict(np.load(sink))
+    cost = {
+        "fit_seconds": round(float(found["seconds"]), 1), "cpu_seconds": round(float(found["cpu"]), 1),
+        "steps": int(found["steps"]), "predict_seconds": round(float(found["predicted"]), 1),
+        "parameters": np.round(found["scales"], 4).tolist(),
+    }  # fmt: skip
+    return (found["mean"], found["variance"]), cost
 
 
 def growth(n: int, seed: int, rho: float, learn: str) -> dict:
@@ -294,13 +317,23 @@ def uci(folder: Path, name: str, rho: float, asked: Any) -> dict:
 
 
 def race(asked: Any) -> None:
-    """Each method and response in a process of its own, which it begins cold; all with 20 neighbours, as GPBoost."""
+    """Each method and response in a process of its own, which it begins cold; all with 20 neighbours, as GPBoost.
+
+    GPyTorch's, which could go on for ever, have as long as `DoubleKL` took.
+    """
     for n, seed, response in itertools.product(asked.n, range(asked.seeds), asked.response):
-        gaussian = response == "gaussian"
-        for method in ("gpboost", "doublekl", *(() if gaussian else ("vecchia-laplace",))):
-            words = ["simulated", "--learn", "observations" if gaussian else "elbo", "--method", method, "--n", n]
+        learn = "observations" if response == "gaussian" else "elbo"
+        methods = ["gpboost", "doublekl"] + ([] if response == "gaussian" else ["vecchia-laplace"])
+        for method in methods + (["gpytorch-svgp", "gpytorch-vnngp"] if asked.torch else []):
+            if asked.method not in (None, method) and not method.startswith(asked.method + "-"):
+                continue
+            words = ["simulated", "--learn", learn, "--method", method, "--n", n]
             words += ["--new", asked.new, "--first-seed", seed, "--response", response, "--neighbors", 20]
             words += ["--rho", 0, "--num-neighbors", 40]
+            if method.startswith("gpytorch"):
+                fitted = {"method": "doublekl", "n": n, "seed": seed, "response": response, "neighbors": 20}
+                ours = [row["fit_seconds"] for row in ROWS if all(row.get(k) == v for k, v in fitted.items())]
+                words += ["--torch", asked.torch, "--seconds", ours[0]]
             subprocess.run([sys.executable, "-m", "benchmarks.gaussian_process", *map(str, words)], check=True)
 
 
@@ -319,13 +352,16 @@ def main() -> None:
     parser.add_argument("--neighbors", type=int, help="columns of the prior's factor, in place of --rho")
     parser.add_argument("--response", nargs="+", default=["gaussian", "logit"])
     parser.add_argument("--learn", nargs="?", const="elbo", choices=["elbo", "observations"])
-    parser.add_argument("--method", choices=["doublekl", "svgp", "vecchia-laplace", "gpboost"], default="doublekl")
+    parser.add_argument("--method", choices=(*METHODS, "gpytorch"), help="of a race: all by default")
+    parser.add_argument("--torch", metavar="PYTHON", help="that has PyTorch and GPyTorch, for gpytorch-…")
+    parser.add_argument("--seconds", type=float, default=60, help="that these have for a fit")
     parser.add_argument("--inducing", type=int, default=500)
     parser.add_argument("--rows", type=int)
     asked = parser.parse_args()
     if asked.what == "race":
         race(asked)
         return
+    asked.method = asked.method or "doublekl"
     for seed in range(asked.first_seed, asked.first_seed + asked.seeds if asked.what != "uci" else 0):
         for n in asked.n:
             for rho in asked.rho or ([2.0] if asked.what == "growth" else [1.5, 2.0]):

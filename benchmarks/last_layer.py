@@ -1,18 +1,22 @@
 """What a Bayesian last layer adds to a network's time; many seeds at once; the cost of a new row.
 
-    python benchmarks/last_layer.py [overhead] [seeds] [online] [--widths 256 512]
+    python benchmarks/last_layer.py [overhead] [seeds] [online] [epochs --torch PYTHON] [--widths 256 512]
 
 ``overhead``: a network of four equal hidden layers and one output, batches of 128, 32 bits, against the same with a
 linear last layer and squared error: forward pass (mean and variance against mean) and training step (loss, gradient,
 Adam), the least of many interleaved repeats. ``seeds``: 200 steps of `VBLL`'s own step on a table of 512 × 8 with a
 network of 2 × 50, for 1 and for 20 restarts in one program, and the product of matrices that such a step is made of.
-``online``: seconds per row of `condition`, 64 bits, for D features. Writes ``results/last_layer.json``; the load of the
-machine is written down with each row.
+``online``: seconds per row of `condition`, 64 bits, for D features. ``epochs``: seconds of an epoch, once compiled, for
+1 and for 20 restarts, beside the package vbll in a Python that has it and PyTorch: 8,192 rows of 8, a network of 2 × 50
+or 4 × 256 with a dense last layer, batches of 32, AdamW, 32 bits, one thread of PyTorch and two; and the NLL of as many
+new rows after 20 epochs. Writes ``results/last_layer.json``; the load of the machine is written down with each row.
 """
 
 import argparse
 import json
 import os
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -90,12 +94,8 @@ def overhead(width):
     return found
 
 
-def seeds():
-    """Seconds of 200 steps for 1 and for 20 restarts in one program."""
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(640, 8)), rng.normal(size=640)
-    body = eqx.nn.MLP(8, 50, 50, 1, jax.nn.relu, jax.nn.relu, key=jax.random.key(0))
-    target, method = LastLayer(body, NormalHead(), x, y), pf.VBLL()
+def training(method, steps):
+    """So many of a method's own steps, one restart per key, as a compiled function of target and keys."""
 
     @jax.jit
     def run(target, keys):
@@ -105,8 +105,19 @@ def seeds():
 
         states = jax.vmap(lambda key: one(key)[1])(keys)
         body = lambda t, states: jax.vmap(lambda key, state: one(key)[0](t, state))(keys, states)  # noqa: E731
-        return jax.lax.fori_loop(0, 200, body, states).best_score
+        return jax.lax.fori_loop(0, steps, body, states).best_score
 
+    return run
+
+
+def seeds():
+    """Seconds of 200 steps for 1 and for 20 restarts in one program."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(640, 8)), rng.normal(size=640)
+    body = eqx.nn.MLP(8, 50, 50, 1, jax.nn.relu, jax.nn.relu, key=jax.random.key(0))
+    target, method = LastLayer(body, NormalHead(), x, y), pf.VBLL()
+
+    run = training(method, 200)
     keys = {n: jax.random.split(jax.random.key(0), n) for n in (1, 20)}
     seconds = least({n: lambda k=k: run(target, k) for n, k in keys.items()}, 20, seconds=4)
     products = product(1), product(20)
@@ -117,6 +128,33 @@ def seeds():
         "product, microseconds": [1e6 * s for s in products],
         "product, GFLOP per second": [2e-9 * n * 32 * 50 * 50 / s for n, s in zip((1, 20), products, strict=True)],
     }
+
+
+def epochs(width, layers, python, threads):
+    """Seconds per epoch of ours and of vbll's, and what new rows say of both after 20."""
+    rng, count, rows, batch = np.random.default_rng(0), 20, 8192, 32
+    x = rng.normal(size=(2 * rows, 8))
+    y = np.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] + 0.3 * rng.normal(size=2 * rows)
+    given = {"x": x[:rows], "y": y[:rows], "new": x[rows:], "there": y[rows:]}
+    body = eqx.nn.MLP(8, width, width, layers - 1, jax.nn.relu, jax.nn.relu, key=jax.random.key(0))
+    target = LastLayer(body, NormalHead(), given["x"], given["y"], validation=None)
+    run, seconds = training(pf.VBLL(batch_size=batch), rows // batch), {}
+    for n in (1, 20):
+        keys = jax.random.split(jax.random.key(0), n)
+        seconds[n] = least({n: lambda keys=keys: run(target, keys)}, 10, seconds=10)[n]
+    method = pf.VBLL(num_steps=count * rows // batch, batch_size=batch)
+    posterior = pf.fit(target, method, num_samples=10, progress=False)
+    nll = -float(np.mean(posterior.predict(given["new"]).log_prob(given["there"])))
+    with tempfile.TemporaryDirectory() as folder:
+        source, sink = Path(folder) / "given.npz", Path(folder) / "found.json"
+        np.savez(source, **given, batch=batch, epochs=count, width=width, layers=layers, rate=1e-3, threads=threads)
+        worker = Path(__file__).resolve().parent / "peers" / "vbll_epochs.py"
+        subprocess.run([python, str(worker), str(source), str(sink)], check=True, cwd=folder)
+        theirs = json.loads(sink.read_text())
+    return {
+        "ours": seconds[1], "twenty of ours": seconds[20], "vbll": min(theirs["seconds"]),
+        "ratio": min(theirs["seconds"]) / seconds[1], "nll": nll, "nll of vbll": theirs["nll"],
+    }  # fmt: skip
 
 
 def product(n):
@@ -140,12 +178,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=["overhead", "seeds", "online"])
     parser.add_argument("--widths", nargs="+", type=int, default=WIDTHS)
+    parser.add_argument("--torch", metavar="PYTHON", help="that has PyTorch and vbll, for epochs")
     given = parser.parse_args()
+    if "epochs" in given.parts and not given.torch:
+        parser.error("epochs needs --torch PYTHON")
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     jobs = {
         "overhead": {str(width): lambda w=width: overhead(w) for width in given.widths},
         "seeds": {"2 x 50": seeds},
         "online": {str(size): lambda s=size: {"seconds per row": online(s)} for size in (64, 128, 256, 512, 1024)},
+        "epochs": {
+            f"{layers} x {width}, {threads} threads": lambda w=width, k=layers, t=threads: epochs(w, k, given.torch, t)
+            for width, layers in ((50, 2), (256, 4))
+            for threads in (1, 2)
+        },
     }
     for part in given.parts:
         for name, job in jobs[part].items():

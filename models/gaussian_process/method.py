@@ -32,8 +32,7 @@ class DoubleKL(AbstractSparse):
         default 2 for up to three inputs; for more, 20 ``neighbors``. "auto": the least of 1.5, 2, …, 8 from which the
         next one would bring the sparse prior nearer to the process's by less than 0.01 nats per observation.
     neighbors
-        Instead of ``rho``: each column has this many nearest earlier points, in maximin order or in a random one,
-        whichever brings the sparse prior nearer to the process's.
+        Instead of ``rho``: each column has this many nearest earlier points.
     learn
         Whether hyper-parameters are learned, by the ELBO; else they stay those of the target. "observations", under
         `Gaussian` noise: by the evidence of y, each observation given its 20 nearest earlier ones, or as many as the
@@ -102,7 +101,8 @@ class VecchiaLaplace(AbstractSparse):
     Parameters
     ----------
     rho, neighbors
-        The pattern, as of `DoubleKL`.
+        The pattern, as of `DoubleKL`; neighbours in maximin order or, of more than two inputs, in a random one,
+        whichever brings the sparse prior nearer to the process's.
     learn, num_steps, gain, num_probes, max_iterations, tolerance, allow_float32
         As of `DoubleKL`.
 

@@ -168,7 +168,7 @@ class AbstractSparse(AbstractLatentMethod):
             first = self.phase == 0
             structure = nearest_observations(gp, scales, few if first else more, None if first else self.extent())
         else:
-            structure = build_pattern(gp, self.extent(), scales)
+            structure = build_pattern(gp, self.extent(), scales, nearer=self.rule == "laplace")
             if not self.last:
                 found = colours((np.asarray(gp.X) / scales)[np.asarray(structure.order)], self.num_probes)
         return eqx.tree_at(

@@ -167,7 +167,7 @@ class SparsePosterior(LatentPosterior):
         with precision(64):
             new, gp = with_observations(self.gp, X, y)
             there = self.predict(new)
-            s = build_pattern(gp, Extent(self.rho, self.neighbors))
+            s = build_pattern(gp, Extent(self.rho, self.neighbors), nearer=self.rule == "laplace")
             order = np.asarray(s.order)
             mean = np.concatenate([self.loc, there.mean])[order]
             variance = np.concatenate([self.variance, there.variance])[order]

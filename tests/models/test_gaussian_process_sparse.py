@@ -246,7 +246,9 @@ def test_of_two_orders_the_nearer_one(d, chosen):
         return total
 
     with jax.enable_x64(True):
-        order = np.asarray(build_pattern(gp, Extent(neighbors=20)).order)
+        order = np.asarray(build_pattern(gp, Extent(neighbors=20), nearer=True).order)
+        usual = np.asarray(build_pattern(gp, Extent(neighbors=20)).order)
     found = {"maximin": log_sd(maximin(x)[0]), "random": log_sd(np.random.default_rng(0).permutation(len(x)))}
     assert min(found, key=found.get) == chosen
     np.testing.assert_allclose(log_sd(order), found[chosen], rtol=1e-12)
+    np.testing.assert_array_equal(usual, maximin(x)[0])

@@ -1,5 +1,6 @@
 """What the comparisons with other packages have found, as rows of one shape: ours, theirs, and who is ahead."""
 
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Iterator
@@ -171,18 +172,22 @@ def _processes(found: list) -> Iterator[Race]:
         if row["what"] == "simulated" and row["setting"] == 1 and row["learned"]:
             key = (row["response"], row["n"], row["method"], row.get("rho"), row.get("neighbors"))
             runs.setdefault(key, []).append(row)
-    for (response, n, method, rho, neighbors), rows in runs.items():
-        peers = {row["seed"]: row for row in runs.get((response, n, "gpboost", None, None), [])}
-        pairs = [(row, peers[row["seed"]]) for row in rows if row["seed"] in peers and method != "gpboost"]
+    ours = [key for key in runs if key[2] in OURS]
+    for (response, n, method, rho, neighbors), peer in itertools.product(ours, PEERS):
+        theirs = {row["seed"]: row for row in runs.get((response, n, peer, None, None), [])}
+        rows = runs[response, n, method, rho, neighbors]
+        pairs = [(row, theirs[row["seed"]]) for row in rows if row["seed"] in theirs]
         if pairs:
             width = f"ρ = {rho:g}" if rho else f"{neighbors} neighbours"
-            setting = f"{response}, n = {n:,}, {NAMES[method]}, {width}, median of {len(pairs)}"
+            setting = f"{response}, n = {n:,}, {OURS[method]}, {width}, median of {len(pairs)}"
             for name, what in (("CRPS", "out_crps"), ("seconds", "fit_seconds")):
-                ours, theirs = (statistics.median(row[what] for row in side) for side in zip(*pairs, strict=True))
-                yield Race(f"{setting}: {name}", "GPBoost", ours, theirs)
+                if name == "CRPS" or not peer.startswith("gpytorch"):  # which has the seconds that it is given
+                    one, other = (statistics.median(row[what] for row in side) for side in zip(*pairs, strict=True))
+                    yield Race(f"{setting}: {name}", PEERS[peer], one, other)
 
 
-NAMES = {"doublekl": "`DoubleKL`", "vecchia-laplace": "`VecchiaLaplace`"}
+OURS = {"doublekl": "`DoubleKL`", "vecchia-laplace": "`VecchiaLaplace`"}
+PEERS = {"gpboost": "GPBoost", "gpytorch-svgp": "GPyTorch's SVGP", "gpytorch-vnngp": "GPyTorch's VNNGP"}
 NUTS = ("benchmarks.nuts",)
 COMPARISONS = {
     "compiled": Comparison(

@@ -105,7 +105,7 @@ def training(method, steps):
 
         states = jax.vmap(lambda key: one(key)[1])(keys)
         body = lambda t, states: jax.vmap(lambda key, state: one(key)[0](t, state))(keys, states)  # noqa: E731
-        return jax.lax.fori_loop(0, steps, body, states).best_score
+        return jax.lax.fori_loop(0, steps, body, states).params  # of which every step is a part
 
     return run
 
@@ -144,7 +144,7 @@ def epochs(width, layers, python, threads):
         seconds[n] = least({n: lambda keys=keys: run(target, keys)}, 10, seconds=10)[n]
     method = pf.VBLL(num_steps=count * rows // batch, batch_size=batch)
     posterior = pf.fit(target, method, num_samples=10, progress=False)
-    nll = -float(np.mean(posterior.predict(given["new"]).log_prob(given["there"])))
+    nll = -float(np.mean(posterior.approximation.log_score(given["new"], given["there"])))
     with tempfile.TemporaryDirectory() as folder:
         source, sink = Path(folder) / "given.npz", Path(folder) / "found.json"
         np.savez(source, **given, batch=batch, epochs=count, width=width, layers=layers, rate=1e-3, threads=threads)

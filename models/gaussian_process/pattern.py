@@ -3,6 +3,7 @@
 import os
 from typing import Any, Literal, NamedTuple, cast
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,13 +103,13 @@ def build_pattern(gp: LatentGP, extent: Extent, scales: Any = None, nearer: bool
     x = np.asarray(gp.X)
     extent = extent.given(x.shape[1])
     z = x / np.asarray(gp.kernel.scales(x.shape[1]) if scales is None else scales)
+    order, reach = maximin(z)
     if extent.neighbors is not None:
         count = min(extent.neighbors, len(x) - 1)
         check_memory(f"neighbors={extent.neighbors}", np.minimum(np.arange(len(x)), count) + 1, count * len(x))
-        order = choose_order(gp, z, count) if nearer else maximin(z)[0]
+        order = choose_order(gp, z, order, count) if nearer else order
         rows = nearest_pattern(z[order], count)
     else:
-        order, reach = maximin(z)
         z = z[order]
         rho = extent.radius(gp, z, order, reach)
         pairs = pairs_within(z, rho * reach)
@@ -153,7 +154,7 @@ def choose_radius(gp: LatentGP, z: np.ndarray, order: np.ndarray, reach: np.ndar
     return radii[enough[0]][0] if enough.size else widest
 
 
-def choose_order(gp: LatentGP, z: np.ndarray, count: int, noise: float = 0.0) -> np.ndarray:
+def choose_order(gp: LatentGP, z: np.ndarray, order: np.ndarray, count: int, noise: float = 0.0) -> np.ndarray:
     """Maximin or random order, whichever brings the prior nearer that gives each point its nearest earlier ones.
 
     KL(p ‖ p̂) = −Σ log U_ii − ½ log det K tells. Maximin order is the better one in the plane and with few neighbours;
@@ -163,30 +164,30 @@ def choose_order(gp: LatentGP, z: np.ndarray, count: int, noise: float = 0.0) ->
     ----------
     gp, z
         The process, and its inputs in units of its length scales.
+    order
+        Maximin order.
     count
         Number of nearest earlier points.
     noise
         Variance that observations add to the process, where these are ordered.
     """
-    orders, n = [maximin(z)[0]], len(z)
     if z.shape[1] <= PLANE:
-        return orders[0]
-    rng = np.random.default_rng(0)
-    orders.append(rng.permutation(n))
+        return order
+    n, rng = len(z), np.random.default_rng(0)
+    orders = order, rng.permutation(n)
     some = np.sort(rng.choice(n, min(n, COMPARED), replace=False))
-
-    @jax.jit
-    def logs(gp: LatentGP, x: Array, columns: Array) -> Array:
-        def covariance(at: Array) -> Array:
-            return gp.covariance(at) + noise * jnp.eye(len(at))
-
-        return jnp.sum(jnp.log(prior_columns(covariance, x, columns)[:, -1]))
-
     found = []
-    for order in orders:
-        columns = columns_alone(order, nearest_columns(z[order], count)).columns[some]
-        found.append(float(logs(gp, jnp.asarray(gp.X)[order], columns)))
-    return orders[int(np.nanargmax(found))] if np.isfinite(found).any() else orders[0]
+    for one in orders:
+        columns = columns_alone(one, nearest_columns(z[one], count)).columns[some]
+        found.append(float(_sum_log_diagonal(gp, jnp.asarray(gp.X)[one], columns, jnp.asarray(noise))))
+    return orders[int(np.nanargmax(found))] if np.isfinite(found).any() else order
+
+
+@eqx.filter_jit
+def _sum_log_diagonal(gp: LatentGP, x: Array, columns: Array, noise: Array) -> Array:
+    """Σ log U_ii over some columns."""
+    u = prior_columns(lambda at: gp.covariance(at) + noise * jnp.eye(len(at)), x, columns)
+    return jnp.sum(jnp.log(u[:, -1]))
 
 
 def pairs_within(z: np.ndarray, radius: np.ndarray) -> np.ndarray:
@@ -202,11 +203,11 @@ def nearest_observations(gp: LatentGP, scales: np.ndarray, least: int, extent: E
     At least so many of them, and as many as columns of ``extent`` have on average.
     """
     z, count = np.asarray(gp.X) / scales, least
+    order, reach = maximin(z)
     if extent is not None:
-        order, reach = maximin(z)
         count = max(least, extent.given(z.shape[1]).width(z[order], reach))
     count = min(count, len(z) - 1)
-    order = choose_order(gp, z, count, float(np.asarray(cast("Gaussian", gp.likelihood).variance)))
+    order = choose_order(gp, z, order, count, float(np.asarray(cast("Gaussian", gp.likelihood).variance)))
     return columns_alone(order, nearest_columns(z[order], count))
 
 

@@ -252,3 +252,6 @@ def test_of_two_orders_the_nearer_one(d, chosen):
     assert min(found, key=found.get) == chosen
     np.testing.assert_allclose(log_sd(order), found[chosen], rtol=1e-12)
     np.testing.assert_array_equal(usual, maximin(x)[0])
+    with jax.enable_x64(True):
+        default, given = (build_pattern(gp, e) for e in (Extent(), Extent(rho=2.0) if d == 2 else Extent(neighbors=20)))
+    np.testing.assert_array_equal(default.columns, given.columns)

@@ -9,6 +9,11 @@ and at its maximum over q the sites are r_i = E ∂ log p + λ_i (m_i − μ_i),
 a natural-gradient step of length one, exact where the likelihood is Gaussian. Since the maximum is stationary, the
 ELBO's gradient by hyper-parameters is that with the sites held fixed ([2]_).
 
+A likelihood that is not log-concave may ask for λ_i < 0, which is cut off (`fixed_point.sites`). The fixed point is no
+maximum then: the best sites may lower the ELBO. What a step toward them always raises is the part that the mean has in
+it, E log p − ½ (m − μ)ᵀ K⁻¹ (m − μ) with variances as they are, K⁻¹ (m − μ) = r − λ (m − μ); it is what
+bounds steps of such likelihoods.
+
 The process is f = g + e, g of the kernel and e its nugget, independent from point to point with variance t_i. Sites of
 f are sites of g of r_i / (1 + λ_i t_i) and λ_i / (1 + λ_i t_i), so that a form never sees the nugget.
 
@@ -153,6 +158,13 @@ def elbo(gp: "LatentGP", form: AbstractForm, given: Sites) -> tuple[Float[Array,
     return fit - log_sites(given, found.mean) + 0.5 * jnp.vdot(given.precision, found.explained) + found.evidence, found
 
 
+def part_of_mean(gp: "LatentGP", given: Sites, above: Float[Array, " n"], variance: Float[Array, " n"]) -> Array:
+    """The ELBO's part that depends on the mean m − μ of q with these sites, at given variances; see the module."""
+    mean = gp.mean.at(jnp.asarray(gp.X)) + above
+    fit = jnp.sum(gp.likelihood.expected(mean, variance, jnp.asarray(gp.y)).value)
+    return fit - 0.5 * jnp.vdot(above, given.linear - given.precision * above)
+
+
 def site_at(
     gp: "LatentGP",
     mean: Float[Array, " n"],
@@ -185,21 +197,29 @@ class Round(NamedTuple):
 
 
 def iterate(gp: "LatentGP", form: AbstractForm, given: Sites) -> Round:
-    """A natural-gradient step, halved until the ELBO does not fall."""
+    """A natural-gradient step, halved until the ELBO, or its part of the mean, does not fall; see the module."""
     x, y = jnp.asarray(gp.X), jnp.asarray(gp.y, float)
     mu = gp.mean.at(x)
     before, old = elbo(gp, form, given)
-    best = site_at(gp, mu + old.mean, old.explained + old.residual, mu, y)
+    spread = old.explained + old.residual
+    best = site_at(gp, mu + old.mean, spread, mu, y)
     if isinstance(gp.likelihood, Gaussian):
         value, new = elbo(gp, form, best)
         change, beta = jnp.zeros_like(value), jnp.ones_like(value)
     else:
-        enough = before - SLACK * (1 + jnp.abs(before))
         mix = lambda beta: given.scaled(1 - beta) + best.scaled(beta)  # noqa: E731
 
+        def merit(at: Sites, value: Array, found: Conditioned) -> Array:
+            if gp.likelihood.log_concave:
+                return value
+            return jnp.where(jnp.isfinite(value), part_of_mean(gp, at, found.mean, spread), value)
+
+        start = merit(given, before, old)
+        enough = start - SLACK * (1 + jnp.abs(start))
+
         def falls(carry: tuple) -> Array:
-            k, _, value, _ = carry
-            return (k == 0) | (~(value >= enough) & (k < HALVINGS))
+            k, beta, value, found = carry
+            return (k == 0) | (~(merit(mix(beta), value, found) >= enough) & (k < HALVINGS))
 
         def again(carry: tuple) -> tuple:
             k, beta, _, _ = carry
@@ -208,7 +228,7 @@ def iterate(gp: "LatentGP", form: AbstractForm, given: Sites) -> Round:
 
         _, beta, value, new = jax.lax.while_loop(falls, again, (0, jnp.ones_like(before), before, old))
         # Where no step raises it, rounding is all that is left of the step.
-        fine = value >= enough
+        fine = merit(mix(beta), value, new) >= enough
         beta = jnp.where(fine, beta, 0.0)
         value, new = jax.tree.map(lambda a, b: jnp.where(fine, a, b), (value, new), (before, old))
         best = mix(beta)

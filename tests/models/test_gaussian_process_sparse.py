@@ -179,7 +179,8 @@ def test_adam_reaches_the_elbo_of_the_fixed_point():
 def test_adam_learns_hyper_parameters():
     gp = counts(150)
     fixed = run(gp, pf.DoubleKL(rho=2.0, num_probes=128))
-    found = run(gp, pf.StochasticDoubleKL(rho=2.0, batch_size=50, num_steps=4000))
+    # So few counts say little of either scale: the ELBO is flat, and fewer steps end on the way.
+    found = run(gp, pf.StochasticDoubleKL(rho=2.0, batch_size=50, num_steps=12_000))
     assert float(found.approximation.elbo) > float(fixed.approximation.elbo) - 1.0
     for name in ("kernel.lengthscale", "kernel.variance"):
         np.testing.assert_allclose(found.target.parameters()[name], fixed.target.parameters()[name], rtol=0.5)

@@ -1,7 +1,8 @@
 """`Simulator`: a prior and a program that simulates data, whose posterior is learned once for all data.
 
 Pairs (θ, x) are simulated, and a conditional denoiser of θ given x is learned by denoising score matching (neural
-posterior score estimation, [1]_, [2]_): no likelihood is ever evaluated. The posterior of any data is then the
+posterior score estimation, [1]_, [2]_), in coordinates that a normal regression of θ on x gives
+(`samplers.diffusion.conditional`): no likelihood is ever evaluated. The posterior of any data is then the
 probability-flow ODE of that score, without refitting. Given several independent observations scores are composed
 (`samplers.diffusion.composed`, [3]_); for that the network learns the prior too, by leaving out its condition now and
 then.
@@ -129,7 +130,7 @@ class Simulator:
         simulations: Simulations | None = None,
         key: Any = 0,
         hidden: tuple[int, ...] = (128, 128, 128),
-        num_steps: int = 6000,
+        num_steps: int = 40_000,
         batch_size: int = 256,
         learning_rate: float = 2e-3,
         held_out: float = 0.1,
@@ -143,11 +144,13 @@ class Simulator:
         num_simulations
             That are made; or give ``simulations`` of your own.
         hidden, num_steps, batch_size, learning_rate
-            Of the network and its training, see `pushforward.ProbabilityFlow`.
+            Of the network and its training, see `pushforward.ProbabilityFlow`. A normal regression comes first, by as
+            large a network and a third of the steps.
         held_out
             Share of the simulations held out to choose the parameters, and to calibrate.
         rho_max, rho_min
-            Highest and lowest noise level, in units of the prior's standard deviations.
+            Highest noise level in units of the prior's standard deviations; lowest in units of the least standard
+            deviation of the regression.
 
         Raises
         ------

@@ -34,15 +34,16 @@ class ComposedScore(AbstractScore):
     Parameters
     ----------
     network
-        A conditional score, a `NetScore`; a context of zeros is the prior.
-    contexts
-        One per observation, shape (n, c).
+        A `ConditionalScore`.
+    prior, conditions
+        Its conditions: of the prior, and stacked, one per observation.
     precisions
         Σ_i⁻¹, shape (n, d, d).
     """
 
     network: Any
-    contexts: Float[Array, "n c"]
+    prior: Any
+    conditions: Any
     precisions: Float[Array, "n d d"]
 
     def denoise(self, y: Float[Array, " d"], rho: Level) -> Float[Array, " d"]:
@@ -50,8 +51,8 @@ class ComposedScore(AbstractScore):
         n, d = self.precisions.shape[:2]
         rho = jnp.asarray(rho, y.dtype)
         eye = jnp.eye(d, dtype=y.dtype)
-        prior = self.network.given(jnp.zeros_like(self.contexts[0])).denoise(y, rho)
-        each = jax.vmap(lambda context: self.network.given(context).denoise(y, rho))(self.contexts)
+        prior = self.network.under(self.prior).denoise(y, rho)
+        each = jax.vmap(lambda condition: self.network.under(condition).denoise(y, rho))(self.conditions)
         # All times ρ², which is finite at both ends.
         own = eye + rho**2 * self.precisions
         total = jnp.sum(own, 0) + (1 - n) * (1 + rho**2) * eye

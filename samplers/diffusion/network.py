@@ -26,42 +26,37 @@ FREQUENCIES = np.pi / 8 * np.array([1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0])
 """Of the features sin, cos of log ρ; the slowest turns once in 16 units, which are all levels from 1e-3 to 1e3."""
 
 
+LEVEL_FEATURES = 2 * len(FREQUENCIES)
+
+
+def level_features(log_rho: Level) -> Float[Array, " 16"]:
+    """What a network sees of a level: `FREQUENCIES`."""
+    angles = jnp.asarray(FREQUENCIES, jnp.asarray(log_rho).dtype) * log_rho
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
+
+
 class NetScore(AbstractScore):
     """The denoiser of a trained network.
 
     Parameters
     ----------
     net
-        A perceptron of d + 16 (+ c) inputs and d outputs.
-    context
-        What it is conditioned on, shape (c,), or None.
+        A perceptron of d + 16 inputs and d outputs.
     """
 
     net: Network
-    context: Float[Array, " c"] | None = None
 
     @classmethod
     def make(
-        cls, key: PRNGKeyArray, dim: int, hidden: tuple[int, ...], context: int = 0, dtype: Any = jnp.float32
-    ) -> "NetScore":
-        """Before training: the denoiser of N(0, I).
-
-        Parameters
-        ----------
-        hidden
-            Units of each hidden layer.
-        context
-            Size of what it is conditioned on.
-        """
-        sizes = (dim + 2 * len(FREQUENCIES) + context, *hidden, dim)
-        net = jax.tree.map(lambda x: x.astype(dtype), Network.make(key, sizes, "silu"))
-        return cls(net, jnp.zeros(context, dtype) if context else None)
+        cls, key: PRNGKeyArray, dim: int, hidden: tuple[int, ...], dtype: Any = jnp.float32
+    ) -> "NetScore":  # fmt: skip
+        """Before training: the denoiser of N(0, I), of so many units in each hidden layer."""
+        sizes = (dim + LEVEL_FEATURES, *hidden, dim)
+        return cls(jax.tree.map(lambda x: x.astype(dtype), Network.make(key, sizes, "silu")))
 
     def outputs(self, x: Float[Array, " d"], log_rho: Level) -> Float[Array, " d"]:
         """N(x, log ρ)."""
-        angles = jnp.asarray(FREQUENCIES, x.dtype) * log_rho
-        inputs = [x, jnp.sin(angles), jnp.cos(angles)]
-        return self.net(jnp.concatenate(inputs if self.context is None else [*inputs, self.context]))
+        return self.net(jnp.concatenate([x, level_features(jnp.asarray(log_rho, x.dtype))]))
 
     def denoise(self, y: Float[Array, " d"], rho: Level) -> Float[Array, " d"]:
         """E[x₀ | y]."""
@@ -69,7 +64,3 @@ class NetScore(AbstractScore):
         alpha2 = 1 / (1 + rho**2)
         alpha = jnp.sqrt(alpha2)
         return alpha2 * y + rho * alpha * self.outputs(alpha * y, jnp.log(rho))
-
-    def given(self, context: Float[Array, " c"]) -> "NetScore":
-        """The same network conditioned on something else."""
-        return NetScore(self.net, context)

@@ -33,8 +33,6 @@ from .network import NetScore
 HELD_LEVELS = 8
 """Levels at which each draw held out is looked at."""
 MOST_HELD = 1000
-DROPPED = 0.1
-"""Share of a batch that is learned without its condition, which makes the network the score of the prior too."""
 
 
 class Draws(eqx.Module):
@@ -48,8 +46,6 @@ class Draws(eqx.Module):
         Eigenvalues and eigenvectors of F, shapes (d,) and (d, d); None without gradients.
     held
         Held out, shape (m, d).
-    contexts, held_contexts
-        What the draws are conditioned on, shapes (n, c) and (m, c), the last column 1; or None.
     """
 
     points: Float[Array, "n d"]
@@ -57,8 +53,6 @@ class Draws(eqx.Module):
     fisher: Float[Array, " d"] | None
     axes: Float[Array, "d d"] | None
     held: Float[Array, "m d"]
-    contexts: Float[Array, "n c"] | None = None
-    held_contexts: Float[Array, "m c"] | None = None
 
 
 class Levels(eqx.Module):
@@ -132,37 +126,28 @@ def noise_error(
 
 
 def training_loss(score: NetScore, draws: Draws, levels: Levels, key: PRNGKeyArray, batch: int) -> Float[Array, ""]:
-    """The loss of a random batch; of a conditional score, with the condition left out now and then."""
-    key_rows, key_noise, key_levels, key_drop = jax.random.split(key, 4)
+    """The loss of a random batch."""
+    key_rows, key_noise, key_levels, _ = jax.random.split(key, 4)
     rows = jax.random.randint(key_rows, (batch,), 0, len(draws.points))
     eps = jax.random.normal(key_noise, (batch, draws.points.shape[1]), jnp.float32)
     log_rho = levels.stratified(key_levels, batch)
-    keep = (jax.random.uniform(key_drop, (batch,), jnp.float32) > DROPPED).astype(jnp.float32)
 
-    def one(row: Array, eps: Array, log_rho: Array, keep: Array) -> Array:
-        target, at = eps, score
+    def one(row: Array, eps: Array, log_rho: Array) -> Array:
+        target = eps
         if draws.gradients is not None:
             target = noise_target(eps, draws.gradients[row], jnp.exp(log_rho), draws.fisher, draws.axes)
-        if draws.contexts is not None:
-            at = score.given(keep * draws.contexts[row])
-        return noise_error(at, draws.points[row], log_rho, eps, target)
+        return noise_error(score, draws.points[row], log_rho, eps, target)
 
-    return jnp.mean(jax.vmap(one)(rows, eps, log_rho, keep))
+    return jnp.mean(jax.vmap(one)(rows, eps, log_rho))
 
 
-def held_out_loss(
-    score: NetScore, points: Float[Array, "m d"], levels: Levels, contexts: Float[Array, "m c"] | None = None
-) -> Float[Array, ""]:
+def held_out_loss(score: NetScore, points: Float[Array, "m d"], levels: Levels) -> Float[Array, ""]:
     """DSM's loss at draws that were held out, with noise that is always the same."""
     key_noise, key_levels = jax.random.split(jax.random.key(0))
     eps = jax.random.normal(key_noise, (HELD_LEVELS, *points.shape), jnp.float32)
     log_rho = levels.stratified(key_levels, HELD_LEVELS * len(points)).reshape(len(points), HELD_LEVELS).T
-
-    def one(y: Array, context: Any, log_rho: Array, eps: Array) -> Array:
-        return noise_error(score if context is None else score.given(context), y, log_rho, eps, eps)
-
-    each = jax.vmap(one, in_axes=(0, None if contexts is None else 0, 0, 0))
-    return jnp.mean(jax.vmap(each, in_axes=(None, None, 0, 0))(points, contexts, log_rho, eps))
+    each = jax.vmap(lambda y, log_rho, eps: noise_error(score, y, log_rho, eps, eps))
+    return jnp.mean(jax.vmap(each, in_axes=(None, 0, 0))(points, log_rho, eps))
 
 
 def split_draws(points: np.ndarray, gradients: np.ndarray | None, blend: Any, share: float, seed: int) -> Draws:

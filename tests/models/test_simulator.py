@@ -7,9 +7,12 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import scipy.stats as st
 
 import pushforward as pf
 from pushforward.samplers.diffusion.composed import ComposedScore, precision_of
+from pushforward.samplers.diffusion.conditional import ConditionalScore, NormalRegression
+from pushforward.samplers.diffusion.network import level_features
 from pushforward.samplers.diffusion.scores import GaussianScore
 
 NOISE = 0.6
@@ -92,7 +95,10 @@ class Exact(eqx.Module):
 
     noise: jax.Array
 
-    def given(self, context):
+    def condition(self, context):
+        return context
+
+    def under(self, context):
         inverse = jnp.linalg.inv(self.noise)
         precision = jnp.eye(2) + context[-1] * inverse
         covariance = jnp.linalg.inv(precision)
@@ -113,7 +119,8 @@ def test_composition_is_exact_for_normals(rho):
         covariance = np.linalg.inv(np.eye(2) + 4 * np.linalg.inv(noise))
         mean = covariance @ np.linalg.inv(noise) @ data.sum(0)
         exact = GaussianScore.from_moments(mean, covariance).denoise(y, rho)
-        np.testing.assert_allclose(ComposedScore(score, contexts, precisions).denoise(y, rho), exact, rtol=1e-8)
+        composed = ComposedScore(score, jnp.zeros(3), contexts, precisions)
+        np.testing.assert_allclose(composed.denoise(y, rho), exact, rtol=1e-8)
 
 
 def test_a_covariance_above_the_priors_is_noise():
@@ -160,3 +167,48 @@ def test_what_is_no_prior_or_simulator():
         pf.models.Simulator(pf.Target.from_log_density(lambda x: -(x**2), 0.0), simulate)
     with pytest.raises(pf.InvalidArgument, match="at least 100 simulations, got 50"):
         pf.models.Simulator(prior, simulate).learn(50)
+
+
+@pytest.mark.parametrize("flag", [1.0, 0.0])
+def test_conditional_denoiser_against_dense_algebra(flag):
+    """D = m + S V⁻¹ (y − m) + ρ S^½ V^−½ N(V^−½ (y − m), log ρ/s, x); without x of m = 0 and S = I."""
+    from scipy.linalg import sqrtm
+
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 6)
+        rng = np.random.default_rng(0)
+        regression = NormalRegression.make(keys[0], rng.normal(size=(9, 3)), rng.normal(size=(9, 3)), (8,), jnp.float64)
+        score = ConditionalScore.make(keys[1], regression, (8,), 3, jnp.float64)
+        stir = lambda net, key: eqx.tree_at(  # noqa: E731
+            lambda n: n.weights[-1], net, 0.5 * jax.random.normal(key, net.weights[-1].shape)
+        )
+        regression = eqx.tree_at(lambda r: r.net, regression, stir(regression.net, keys[2]))
+        score = ConditionalScore(stir(score.net, keys[3]), regression)
+        context, rho = jnp.append(jax.random.normal(keys[4], (2,)), flag), 0.7
+        y = jax.random.normal(keys[5], (3,))
+        found = score.given(context).denoise(y, rho)
+        mean, a = regression(context)
+        mean, s = (np.asarray(mean), np.linalg.inv(a @ a.T)) if flag else (np.zeros(3), np.eye(3))
+        point = np.asarray(y) - mean
+        expected = -st.multivariate_normal(np.asarray(regression(context)[0]), np.linalg.inv(a @ a.T)).logpdf(y)
+        assert float(regression.loss(y, context)) == pytest.approx(expected - 1.5 * np.log(2 * np.pi), abs=1e-9)
+        v = s + rho**2 * np.eye(3)
+        level = np.log(rho) - np.linalg.slogdet(s)[1] / 6
+        inner = score.net(jnp.concatenate([np.linalg.inv(sqrtm(v)) @ point, level_features(level), context]))
+        expected = mean + s @ np.linalg.solve(v, point) + rho * sqrtm(s) @ np.linalg.inv(sqrtm(v)) @ np.asarray(inner)
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_posteriors_much_narrower_than_the_prior():
+    """A hundredth of it, and correlated: the regression's part of the work."""
+    noise = np.array([[1.0, 0.0], [0.9, 0.4]]) * 0.01
+    simulator = pf.models.Simulator(
+        {"theta": dist.Normal(jnp.zeros(2), 1.0).to_event(1)},
+        lambda key, values: values["theta"] + noise @ jax.random.normal(key, (2,)),
+    )
+    posterior = simulator.learn(4000, hidden=(48, 48), num_steps=3000).posterior(np.array([0.4, -0.8]))
+    draws = posterior.draws()["theta"][0]
+    sd = np.sqrt(np.diag(noise @ noise.T))
+    assert np.all(np.abs(draws.mean(0) - np.array([0.4, -0.8])) < sd)
+    np.testing.assert_allclose(draws.std(0), sd, rtol=0.5)
+    assert np.corrcoef(draws.T)[0, 1] > 0.6

@@ -8,7 +8,7 @@ probability-flow ODE of that score, without refitting. Given several independent
 then.
 
 With no likelihood there are no weights: nothing puts right what the network has wrong. `Amortised.calibrate` checks it
-on simulations that were held out, by ranks ([4]_).
+on new simulations, by ranks ([4]_).
 
 References
 ----------
@@ -147,7 +147,7 @@ class Simulator:
             Of the network and its training, see `pushforward.ProbabilityFlow`. A normal regression comes first, by as
             large a network and a third of the steps.
         held_out
-            Share of the simulations held out to choose the parameters, and to calibrate.
+            Share of the simulations held out to choose the network's parameters.
         rho_max, rho_min
             Highest noise level in units of the prior's standard deviations; lowest in units of the least standard
             deviation of the regression.

@@ -84,7 +84,7 @@ class NormalRegression(eqx.Module):
         return self.root.shape[0]
 
     def __call__(self, context: Float[Array, " c"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
-        """M and A."""
+        """The mean and A."""
         slope, root = jax.lax.stop_gradient((self.slope, self.root))
         out, d = self.net(context), self.dim
         t = jnp.zeros((d, d), out.dtype).at[np.tril_indices(d)].set(out[d:])
@@ -105,7 +105,7 @@ class GivenScore(AbstractScore):
     net
         N, a perceptron of d + 16 + c inputs and d outputs.
     condition
-        X, and its normal.
+        What is known of x.
     """
 
     net: Network
@@ -152,8 +152,8 @@ class ConditionalScore(eqx.Module):
         """A context's normal; of a context whose flag, its last number, is 0, that of the prior, N(0, I)."""
         mean, a = self.regression(context)
         flag = context[-1]
-        values, axes = jnp.linalg.eigh(a @ a.T)
-        return Condition(context, flag * mean, jnp.where(flag > 0, 1 / values, 1.0), axes)
+        axes, roots, _ = jnp.linalg.svd(a)  # not eigenvectors of A Aᵀ: its small ones are lost in 32 bits
+        return Condition(context, flag * mean, jnp.where(flag > 0, roots**-2, 1.0), axes)
 
     def under(self, condition: Condition) -> GivenScore:
         """The denoiser given what `condition` found."""

@@ -127,7 +127,7 @@ def noise_error(
 
 def training_loss(score: NetScore, draws: Draws, levels: Levels, key: PRNGKeyArray, batch: int) -> Float[Array, ""]:
     """The loss of a random batch."""
-    key_rows, key_noise, key_levels, _ = jax.random.split(key, 4)
+    key_rows, key_noise, key_levels = jax.random.split(key, 3)
     rows = jax.random.randint(key_rows, (batch,), 0, len(draws.points))
     eps = jax.random.normal(key_noise, (batch, draws.points.shape[1]), jnp.float32)
     log_rho = levels.stratified(key_levels, batch)
